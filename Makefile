@@ -1,0 +1,124 @@
+# gempipe. `make` builds, `make help` lists the targets.
+BUILD ?= build
+CC ?= gcc
+V ?= 0
+SAN ?=
+Q := $(if $(filter 1,$(V)),,@)
+
+PKGS := libzmq libprotobuf-c jansson
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
+CFLAGS ?= -O2 -g
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
+ALL_CFLAGS = -std=c17 $(WARN) -pthread -ffp-contract=off $(CFLAGS) $(SAN_FLAGS) $(PKG_CFLAGS)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+SAN_FLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+LDFLAGS += -pthread $(SAN_FLAGS)
+LIBS = $(PKG_LIBS) -lnuma -ldl -lm
+
+.DEFAULT_GOAL := all
+
+# ---- libraries: one a folder, in the order in which they depend on each other
+FOLDERS := base shm proto kernels model workers workers/cpu coordinator
+SRC_base        := $(wildcard base/*.c)
+SRC_shm         := $(wildcard shm/*.c)
+SRC_proto       := $(wildcard proto/*.c)
+SRC_kernels     := $(wildcard kernels/*.c)
+SRC_model       := $(wildcard model/*.c)
+SRC_workers     := $(wildcard workers/*.c)
+SRC_workers/cpu := $(filter-out workers/cpu/main.c,$(wildcard workers/cpu/*.c))
+SRC_coordinator := $(wildcard coordinator/*.c)
+lib = $(BUILD)/lib/libgp_$(subst /,_,$(1)).a
+
+define library
+$(call lib,$(1)): $(patsubst %.c,$(BUILD)/obj/%.o,$(SRC_$(1)))
+endef
+$(foreach f,$(FOLDERS),$(eval $(call library,$(f))))
+$(call lib,proto): $(BUILD)/obj/proto/control.pb-c.o
+
+$(BUILD)/lib/%.a:
+	@mkdir -p $(@D)
+	@echo "  AR    $(notdir $@)"
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c $< -o $@
+
+# One file an instruction set; nothing outside these may use it.
+$(BUILD)/obj/kernels/%avx2.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c
+$(BUILD)/obj/kernels/%avx512.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
+
+$(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
+	@mkdir -p $(BUILD)/proto
+	@echo "  PROTO $<"
+	$(Q)protoc-c --proto_path=proto --c_out=$(BUILD)/proto $<
+$(BUILD)/obj/proto/control.pb-c.o: $(BUILD)/proto/control.pb-c.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(CC) $(CPPFLAGS) -std=gnu17 -w $(CFLAGS) $(SAN_FLAGS) -c $< -o $@
+$(patsubst %.c,$(BUILD)/obj/%.o,$(SRC_proto)): | $(BUILD)/proto/control.pb-c.h
+
+# ---- who may link what: the closure of each folder
+CLOSURE_base        := base
+CLOSURE_shm         := shm base
+CLOSURE_proto       := proto base
+CLOSURE_kernels     := kernels base
+CLOSURE_model       := model kernels base
+CLOSURE_workers     := workers workers/cpu model kernels proto shm base
+CLOSURE_coordinator := coordinator model kernels proto shm base
+CLOSURE_tools       := coordinator workers/cpu workers model kernels proto shm base
+libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
+
+# ---- programs
+TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
+BIN := $(TOOLS:%=$(BUILD)/bin/gempipe-%) $(if $(wildcard workers/cpu/main.c),$(BUILD)/bin/gempipe-worker-cpu)
+SRC_common := $(wildcard tools/common/*.c)
+$(eval $(call library,common))
+.PHONY: all
+all: $(BIN)
+$(BUILD)/bin/gempipe-worker-cpu: $(BUILD)/obj/workers/cpu/main.o $(call libs,workers)
+	@mkdir -p $(@D)
+	@echo "  LD    $(notdir $@)"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,tools)
+	@mkdir -p $(@D)
+	@echo "  LD    $(notdir $@)"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(TOOL_LIBS)
+
+# ---- tests: tests/FOLDER/test_*.c links the closure of FOLDER and tests/common
+SRC_testcommon := $(wildcard tests/common/*.c)
+$(eval $(call library,testcommon))
+TEST_SRC := $(wildcard tests/*/test_*.c)
+TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
+.PHONY: tests
+tests: $(TESTS)
+define test_rule
+$(BUILD)/$(1:%.c=%): $(BUILD)/obj/$(1:%.c=%.o) $(call lib,testcommon) $(call libs,$(notdir $(patsubst %/,%,$(dir $(1)))))
+	@mkdir -p $$(@D)
+	@echo "  LD    $$@"
+	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $$(LIBS)
+endef
+CLOSURE_cli := $(CLOSURE_tools)
+$(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
+
+# ---- benchmarks: tests/bench/*.c
+BENCH_SRC := $(wildcard tests/bench/*.c)
+BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
+$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+.PHONY: check bench clean help
+check: all tests
+	$(Q)tests/run $(BUILD) $(TESTS)
+bench: all $(BENCHES)
+	$(Q)tests/bench/run $(BUILD)
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+.SECONDARY:
+.DELETE_ON_ERROR:

@@ -1,0 +1,102 @@
+/* kernels: number formats and CPU kernels. No allocation, no threads, no
+ * globals that change after init: every function works on what it is given,
+ * from any thread.
+ *
+ * Row invariance: for one instruction set the result of a row depends on that
+ * row alone, bit for bit: one summation order over K for every number of rows
+ * and every split of the output among threads. */
+#ifndef GP_KERNELS_H
+#define GP_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- number formats (kernels/types.c) -------------------------------------
+ * Ids and block layouts are GGUF's (GGUF specification and ggml's formats). */
+enum gp_type {
+	GP_TYPE_F32 = 0, GP_TYPE_F16 = 1, GP_TYPE_Q4_0 = 2, GP_TYPE_Q4_1 = 3,
+	GP_TYPE_Q5_0 = 6, GP_TYPE_Q5_1 = 7, GP_TYPE_Q8_0 = 8,
+	GP_TYPE_Q3_K = 11, GP_TYPE_Q4_K = 12, GP_TYPE_Q5_K = 13, GP_TYPE_Q6_K = 14,
+	GP_TYPE_IQ4_NL = 20, GP_TYPE_IQ4_XS = 23, GP_TYPE_BF16 = 30,
+};
+struct gp_type_info {
+	enum gp_type type;
+	const char *name;      /* "Q4_0" */
+	uint32_t block_elems;  /* a row's length must be a multiple of it */
+	uint32_t block_bytes;
+};
+const struct gp_type_info *gp_type_info(uint32_t type);       /* NULL: unknown */
+const struct gp_type_info *gp_type_by_name(const char *name); /* case-insensitive; NULL */
+/* Bytes of rows x cols; -EINVAL (cols no multiple of the block) or -EOVERFLOW. */
+int gp_type_bytes(enum gp_type t, uint64_t rows, uint64_t cols, size_t *bytes);
+
+float gp_f16_to_f32(uint16_t h);
+uint16_t gp_f32_to_f16(float f);   /* round to nearest even */
+float gp_bf16_to_f32(uint16_t h);
+uint16_t gp_f32_to_bf16(float f);  /* round to nearest even, NaN stays NaN */
+
+/* Scalar reference of every format: n elements (multiple of block_elems). */
+void gp_dequantize(enum gp_type t, const void *src, float *dst, size_t n);
+/* Round-to-nearest encoders: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K; else -ENOTSUP. */
+int gp_quantize(enum gp_type t, const float *src, void *dst, size_t n);
+
+/* ---- instruction sets (kernels/cpu_flags.c) -------------------------------- */
+enum {
+	GP_CPU_AVX2 = 1u, /* AVX2 + FMA + F16C */
+	GP_CPU_AVX512 = 2u, /* F BW VL DQ */
+	GP_CPU_ALL = ~0u,
+};
+unsigned gp_cpu_flags(void);                     /* of this machine and its OS */
+/* "scalar", "avx2", "avx512" or "": all. GP_CPU in the environment is read by
+ * the caller. -EINVAL names the text. */
+int gp_cpu_mask(const char *text, unsigned *mask);
+const char *gp_cpu_text(unsigned flags);         /* "AVX-512" */
+
+/* ---- the table (kernels/dispatch.c; scalar.c, avx2.c, avx512.c) ------------ */
+#define GP_KV_BLOCK 64u /* positions in a block of the KV cache */
+
+/* One head's K or V of one block: 64 rows of head_dim, row i at data + i *
+ * row_bytes, in kv type (F32, F16 or Q8_0). */
+struct gp_attention {
+	const float *q;            /* head_dim */
+	float *out;                /* head_dim; may not overlap q */
+	const void *const *k;      /* by block: k[b] is the head's 64 rows of positions 64b.. */
+	const void *const *v;
+	uint32_t first, end;       /* positions [first, end), end > first */
+	uint32_t head_dim;         /* multiple of 8, <= 512 */
+	uint32_t row_bytes;
+	enum gp_type kv_type;
+	float scale;
+};
+
+struct gp_kernels {
+	const char *name;
+	/* y[m][n] = sum_k x[m][k] w[n][k], m in [0,rows), n in [n0,n1). Row m of x at
+	 * x + m * x_stride, of y at y + m * y_stride (floats). w: rows of k elements
+	 * of type, packed. k is a multiple of the type's block. Unaligned pointers
+	 * are fine. Nothing outside y[.][n0..n1) is written. scratch: k floats
+	 * x 8, 64-byte aligned, of this thread. x, y do not overlap. */
+	void (*matmul)(float *y, size_t y_stride, const float *x, size_t x_stride,
+	               uint32_t rows, const void *w, enum gp_type type, uint32_t k,
+	               uint32_t n0, uint32_t n1, float *scratch);
+	/* y = x / sqrt(mean(x^2) + eps) * (w + offset), n elements; y may be x. */
+	void (*rms_norm)(float *y, const float *x, const float *w, float offset,
+	                 float eps, uint32_t n);
+	/* NeoX rotation of one head: pairs (i, i + n/2) by angle i. cos/sin: n/2. */
+	void (*rope)(float *x, const float *cos, const float *sin, uint32_t n);
+	/* y = gelu_tanh(gate) * up; y may be either. */
+	void (*geglu)(float *y, const float *gate, const float *up, uint32_t n);
+	void (*add)(float *y, const float *x, uint32_t n);          /* y += x */
+	/* softmax(q k^T * scale) v over [first, end): online softmax by blocks that
+	 * are aligned to absolute positions. */
+	void (*attention)(const struct gp_attention *a);
+	/* One K or V row into the cache's type: F32, F16, Q8_0. */
+	void (*store_kv)(enum gp_type t, const float *src, void *dst, uint32_t n);
+	/* One weight row to float32 (embedding). */
+	void (*dequantize)(enum gp_type t, const void *src, float *dst, size_t n);
+};
+/* Fills the table for flags & gp_cpu_flags(). */
+void gp_kernels_init(struct gp_kernels *k, unsigned flags);
+
+#endif
