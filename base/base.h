@@ -63,7 +63,7 @@ void gp_trace_span(const char *category, const char *name, uint64_t start_ns,
 /* Arrow between processes: the same id at its two ends, each inside a span. */
 void gp_trace_flow(bool begins, uint64_t id, uint64_t at_ns);
 void gp_trace_close(void);
-/* Joins the parts into a JSON array at out_path (temporary name, then renamed);
+/* Joins the parts into one JSON document at out_path (temporary name, then renamed);
  * a part's unfinished last line is dropped. */
 int gp_trace_join(const char *out_path, const char *const *part_paths, size_t n_parts);
 

@@ -1,0 +1,60 @@
+#include "base/base.h"
+
+#include <stdlib.h>
+
+bool gp_size_mul(size_t a, size_t b, size_t *out)
+{
+	size_t r;
+
+	if (__builtin_mul_overflow(a, b, &r))
+		return false;
+	*out = r;
+	return true;
+}
+
+bool gp_size_add(size_t a, size_t b, size_t *out)
+{
+	size_t r;
+
+	if (__builtin_add_overflow(a, b, &r))
+		return false;
+	*out = r;
+	return true;
+}
+
+bool gp_size_round_up(size_t n, size_t align, size_t *out)
+{
+	size_t r;
+
+	if (!gp_size_add(n, align - 1, &r))
+		return false;
+	*out = r & ~(align - 1);
+	return true;
+}
+
+const char *gp_size_text(char buf[32], uint64_t bytes)
+{
+	static const char *const unit[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+	double v = (double)bytes;
+	size_t i = 0;
+
+	for (; v >= 1024 && i + 1 < GP_ARRAY_LEN(unit); i++)
+		v /= 1024;
+	snprintf(buf, 32, i ? "%.1f %s" : "%.0f %s", v, unit[i]);
+	return buf;
+}
+
+int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
+{
+	char *end;
+
+	errno = 0;
+	/* strtoull takes signs and blanks; a digit first rules them out. */
+	const unsigned long long v = text[0] >= '0' && text[0] <= '9' ? strtoull(text, &end, 10)
+								      : (end = NULL, 0);
+	if (!end || *end || errno || v < min || v > max)
+		return gp_fail(EINVAL, "%s: '%s' is no number from %llu to %llu", what, text,
+			       (unsigned long long)min, (unsigned long long)max);
+	*out = v;
+	return 0;
+}
