@@ -46,12 +46,13 @@ const char *gp_size_text(char buf[32], uint64_t bytes)
 
 int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
-	char *end;
+	unsigned long long v = 0;
+	char *end = NULL;
 
 	errno = 0;
 	/* strtoull takes signs and blanks; a digit first rules them out. */
-	const unsigned long long v = text[0] >= '0' && text[0] <= '9' ? strtoull(text, &end, 10)
-								      : (end = NULL, 0);
+	if (text[0] >= '0' && text[0] <= '9')
+		v = strtoull(text, &end, 10);
 	if (!end || *end || errno || v < min || v > max)
 		return gp_fail(EINVAL, "%s: '%s' is no number from %llu to %llu", what, text,
 			       (unsigned long long)min, (unsigned long long)max);

@@ -1,0 +1,130 @@
+/* coordinator: the plan, the workers' lives, the scheduler, sampling. Does no
+ * model math; knows workers only by control.proto and the slot ABI. */
+#ifndef GP_COORDINATOR_H
+#define GP_COORDINATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "model/model.h"
+#include "shm/shm.h"
+
+/* ==== plan (coordinator/plan.c) ============================================== */
+struct gp_plan_stage {
+	char device[16];            /* "cpu", "vulkan", "npu", "external" */
+	uint32_t device_index;      /* vulkan[1] */
+	uint32_t first_layer, end_layer; /* [first, end) */
+	bool external;              /* started by hand */
+	uint32_t threads, first_cpu;
+};
+struct gp_plan {
+	uint32_t n_stages;
+	struct gp_plan_stage stage[GP_MAX_STAGES];
+	uint32_t context, max_sequences, max_rows, max_logit_rows, ring_slots;
+	enum gp_type kv_type;
+};
+struct gp_plan_request {        /* zero: the default */
+	const char *stages;         /* "cpu:0-2,external:3-5"; NULL or "auto": one CPU worker */
+	uint32_t threads;           /* of each CPU worker; 0: cores / CPU workers */
+	uint32_t context;           /* 0: the smaller of the trained one and 8192 */
+	uint32_t max_sequences;     /* 0: 1 */
+	uint32_t max_rows;          /* rows a step; 0: 512 */
+	uint32_t n_cpus;            /* 0: asked of the system */
+	int kv_type;                /* enum gp_type; -1: by the weights */
+};
+/* Layers must be covered once, in order; -EINVAL names the gap or overlap. */
+int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struct gp_model *m);
+/* Geometry of ring i, 0..n_stages (ring i feeds stage i; the last holds logits). */
+void gp_plan_geometry(const struct gp_plan *p, const struct gp_config *c, uint32_t ring,
+                      struct gp_slot_geometry *g);
+
+/* ==== sampler (coordinator/sampler.c) ========================================= */
+struct gp_sampling {            /* all zero: greedy */
+	float temperature;          /* 0: greedy */
+	uint32_t top_k;             /* 0: off */
+	float top_p;                /* 0 or 1: off */
+	float min_p;                /* 0: off */
+	float repeat_penalty;       /* 0 or 1: off; over the last 64 tokens */
+	uint64_t seed;
+};
+struct gp_sampler;
+int gp_sampler_create(struct gp_sampler **s, const struct gp_sampling *how, uint32_t vocab);
+void gp_sampler_destroy(struct gp_sampler *s);
+/* Greedy: the lowest id of the largest logit. recent: tokens so far. Non-finite
+ * logits: -EDOM. Deterministic for a seed and the same calls. */
+int gp_sampler_pick(struct gp_sampler *s, const float *logits, const uint32_t *recent,
+                    size_t n_recent, uint32_t *token);
+
+/* ==== engine (coordinator/engine.c, scheduler.c; pool.c keeps the workers) ===== */
+struct gp_engine_options {
+	const char *model;
+	struct gp_plan_request plan;
+	const char *trace;          /* NULL: none */
+	const char *worker_dir;     /* folder of the gempipe-worker-* binaries; NULL: this program's */
+	/* Bytes of weights loaded so far, over all stages. From the control thread. */
+	void (*progress)(void *user, uint64_t done, uint64_t total);
+	/* A worker is to be started by hand: the text to show. From the control thread. */
+	void (*announce)(void *user, const char *text);
+	void *user;
+};
+
+enum gp_finish { GP_FINISH_STOP, GP_FINISH_LENGTH, GP_FINISH_CONTEXT, GP_FINISH_CANCELLED };
+
+struct gp_request {             /* copied by submit, prompt and stops included */
+	const uint32_t *prompt;
+	size_t n_prompt;            /* >= 1 */
+	uint32_t max_new;           /* 0: only scores the prompt */
+	struct gp_sampling sampling;
+	const uint32_t *stops;
+	size_t n_stops;
+	/* Id of a finished request whose sequence was kept: its common prefix with
+	 * prompt is not computed again. 0: none. */
+	uint32_t reuse;
+	bool keep;                  /* keep this request's sequence after it finished */
+	void *user;
+	/* Each generated token, stop tokens included (is_stop). Non-zero: finish. */
+	int (*on_token)(void *user, uint32_t token, bool is_stop);
+	/* Logits of every prompt position (teacher-forced), in order, once each. */
+	void (*on_logits)(void *user, uint32_t pos, const float *row);
+	void (*on_done)(void *user, enum gp_finish why);
+};
+
+struct gp_stage_stats {
+	char device[16], description[256];
+	uint32_t first_layer, end_layer, restarts, pid;
+	uint64_t memory_bytes, load_ns;
+	uint64_t steps, rows, busy_ns;
+	uint64_t hop_mean_ns, hop_p99_ns; /* slot published until taken up, the stage being idle */
+};
+struct gp_engine_stats {
+	uint32_t n_stages;
+	struct gp_stage_stats stage[GP_MAX_STAGES];
+	uint64_t prompt_tokens, prompt_ns;       /* first rows sent until first token, summed */
+	uint64_t generated_tokens, generate_ns;  /* wall time with a request in decode */
+	uint64_t load_ns;
+	uint32_t epoch;
+	bool huge_pages;                         /* all rings on huge pages */
+};
+
+struct gp_engine;
+/* Spawns the workers and waits until all are loaded. */
+int gp_engine_create(struct gp_engine **e, const struct gp_engine_options *o);
+/* Stops the workers, joins the trace, leaves nothing behind. NULL is fine. */
+void gp_engine_destroy(struct gp_engine *e);
+const struct gp_config *gp_engine_config(const struct gp_engine *e);
+const struct gp_model *gp_engine_model(const struct gp_engine *e);
+const struct gp_plan *gp_engine_plan(const struct gp_engine *e);
+/* *id > 0. More requests than sequences wait their turn. -E2BIG: longer than
+ * the context. */
+int gp_engine_submit(struct gp_engine *e, const struct gp_request *r, uint32_t *id);
+/* Runs until every request is finished. Callbacks come from this thread; they
+ * may submit. -EINTR after gp_engine_interrupt: all requests are cancelled. */
+int gp_engine_run(struct gp_engine *e);
+/* From a signal handler or any thread. */
+void gp_engine_interrupt(struct gp_engine *e);
+void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s);
+/* Forgets counters so far (the hop histogram, tokens, times). */
+void gp_engine_stats_reset(struct gp_engine *e);
+
+#endif

@@ -1,0 +1,233 @@
+/* Which layers run where, and how large a step may be. */
+#include <ctype.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "coordinator/coordinator.h"
+
+#define DEFAULT_CONTEXT 8192u
+#define DEFAULT_ROWS 512u
+#define LEAST_LOGIT_ROWS 32u
+#define LOGIT_BYTES (8u << 20) /* a step's logits, where more than LEAST_LOGIT_ROWS fit */
+
+static uint32_t count_cpus(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof set, &set) != 0)
+		return 1;
+	return (uint32_t)CPU_COUNT(&set);
+}
+
+/* A number at *p; moves past it. */
+static int parse_number(const char **p, uint32_t *out)
+{
+	char *end;
+
+	if (!isdigit((unsigned char)**p))
+		return -EINVAL;
+	errno = 0;
+	const unsigned long v = strtoul(*p, &end, 10);
+	if (errno || v > UINT32_MAX - 1)
+		return -EINVAL;
+	*p = end;
+	*out = (uint32_t)v;
+	return 0;
+}
+
+static int parse_device(const char **p, struct gp_plan_stage *s)
+{
+	const size_t n = strcspn(*p, "[:,");
+
+	if (!n || n >= sizeof s->device)
+		return -EINVAL;
+	memcpy(s->device, *p, n);
+	s->device[n] = '\0';
+	*p += n;
+	if (**p == '[') {
+		++*p;
+		if (parse_number(p, &s->device_index) < 0 || **p != ']')
+			return -EINVAL;
+		++*p;
+	}
+	s->external = strcmp(s->device, "external") == 0;
+	return 0;
+}
+
+/* "cpu:0-20" or "cpu:5" at *p; moves past it. */
+static int parse_stage(const char **p, struct gp_plan_stage *s)
+{
+	uint32_t last;
+
+	*s = (struct gp_plan_stage){ 0 };
+	if (parse_device(p, s) < 0 || **p != ':')
+		return -EINVAL;
+	++*p;
+	if (parse_number(p, &s->first_layer) < 0)
+		return -EINVAL;
+	last = s->first_layer;
+	if (**p == '-') {
+		++*p;
+		if (parse_number(p, &last) < 0)
+			return -EINVAL;
+	}
+	s->end_layer = last + 1;
+	return **p == '\0' || **p == ',' ? 0 : -EINVAL;
+}
+
+static int parse_stages(struct gp_plan *plan, const char *text)
+{
+	const char *p = text;
+
+	for (;;) {
+		if (plan->n_stages == GP_MAX_STAGES)
+			return gp_fail(EINVAL, "--stages: more than %u stages", GP_MAX_STAGES);
+		if (parse_stage(&p, &plan->stage[plan->n_stages]) < 0)
+			return gp_fail(EINVAL, "--stages '%s': stage %u is not DEVICE:FIRST-LAST, "
+				       "such as cpu:0-5,external:6-11", text, plan->n_stages + 1);
+		plan->n_stages++;
+		if (!*p)
+			return 0;
+		p++;
+	}
+}
+
+static int check_device(const struct gp_plan_stage *s)
+{
+	if (s->external || strcmp(s->device, "cpu") == 0)
+		return 0;
+	if (strcmp(s->device, "vulkan") == 0 || strcmp(s->device, "npu") == 0)
+		return gp_fail(ENODEV, "--stages: this build has no %s worker; use cpu or external",
+			       s->device);
+	return gp_fail(EINVAL, "--stages: device '%s' is unknown; there are cpu and external",
+		       s->device);
+}
+
+static int check_layers(const struct gp_plan *plan, uint32_t n_layers)
+{
+	uint32_t next = 0;
+	int rc;
+
+	for (uint32_t i = 0; i < plan->n_stages; i++) {
+		const struct gp_plan_stage *s = &plan->stage[i];
+		const uint32_t last = s->end_layer - 1;
+
+		if ((rc = check_device(s)) < 0)
+			return rc;
+		if (last < s->first_layer)
+			return gp_fail(EINVAL, "--stages: layers %u-%u run backwards",
+				       s->first_layer, last);
+		if (s->first_layer < next)
+			return gp_fail(EINVAL, "--stages: layer %u stands in two stages; stage %u "
+				       "must begin with layer %u", s->first_layer, i, next);
+		if (s->first_layer > next)
+			return gp_fail(EINVAL, "--stages: layer %u stands in no stage; stage %u "
+				       "must begin with it", next, i);
+		if (s->end_layer > n_layers)
+			return gp_fail(EINVAL, "--stages: layer %u does not exist; the model has "
+				       "layers 0-%u", last, n_layers - 1);
+		next = s->end_layer;
+	}
+	if (next < n_layers)
+		return gp_fail(EINVAL, "--stages: layers %u-%u stand in no stage", next,
+			       n_layers - 1);
+	return 0;
+}
+
+/* CPU workers share the cores evenly, side by side. External ones stand
+ * on this machine too. */
+static void share_cpus(struct gp_plan *plan, uint32_t threads, uint32_t n_cpus)
+{
+	const uint32_t each = n_cpus / plan->n_stages ? n_cpus / plan->n_stages : 1;
+	uint32_t next = 0;
+
+	for (uint32_t i = 0; i < plan->n_stages; i++) {
+		plan->stage[i].threads = threads ? threads : each;
+		plan->stage[i].first_cpu = next % n_cpus;
+		next += plan->stage[i].threads;
+	}
+}
+
+static int choose_context(struct gp_plan *plan, uint32_t asked, uint32_t trained)
+{
+	if (asked > trained)
+		return gp_fail(EINVAL, "--ctx %u: the model was trained for %u positions", asked,
+			       trained);
+	plan->context = asked ? asked : trained < DEFAULT_CONTEXT ? trained : DEFAULT_CONTEXT;
+	return 0;
+}
+
+static enum gp_type default_kv_type(const struct gp_model *m)
+{
+	const enum gp_type t = gp_model_main_type(m);
+
+	return t == GP_TYPE_F32 || t == GP_TYPE_BF16 ? GP_TYPE_F32 : GP_TYPE_F16;
+}
+
+static uint32_t logit_rows(uint32_t max_rows, uint32_t vocab)
+{
+	const uint32_t fit = LOGIT_BYTES / ((uint32_t)sizeof(float) * vocab);
+	const uint32_t rows = fit > LEAST_LOGIT_ROWS ? fit : LEAST_LOGIT_ROWS;
+
+	return rows < max_rows ? rows : max_rows;
+}
+
+/* One slot more than there are stages keeps every stage busy; rings hold that. */
+static uint32_t slots_for(uint32_t n_stages)
+{
+	uint32_t n = 2;
+
+	while (n < n_stages + 1)
+		n *= 2;
+	return n;
+}
+
+int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struct gp_model *m)
+{
+	const struct gp_config *c = gp_model_config(m);
+	int rc;
+
+	*p = (struct gp_plan){ 0 };
+	if (!r->stages || strcmp(r->stages, "auto") == 0) {
+		p->n_stages = 1;
+		p->stage[0] = (struct gp_plan_stage){ .device = "cpu", .end_layer = c->n_layers };
+	} else if ((rc = parse_stages(p, r->stages)) < 0) {
+		return rc;
+	}
+	if (p->n_stages > c->n_layers)
+		return gp_fail(EINVAL, "--stages: %u stages, but the model has only %u layers",
+			       p->n_stages, c->n_layers);
+	if ((rc = check_layers(p, c->n_layers)) < 0 ||
+	    (rc = choose_context(p, r->context, c->context)) < 0)
+		return rc;
+	share_cpus(p, r->threads, r->n_cpus ? r->n_cpus : count_cpus());
+	p->max_sequences = r->max_sequences ? r->max_sequences : 1;
+	p->max_rows = r->max_rows ? r->max_rows : DEFAULT_ROWS;
+	if (p->max_rows < p->max_sequences)
+		p->max_rows = p->max_sequences;
+	p->max_logit_rows = logit_rows(p->max_rows, c->vocab);
+	p->ring_slots = slots_for(p->n_stages);
+	p->kv_type = r->kv_type >= 0 ? (enum gp_type)r->kv_type : default_kv_type(m);
+	return 0;
+}
+
+void gp_plan_geometry(const struct gp_plan *p, const struct gp_config *c, uint32_t ring,
+		      struct gp_slot_geometry *g)
+{
+	*g = (struct gp_slot_geometry){
+		.max_ops = 2 * p->max_sequences, .max_rows = p->max_rows,
+		.payload = GP_PAYLOAD_HIDDEN, .max_payload_rows = p->max_rows,
+		.payload_cols = c->hidden,
+		.vocab = c->vocab, .max_sequences = p->max_sequences, .context = p->context,
+	};
+	if (ring == 0) {
+		g->payload = GP_PAYLOAD_NONE;
+		g->max_payload_rows = g->payload_cols = 0;
+	} else if (ring == p->n_stages) {
+		g->payload = GP_PAYLOAD_LOGITS;
+		g->max_payload_rows = p->max_logit_rows;
+		g->payload_cols = c->vocab;
+	}
+}

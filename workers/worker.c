@@ -1,0 +1,383 @@
+/* The worker process: its control thread. */
+#include <fcntl.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "workers/worker.h"
+
+#define HEARTBEAT_MS 200
+
+struct control {
+	struct worker *w;
+	struct gp_channel *channel;
+	const char *endpoint;
+	uint32_t stage;
+	bool spawned;               /* by the coordinator: its terminal's Ctrl-C is not ours */
+	int signal_fd, coordinator_fd;
+	pthread_t thread;
+	bool thread_runs, ready_sent;
+	uint64_t heartbeat_ns;
+	uint32_t parked_sent;       /* last epoch acknowledged */
+};
+
+static int send_message(struct control *c, const struct gp_message *m)
+{
+	return gp_channel_send(c->channel, NULL, m);
+}
+
+static int send_hello(struct control *c)
+{
+	struct gp_message m = { .kind = GP_MSG_HELLO };
+
+	m.hello.abi = GP_PROTO_ABI;
+	m.hello.slot_abi = GP_SLOT_ABI;
+	m.hello.stage = c->stage;
+	m.hello.pid = (uint32_t)getpid();
+	snprintf(m.hello.device, sizeof m.hello.device, "%s", c->w->device->ops->name);
+	c->w->device->describe(m.hello.description);
+	return send_message(c, &m);
+}
+
+static void send_error(struct control *c, int code, const char *text)
+{
+	struct gp_message m = { .kind = GP_MSG_ERROR };
+
+	m.error.code = code;
+	snprintf(m.error.text, sizeof m.error.text, "%s", text);
+	send_message(c, &m);
+}
+
+static int send_ready(struct control *c)
+{
+	struct gp_message m = { .kind = GP_MSG_READY };
+
+	m.ready.memory_bytes = atomic_load(&c->w->memory_bytes);
+	m.ready.load_ns = atomic_load(&c->w->load_ns);
+	c->ready_sent = true;
+	return send_message(c, &m);
+}
+
+static int send_progress(struct control *c)
+{
+	struct gp_message m = { .kind = GP_MSG_PROGRESS };
+
+	m.progress.done_bytes = atomic_load(&c->w->loaded_bytes);
+	m.progress.total_bytes = atomic_load(&c->w->total_bytes);
+	return send_message(c, &m);
+}
+
+static int send_parked(struct control *c, uint32_t epoch)
+{
+	struct gp_message m = { .kind = GP_MSG_PARKED, .epoch = { .epoch = epoch } };
+
+	c->parked_sent = epoch;
+	return send_message(c, &m);
+}
+
+static int send_heartbeat(struct control *c)
+{
+	struct gp_message m = { .kind = GP_MSG_HEARTBEAT };
+	struct worker *w = c->w;
+	const uint64_t now = gp_now_ns(), start = atomic_load(&w->step_start_ns);
+
+	if (now - c->heartbeat_ns < HEARTBEAT_MS * 1000000u)
+		return 0;
+	c->heartbeat_ns = now;
+	if (!c->ready_sent)
+		return send_progress(c);
+	m.heartbeat.step = atomic_load(&w->step);
+	m.heartbeat.step_age_ns = start && now > start ? now - start : 0;
+	m.heartbeat.steps = atomic_load(&w->steps);
+	m.heartbeat.rows = atomic_load(&w->rows_done);
+	m.heartbeat.busy_ns = atomic_load(&w->busy_ns);
+	m.heartbeat.ring_wait_ns = atomic_load(&w->ring_wait_ns);
+	return send_message(c, &m);
+}
+
+/* Hands a wish to the stage thread and ends what it is waiting for or doing. */
+static void want(struct worker *w, enum worker_want what, uint32_t epoch)
+{
+	pthread_mutex_lock(&w->lock);
+	w->want = what;
+	w->want_epoch = epoch;
+	pthread_cond_signal(&w->wanted);
+	const bool serving = w->state == WORKER_RUNNING;
+	pthread_mutex_unlock(&w->lock);
+	if (!serving || what == WANT_RESUME)
+		return;
+	/* A step in hand is of no use to anybody any more. */
+	w->device->ops->cancel(w->dev);
+	gp_ring_interrupt(&w->in);
+}
+
+static int watch_coordinator(struct control *c, pid_t pid)
+{
+	c->coordinator_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (c->coordinator_fd < 0)
+		return gp_fail(errno, "coordinator %d: %s", (int)pid, strerror(errno));
+	return 0;
+}
+
+static int start_load(struct control *c, const struct gp_msg_load *l)
+{
+	struct worker *w = c->w;
+	char name[32];
+	int rc;
+
+	if (c->thread_runs)
+		return gp_fail(EPROTO, "the coordinator sent a second load");
+	w->load = *l;
+	snprintf(name, sizeof name, "gempipe worker %u", l->stage);
+	gp_log_init(name, (enum gp_log_level)l->log_level);
+	if ((rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
+		return rc;
+	if (l->trace_part[0]) {
+		snprintf(name, sizeof name, "stage %u: %s", l->stage, w->device->ops->name);
+		if ((rc = gp_trace_open(l->trace_part, name, (int)l->stage + 1)) < 0)
+			return rc;
+	}
+	rc = -pthread_create(&c->thread, NULL, gp_worker_stage_thread, w);
+	if (rc < 0)
+		return gp_fail(-rc, "no thread: %s", strerror(-rc));
+	c->thread_runs = true;
+	return 0;
+}
+
+/* 1: end. */
+static int handle(struct control *c, const struct gp_message *m)
+{
+	switch (m->kind) {
+	case GP_MSG_LOAD:
+		return start_load(c, &m->load);
+	case GP_MSG_PARK:
+		want(c->w, WANT_PARK, m->epoch.epoch);
+		return 0;
+	case GP_MSG_RESUME:
+		want(c->w, WANT_RESUME, m->epoch.epoch);
+		return 0;
+	case GP_MSG_STOP:
+		return 1;
+	case GP_MSG_REFUSED:
+		return gp_fail(ECONNREFUSED, "refused by the coordinator: %s", m->error.text);
+	default:
+		return gp_fail(EPROTO, "message %d is not one for a worker", (int)m->kind);
+	}
+}
+
+/* What the stage thread has come to, told to the coordinator. */
+static int report_state(struct control *c)
+{
+	struct worker *w = c->w;
+	uint64_t n;
+	int rc = 0;
+
+	if (read(w->notify_fd, &n, sizeof n) < 0 && errno != EAGAIN)
+		return gp_fail(errno, "eventfd: %s", strerror(errno));
+	pthread_mutex_lock(&w->lock);
+	const enum worker_state state = w->state;
+	const uint32_t parked = w->parked_epoch;
+	const int thread_rc = w->rc;
+	pthread_mutex_unlock(&w->lock);
+	if (state == WORKER_ENDED)
+		return thread_rc < 0 ? gp_fail(-thread_rc, "%s", w->error) : 1;
+	if (state == WORKER_PARKED && !c->ready_sent)
+		rc = send_ready(c);
+	if (rc == 0 && state == WORKER_PARKED && parked != c->parked_sent)
+		rc = send_parked(c, parked);
+	return rc;
+}
+
+/* The coordinator is gone: nobody else will clean up after it. */
+static int coordinator_lost(struct control *c)
+{
+	char dir[GP_PROTO_TEXT];
+	char *slash;
+
+	snprintf(dir, sizeof dir, "%s", c->endpoint);
+	if (c->coordinator_fd >= 0 &&
+	    poll(&(struct pollfd){ .fd = c->coordinator_fd, .events = POLLIN }, 1, 0) > 0 &&
+	    strncmp(dir, "ipc://", 6) == 0 && (slash = strrchr(dir, '/')) > dir + 6) {
+		*slash = '\0';
+		gp_runtime_dir_remove(dir + 6);
+	}
+	return gp_fail(EPIPE, "the coordinator is gone");
+}
+
+static int user_stop(struct control *c)
+{
+	const struct gp_message m = { .kind = GP_MSG_GOODBYE };
+
+	send_message(c, &m);
+	return 1;
+}
+
+/* One event. 0: go on, 1: end, < 0: failure. */
+static int serve_event(struct control *c)
+{
+	int fds[3];
+	size_t n = 0, which = 0;
+	struct gp_message m;
+
+	/* Order matters: the index says which one it was. */
+	fds[n++] = c->w->notify_fd;
+	fds[n++] = c->signal_fd;
+	if (c->coordinator_fd >= 0)
+		fds[n++] = c->coordinator_fd;
+	const int event = gp_channel_wait(c->channel, fds, n, HEARTBEAT_MS, &m, NULL, &which);
+	if (event == GP_EVENT_MESSAGE)
+		return handle(c, &m);
+	if (event == GP_EVENT_LOST || (event == GP_EVENT_FD && which == 2))
+		return coordinator_lost(c);
+	if (event == GP_EVENT_FD)
+		return which == 0 ? report_state(c) : user_stop(c);
+	return event == GP_EVENT_TIMEOUT ? 0 : event == GP_EVENT_BAD ? -EPROTO : event;
+}
+
+static int serve(struct control *c)
+{
+	int rc = send_hello(c);
+
+	while (rc == 0) {
+		rc = serve_event(c);
+		if (rc == 0)
+			rc = send_heartbeat(c);
+	}
+	return rc < 0 ? rc : 0;
+}
+
+static void end_thread(struct control *c)
+{
+	if (!c->thread_runs)
+		return;
+	want(c->w, WANT_STOP, 0);
+	pthread_join(c->thread, NULL);
+	c->thread_runs = false;
+}
+
+/* Every signal that ends a worker comes through a descriptor; under a
+ * coordinator, Ctrl-C in the terminal is the coordinator's affair. */
+static int take_signals(struct control *c)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	if (!c->spawned)
+		sigaddset(&set, SIGINT);
+	else
+		signal(SIGINT, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	c->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (c->signal_fd < 0)
+		return gp_fail(errno, "signalfd: %s", strerror(errno));
+	return 0;
+}
+
+static int open_control(struct control *c)
+{
+	struct worker *w = c->w;
+	int rc;
+
+	if ((rc = take_signals(c)) < 0)
+		return rc;
+	w->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (w->notify_fd < 0)
+		return gp_fail(errno, "eventfd: %s", strerror(errno));
+	if (c->spawned)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return gp_channel_connect(&c->channel, c->endpoint, c->stage);
+}
+
+static void close_control(struct control *c)
+{
+	gp_channel_destroy(c->channel);
+	if (c->signal_fd >= 0)
+		close(c->signal_fd);
+	if (c->coordinator_fd >= 0)
+		close(c->coordinator_fd);
+	if (c->w->notify_fd >= 0)
+		close(c->w->notify_fd);
+}
+
+static int usage(const struct gp_worker_device *d, FILE *to)
+{
+	fprintf(to, "Usage: gempipe worker %s --connect ENDPOINT --stage K\n"
+		"Serves one stage of a pipeline; `gempipe run --stages ...,external:A-B` prints\n"
+		"the exact command. Ctrl-C leaves the pipeline, which then waits for another.\n"
+		"  --connect ENDPOINT  the coordinator's control socket (ipc://...)\n"
+		"  --stage K           which stage of the plan this is, from 0\n"
+		"      --version       print the version\n"
+		"  -h, --help          print this\n"
+		"Example: gempipe worker %s --connect ipc:///run/user/1000/gempipe-4711-x/control --stage 1\n",
+		d->ops->name, d->ops->name);
+	return to == stdout ? 0 : 2;
+}
+
+static int read_arguments(struct control *c, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "connect", required_argument, NULL, 'c' }, { "stage", required_argument, NULL, 's' },
+		{ "spawned", no_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' },
+		{ "version", no_argument, NULL, 'V' }, { 0 },
+	};
+	bool have_stage = false;
+	uint64_t v;
+	int o;
+
+	while ((o = getopt_long(argc, argv, "c:s:h", options, NULL)) != -1) {
+		if (o == 'c')
+			c->endpoint = optarg;
+		else if (o == 's' && gp_parse_u64("--stage", optarg, 0, GP_MAX_STAGES - 1, &v) == 0)
+			c->stage = (uint32_t)v, have_stage = true;
+		else if (o == 'S')
+			c->spawned = true;
+		else if (o == 'V')
+			exit(printf("gempipe %s\n", GP_VERSION) < 0);
+		else if (o == 'h')
+			exit(usage(c->w->device, stdout));
+		else
+			return usage(c->w->device, stderr);
+	}
+	return c->endpoint && have_stage && optind == argc ? 0 : usage(c->w->device, stderr);
+}
+
+int gp_worker_main(const struct gp_worker_device *device, int argc, char **argv)
+{
+	static struct worker w = {
+		.lock = PTHREAD_MUTEX_INITIALIZER, .wanted = PTHREAD_COND_INITIALIZER,
+		.in = { .region = { .fd = -1 } }, .out = { .region = { .fd = -1 } },
+		.notify_fd = -1,
+	};
+	struct control c = { .w = &w, .signal_fd = -1, .coordinator_fd = -1 };
+	int rc;
+
+	w.device = device;
+	gp_log_init("gempipe worker", GP_LOG_WARNING);
+	if ((rc = read_arguments(&c, argc, argv)) != 0)
+		return rc;
+	rc = open_control(&c);
+	if (rc == 0)
+		rc = serve(&c);
+	if (rc < 0 && c.channel) {
+		/* The stage thread may sit in a step of seconds: the word goes first. */
+		send_error(&c, rc, gp_error());
+		if (rc == -EPIPE)
+			_exit(1);
+	}
+	if (rc < 0)
+		gp_log(c.spawned ? GP_LOG_DEBUG : GP_LOG_ERROR, "%s", gp_error());
+	end_thread(&c);
+	gp_worker_unload(&w);
+	gp_trace_close();
+	close_control(&c);
+	return rc < 0;
+}
