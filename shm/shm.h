@@ -34,7 +34,9 @@ void gp_region_finish(struct gp_region *r); /* legal on GP_REGION_NONE, and twic
  * head, tail and the wait flags are read from it, and an index that cannot be
  * (head - tail > n_slots) is -EPROTO: a bad peer never makes us read outside
  * the mapping. A wait spins for spin_ns, then sleeps on a futex whose word is
- * the awaited index itself (not private: it works across processes). */
+ * the awaited index itself (not private: it works across processes).
+ * One struct gp_ring serves one end; a plain copy of it, never finished, may
+ * serve the other end in another thread. The descriptor is close-on-exec. */
 struct gp_ring_shared;
 
 struct gp_ring {
@@ -46,6 +48,8 @@ struct gp_ring {
 	uint64_t spin_ns;              /* default 20 us; 0: sleep at once */
 	/* filled by the waits of this end, read by its owner */
 	uint64_t waited_ns, sleeps;
+	/* private to ring.c: this end's indices, the reset and interrupt counts seen */
+	uint32_t head, tail, generation, interrupts;
 };
 #define GP_RING_NONE ((struct gp_ring){ .region = { .fd = -1 } })
 
@@ -56,7 +60,8 @@ void gp_ring_finish(struct gp_ring *r);
 
 /* Producer. The next free slot, or NULL in *slot with -EAGAIN when none came
  * free before the deadline (timeout_ns 0: do not wait), -ECANCELED when woken
- * by gp_ring_interrupt, -EPROTO when the peer broke the indices. */
+ * by gp_ring_interrupt, -EPROTO when the peer broke the indices. Only -EPROTO
+ * is a failure: the other two leave gp_error() alone. */
 int gp_ring_reserve(struct gp_ring *r, uint64_t timeout_ns, void **slot);
 void gp_ring_publish(struct gp_ring *r);
 /* Consumer. The oldest full slot; results as above. */
@@ -67,7 +72,8 @@ void gp_ring_release(struct gp_ring *r);
  * with -ECANCELED; each end sees one interrupt once. */
 void gp_ring_interrupt(struct gp_ring *r);
 uint32_t gp_ring_used(const struct gp_ring *r); /* a snapshot */
-/* Empties the ring. Only while neither end is inside a call. */
+/* Empties the ring. Only while neither end is inside a call. Both ends notice
+ * at their next call; a slot in hand is then dropped by publish or release. */
 void gp_ring_reset(struct gp_ring *r);
 
 /* ---- slot (shm/slot.c) ---------------------------------------------------
@@ -89,7 +95,7 @@ enum gp_kv_op_kind {
 };
 
 struct gp_kv_op {
-	uint32_t kind, seq, src, pos;
+	uint32_t kind, seq, src, pos; /* what a kind does not use is 0 */
 };
 
 enum { GP_ROW_WANTS_LOGITS = 1u };
@@ -110,7 +116,7 @@ struct gp_slot_header {
 	uint32_t epoch;
 	uint32_t n_ops, n_rows;
 	uint32_t payload;          /* enum gp_payload */
-	uint32_t payload_rows, payload_cols;
+	uint32_t payload_rows, payload_cols; /* cols: the geometry's; both 0 for GP_PAYLOAD_NONE */
 	uint64_t step;
 	struct gp_stage_times times[GP_MAX_STAGES];
 };
@@ -141,7 +147,8 @@ void gp_slot_view_finish(struct gp_slot_view *v);
 int gp_slot_read(struct gp_slot_view *v, const struct gp_slot_geometry *g, const void *slot);
 /* Where the payload of a slot being written goes. */
 float *gp_slot_payload(const struct gp_slot_geometry *g, void *slot);
-/* Writes header, ops and rows (not the payload). -E2BIG when they do not fit g. */
+/* Writes header, ops and rows (not the payload); magic and abi are set here.
+ * -E2BIG when they do not fit g. */
 int gp_slot_write(const struct gp_slot_geometry *g, void *slot, const struct gp_slot_header *h,
                   const struct gp_kv_op *ops, const struct gp_row *rows);
 
