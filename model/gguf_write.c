@@ -1,0 +1,405 @@
+/* Writes GGUF version 3. The header is gathered in memory and goes out with the
+ * first tensor bytes; those stream through. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "model/gguf.h"
+#include "model/model.h"
+
+enum { ALIGNMENT = 32 };
+
+struct bytes {
+	uint8_t *data;
+	size_t n, room;
+};
+
+struct out_tensor {
+	char name[64];
+	enum gp_type type;
+	uint64_t rows, cols;
+	size_t bytes, offset;
+};
+
+struct gp_gguf_writer {
+	char *path, *part;
+	FILE *file;
+	struct bytes values;
+	char **keys;
+	size_t n_keys, keys_room;
+	struct out_tensor *tensors;
+	size_t n_tensors, tensors_room;
+	size_t data_bytes;              /* of all tensors with their padding */
+	bool header_written;
+	size_t current, in_current;     /* tensor being written, bytes it has */
+};
+
+static int no_memory(const struct gp_gguf_writer *w)
+{
+	return gp_fail(ENOMEM, "%s: out of memory", w->path);
+}
+
+static int append(const struct gp_gguf_writer *w, struct bytes *b, const void *p, size_t n)
+{
+	size_t need;
+
+	if (n == 0)
+		return 0;
+	if (!gp_size_add(b->n, n, &need))
+		return no_memory(w);
+	if (need > b->room) {
+		size_t room = need + need / 2 + 4096;
+		uint8_t *data = room > need ? realloc(b->data, room) : NULL;
+
+		if (!data)
+			return no_memory(w);
+		b->data = data;
+		b->room = room;
+	}
+	memcpy(b->data + b->n, p, n);
+	b->n = need;
+	return 0;
+}
+
+static int append_u32(const struct gp_gguf_writer *w, struct bytes *b, uint32_t v)
+{
+	return append(w, b, &v, sizeof v);
+}
+
+static int append_u64(const struct gp_gguf_writer *w, struct bytes *b, uint64_t v)
+{
+	return append(w, b, &v, sizeof v);
+}
+
+static int append_string(const struct gp_gguf_writer *w, struct bytes *b, const char *s, size_t n)
+{
+	int rc = append_u64(w, b, n);
+
+	return rc < 0 ? rc : append(w, b, s, n);
+}
+
+static int open_files(struct gp_gguf_writer *w, const char *path)
+{
+	w->path = strdup(path);
+	if (!w->path || asprintf(&w->part, "%s.part", path) < 0) {
+		w->part = NULL;
+		return gp_fail(ENOMEM, "%s: out of memory", path);
+	}
+	w->file = fopen(w->part, "wbe");
+	if (!w->file)
+		return gp_fail(errno, "%s: can't be written: %s", w->part, strerror(errno));
+	return 0;
+}
+
+int gp_gguf_writer_create(struct gp_gguf_writer **out, const char *path)
+{
+	struct gp_gguf_writer *w = calloc(1, sizeof *w);
+	int rc;
+
+	*out = NULL;
+	if (!w)
+		return gp_fail(ENOMEM, "%s: out of memory", path);
+	rc = open_files(w, path);
+	if (rc < 0) {
+		gp_gguf_writer_destroy(w);
+		return rc;
+	}
+	*out = w;
+	return 0;
+}
+
+void gp_gguf_writer_destroy(struct gp_gguf_writer *w)
+{
+	if (!w)
+		return;
+	if (w->file) {
+		fclose(w->file);
+		unlink(w->part);
+	}
+	for (size_t i = 0; i < w->n_keys; i++)
+		free(w->keys[i]);
+	free(w->keys);
+	free(w->tensors);
+	free(w->values.data);
+	free(w->part);
+	free(w->path);
+	free(w);
+}
+
+static int remember_key(struct gp_gguf_writer *w, const char *key)
+{
+	if (w->header_written)
+		return gp_fail(EINVAL, "%s: key '%s' comes after the tensors' data", w->path, key);
+	for (size_t i = 0; i < w->n_keys; i++)
+		if (strcmp(w->keys[i], key) == 0)
+			return gp_fail(EINVAL, "%s: key '%s' is added twice", w->path, key);
+	if (w->n_keys == w->keys_room) {
+		size_t room = w->keys_room * 2 + 32;
+		char **keys = realloc(w->keys, room * sizeof *keys);
+
+		if (!keys)
+			return no_memory(w);
+		w->keys = keys;
+		w->keys_room = room;
+	}
+	w->keys[w->n_keys] = strdup(key);
+	if (!w->keys[w->n_keys])
+		return no_memory(w);
+	w->n_keys++;
+	return 0;
+}
+
+static int begin_value(struct gp_gguf_writer *w, const char *key, enum gp_gguf_kind kind)
+{
+	int rc = remember_key(w, key);
+
+	if (rc < 0 || (rc = append_string(w, &w->values, key, strlen(key))) < 0)
+		return rc;
+	return append_u32(w, &w->values, kind);
+}
+
+static int begin_array(struct gp_gguf_writer *w, const char *key, enum gp_gguf_kind item, size_t n)
+{
+	int rc = begin_value(w, key, GP_GGUF_ARRAY);
+
+	if (rc < 0 || (rc = append_u32(w, &w->values, item)) < 0)
+		return rc;
+	return append_u64(w, &w->values, n);
+}
+
+int gp_gguf_add_u32(struct gp_gguf_writer *w, const char *key, uint32_t v)
+{
+	int rc = begin_value(w, key, GP_GGUF_U32);
+
+	return rc < 0 ? rc : append_u32(w, &w->values, v);
+}
+
+int gp_gguf_add_f32(struct gp_gguf_writer *w, const char *key, float v)
+{
+	int rc = begin_value(w, key, GP_GGUF_F32);
+
+	return rc < 0 ? rc : append(w, &w->values, &v, sizeof v);
+}
+
+int gp_gguf_add_bool(struct gp_gguf_writer *w, const char *key, bool v)
+{
+	uint8_t byte = v;
+	int rc = begin_value(w, key, GP_GGUF_BOOL);
+
+	return rc < 0 ? rc : append(w, &w->values, &byte, 1);
+}
+
+int gp_gguf_add_string(struct gp_gguf_writer *w, const char *key, const char *s, size_t bytes)
+{
+	int rc = begin_value(w, key, GP_GGUF_STRING);
+
+	return rc < 0 ? rc : append_string(w, &w->values, s, bytes);
+}
+
+int gp_gguf_add_f32_array(struct gp_gguf_writer *w, const char *key, const float *v, size_t n)
+{
+	int rc = begin_array(w, key, GP_GGUF_F32, n);
+
+	return rc < 0 ? rc : append(w, &w->values, v, n * sizeof *v);
+}
+
+int gp_gguf_add_i32_array(struct gp_gguf_writer *w, const char *key, const int32_t *v, size_t n)
+{
+	int rc = begin_array(w, key, GP_GGUF_I32, n);
+
+	return rc < 0 ? rc : append(w, &w->values, v, n * sizeof *v);
+}
+
+int gp_gguf_add_string_array(struct gp_gguf_writer *w, const char *key, const char *const *s,
+			     const size_t *bytes, size_t n)
+{
+	int rc = begin_array(w, key, GP_GGUF_STRING, n);
+
+	for (size_t i = 0; i < n && rc >= 0; i++)
+		rc = append_string(w, &w->values, s[i], bytes[i]);
+	return rc;
+}
+
+static int check_tensor(const struct gp_gguf_writer *w, const char *name)
+{
+	if (w->header_written)
+		return gp_fail(EINVAL, "%s: tensor '%s' is declared after data", w->path, name);
+	if (strlen(name) >= sizeof w->tensors->name)
+		return gp_fail(EINVAL, "%s: tensor name '%s' is longer than 63 bytes", w->path, name);
+	for (size_t i = 0; i < w->n_tensors; i++)
+		if (strcmp(w->tensors[i].name, name) == 0)
+			return gp_fail(EINVAL, "%s: tensor '%s' is declared twice", w->path, name);
+	return 0;
+}
+
+static struct out_tensor *next_tensor(struct gp_gguf_writer *w)
+{
+	if (w->n_tensors == w->tensors_room) {
+		size_t room = w->tensors_room * 2 + 64;
+		struct out_tensor *t = realloc(w->tensors, room * sizeof *t);
+
+		if (!t)
+			return NULL;
+		w->tensors = t;
+		w->tensors_room = room;
+	}
+	return &w->tensors[w->n_tensors];
+}
+
+int gp_gguf_add_tensor(struct gp_gguf_writer *w, const char *name, enum gp_type type,
+		       uint64_t rows, uint64_t cols)
+{
+	struct out_tensor *t;
+	size_t end;
+	int rc = check_tensor(w, name);
+
+	if (rc < 0)
+		return rc;
+	t = next_tensor(w);
+	if (!t)
+		return no_memory(w);
+	*t = (struct out_tensor){ .type = type, .rows = rows, .cols = cols,
+				  .offset = w->data_bytes };
+	memcpy(t->name, name, strlen(name) + 1);
+	rc = gp_type_bytes(type, rows ? rows : 1, cols, &t->bytes);
+	if (rc < 0)
+		return gp_fail_in(rc, "%s: tensor '%s'", w->path, name);
+	if (!gp_size_add(w->data_bytes, t->bytes, &end) ||
+	    !gp_size_round_up(end, ALIGNMENT, &end))
+		return gp_fail(EOVERFLOW, "%s: the tensors are too large for a file", w->path);
+	w->data_bytes = end;
+	w->n_tensors++;
+	return 0;
+}
+
+static int put(struct gp_gguf_writer *w, const void *p, size_t n)
+{
+	if (n && fwrite(p, 1, n, w->file) != n)
+		return gp_fail(errno, "%s: writing failed: %s", w->part, strerror(errno));
+	return 0;
+}
+
+/* Zeros up to the alignment, after n bytes. */
+static int pad(struct gp_gguf_writer *w, size_t n)
+{
+	static const uint8_t zero[ALIGNMENT];
+
+	return put(w, zero, (ALIGNMENT - n % ALIGNMENT) % ALIGNMENT);
+}
+
+static int tensor_header(const struct gp_gguf_writer *w, struct bytes *b,
+			 const struct out_tensor *t)
+{
+	int rc = append_string(w, b, t->name, strlen(t->name));
+
+	if (rc < 0 || (rc = append_u32(w, b, t->rows ? 2 : 1)) < 0 ||
+	    (rc = append_u64(w, b, t->cols)) < 0)
+		return rc;
+	if (t->rows && (rc = append_u64(w, b, t->rows)) < 0)
+		return rc;
+	if ((rc = append_u32(w, b, t->type)) < 0)
+		return rc;
+	return append_u64(w, b, t->offset);
+}
+
+static int fill_header(struct gp_gguf_writer *w, struct bytes *b)
+{
+	int rc = append(w, b, "GGUF", 4);
+
+	if (rc < 0 || (rc = append_u32(w, b, 3)) < 0 ||
+	    (rc = append_u64(w, b, w->n_tensors)) < 0 ||
+	    (rc = append_u64(w, b, w->n_keys)) < 0 ||
+	    (rc = append(w, b, w->values.data, w->values.n)) < 0)
+		return rc;
+	for (size_t i = 0; i < w->n_tensors && rc >= 0; i++)
+		rc = tensor_header(w, b, &w->tensors[i]);
+	return rc;
+}
+
+static int write_header(struct gp_gguf_writer *w)
+{
+	struct bytes b = { 0 };
+	int rc = fill_header(w, &b);
+
+	if (rc >= 0)
+		rc = put(w, b.data, b.n);
+	if (rc >= 0 && w->n_tensors)
+		rc = pad(w, b.n);
+	free(b.data);
+	w->header_written = true;
+	return rc;
+}
+
+int gp_gguf_write(struct gp_gguf_writer *w, const void *data, size_t bytes)
+{
+	const uint8_t *p = data;
+	int rc = w->header_written ? 0 : write_header(w);
+
+	while (bytes && rc >= 0) {
+		const struct out_tensor *t = &w->tensors[w->current];
+		size_t n;
+
+		if (w->current == w->n_tensors)
+			return gp_fail(EINVAL, "%s: more data than the tensors hold", w->path);
+		n = t->bytes - w->in_current;
+		n = n < bytes ? n : bytes;
+		rc = put(w, p, n);
+		p += n;
+		bytes -= n;
+		w->in_current += n;
+		if (rc >= 0 && w->in_current == t->bytes) {
+			rc = pad(w, t->bytes);
+			w->in_current = 0;
+			w->current++;
+		}
+	}
+	return rc;
+}
+
+/* The name must survive a power cut too, once it is there. */
+static void sync_folder(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+	int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (fd >= 0) {
+		fsync(fd);
+		close(fd);
+	}
+	free(folder);
+}
+
+static int commit(struct gp_gguf_writer *w)
+{
+	FILE *f = w->file;
+	int rc = 0;
+
+	if (fflush(f) != 0 || fsync(fileno(f)) < 0)
+		return gp_fail(errno, "%s: writing failed: %s", w->part, strerror(errno));
+	w->file = NULL;
+	if (fclose(f) != 0 || rename(w->part, w->path) < 0) {
+		rc = gp_fail(errno, "%s: writing failed: %s", w->path, strerror(errno));
+		unlink(w->part);
+		return rc;
+	}
+	sync_folder(w->path);
+	return 0;
+}
+
+int gp_gguf_writer_finish(struct gp_gguf_writer *w)
+{
+	int rc = w->header_written ? 0 : write_header(w);
+
+	if (rc < 0)
+		return rc;
+	if (!w->file)
+		return gp_fail(EINVAL, "%s: is finished already", w->path);
+	if (w->current < w->n_tensors)
+		return gp_fail(EINVAL, "%s: tensor '%s' lacks %zu of its bytes", w->path,
+			       w->tensors[w->current].name,
+			       w->tensors[w->current].bytes - w->in_current);
+	return commit(w);
+}
