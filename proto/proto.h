@@ -23,7 +23,7 @@ enum gp_message_kind {
 	GP_MSG_RESUME,     /* coordinator: rings are reset, go on in this epoch */
 	GP_MSG_HEARTBEAT,  /* worker, every 200 ms */
 	GP_MSG_ERROR,      /* worker: what went wrong; it ends after this */
-	GP_MSG_STOP,       /* coordinator: finish the step in hand, then end */
+	GP_MSG_STOP,       /* coordinator: end; a step in hand is dropped */
 	GP_MSG_GOODBYE,    /* worker: ends by its user's wish (Ctrl-C) */
 	GP_MSG_REFUSED,    /* coordinator -> worker: not wanted; text says why */
 };

@@ -1,0 +1,125 @@
+/* Starting and reaping worker processes. */
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "coordinator/pool.h"
+
+static int own_folder(char path[GP_PROTO_TEXT])
+{
+	const ssize_t n = readlink("/proc/self/exe", path, GP_PROTO_TEXT - 1);
+
+	if (n <= 0)
+		return gp_fail(errno, "/proc/self/exe: %s", strerror(errno));
+	path[n] = '\0';
+	*strrchr(path, '/') = '\0';
+	return 0;
+}
+
+int gp_spawn_path(const struct gp_pool *p, const char *device, char path[GP_PROTO_TEXT])
+{
+	char dir[GP_PROTO_TEXT];
+	int rc = 0;
+
+	if (p->options->worker_dir)
+		snprintf(dir, sizeof dir, "%s", p->options->worker_dir);
+	else
+		rc = own_folder(dir);
+	if (rc < 0)
+		return rc;
+	if (snprintf(path, GP_PROTO_TEXT, "%s/gempipe-worker-%s", dir, device) >= GP_PROTO_TEXT)
+		return gp_fail(ENAMETOOLONG, "%.100s...: path of the workers is too long", dir);
+	if (access(path, X_OK) != 0)
+		return gp_fail(errno, "%s: %s; build it with make", path, strerror(errno));
+	return 0;
+}
+
+/* The child gets its two rings and the terminal's stderr; everything else of
+ * ours is close-on-exec. dup2 of a descriptor onto itself clears that flag. */
+static int add_files(posix_spawn_file_actions_t *a, int in_fd, int out_fd)
+{
+	int rc;
+
+	if ((rc = posix_spawn_file_actions_adddup2(a, in_fd, in_fd)) ||
+	    (rc = posix_spawn_file_actions_adddup2(a, out_fd, out_fd)) ||
+	    (rc = posix_spawn_file_actions_addopen(a, 0, "/dev/null", O_RDONLY, 0)) ||
+	    (rc = posix_spawn_file_actions_addopen(a, 1, "/dev/null", O_WRONLY, 0)))
+		return -rc;
+	return 0;
+}
+
+/* The control thread blocks all signals; a worker begins with none blocked. */
+static int set_attributes(posix_spawnattr_t *attr)
+{
+	sigset_t none;
+	int rc;
+
+	sigemptyset(&none);
+	if ((rc = posix_spawnattr_setsigmask(attr, &none)) ||
+	    (rc = posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGMASK)))
+		return -rc;
+	return 0;
+}
+
+static int spawn(pid_t *pid, const char *path, char *const argv[], int in_fd, int out_fd)
+{
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	int rc = -posix_spawn_file_actions_init(&actions);
+
+	if (rc < 0)
+		return rc;
+	if ((rc = -posix_spawnattr_init(&attr)) < 0) {
+		posix_spawn_file_actions_destroy(&actions);
+		return rc;
+	}
+	if ((rc = add_files(&actions, in_fd, out_fd)) == 0 && (rc = set_attributes(&attr)) == 0)
+		rc = -posix_spawn(pid, path, &actions, &attr, argv, environ);
+	posix_spawnattr_destroy(&attr);
+	posix_spawn_file_actions_destroy(&actions);
+	return rc;
+}
+
+int gp_spawn_worker(const struct gp_pool *p, uint32_t stage, struct gp_member *m)
+{
+	char path[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT], number[16];
+	char *argv[] = { path, (char[]){ "--connect" }, endpoint, (char[]){ "--stage" }, number,
+			 (char[]){ "--spawned" }, NULL };
+	int rc = gp_spawn_path(p, p->plan->stage[stage].device, path);
+
+	if (rc < 0)
+		return rc;
+	snprintf(endpoint, sizeof endpoint, "%s", gp_channel_endpoint(p->channel));
+	snprintf(number, sizeof number, "%u", stage);
+	rc = spawn(&m->pid, path, argv, p->rings[stage].region.fd, p->rings[stage + 1].region.fd);
+	if (rc < 0) {
+		m->pid = 0;
+		return gp_fail(-rc, "%s: not started: %s", path, strerror(-rc));
+	}
+	m->pid_fd = (int)syscall(SYS_pidfd_open, m->pid, 0);
+	if (m->pid_fd >= 0)
+		return 0;
+	rc = gp_fail(errno, "worker %d: no pidfd: %s", (int)m->pid, strerror(errno));
+	kill(m->pid, SIGKILL);
+	waitpid(m->pid, NULL, 0);
+	m->pid = 0;
+	return rc;
+}
+
+void gp_spawn_reap(struct gp_member *m, char why[128])
+{
+	int status = 0;
+
+	if (m->pid <= 0 || waitpid(m->pid, &status, 0) != m->pid)
+		snprintf(why, 128, "the process is gone");
+	else if (WIFSIGNALED(status))
+		snprintf(why, 128, "killed by signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
+	else
+		snprintf(why, 128, "exit status %d", WEXITSTATUS(status));
+}

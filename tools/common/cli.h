@@ -1,0 +1,79 @@
+/* tools/common: what the programs share: options, the engine with a progress
+ * bar, messages, statistics, .npy files. A program's exit status is 0, 1 for a
+ * failure and 2 for wrong usage. */
+#ifndef GP_CLI_H
+#define GP_CLI_H
+
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/base.h"
+#include "coordinator/coordinator.h"
+
+/* Options that every program which runs the pipeline understands. */
+struct cli {
+	const char *verb;       /* "run" */
+	const char *model, *trace;
+	struct gp_plan_request plan;
+	bool json, verbose, quiet;
+	struct gp_engine *engine;
+};
+enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE, CLI_ROWS,
+       CLI_VERSION, CLI_FIRST_OWN };
+#define CLI_ENGINE_OPTIONS                                                                \
+	{ "model", required_argument, NULL, 'm' }, { "stages", required_argument, NULL, CLI_STAGES }, \
+	{ "threads", required_argument, NULL, CLI_THREADS },                               \
+	{ "trace", required_argument, NULL, CLI_TRACE }, { "json", no_argument, NULL, CLI_JSON }, \
+	{ "ctx", required_argument, NULL, CLI_CTX },                                       \
+	{ "kv-type", required_argument, NULL, CLI_KV_TYPE },                               \
+	{ "max-rows", required_argument, NULL, CLI_ROWS },                                 \
+	{ "verbose", no_argument, NULL, 'v' }, { "quiet", no_argument, NULL, 'q' },        \
+	{ "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, CLI_VERSION }
+#define CLI_ENGINE_LETTERS "m:vqh"
+#define CLI_ENGINE_HELP                                                                   \
+	"  -m, --model PATH       a .gguf file or a Hugging Face folder\n"                  \
+	"      --stages LIST      DEVICE:FIRST-LAST,... or auto (default): cpu:0-2,external:3-5\n" \
+	"      --threads N        threads of each CPU worker (default: the cores, shared out)\n" \
+	"      --ctx N            positions a sequence may have (default: up to 8192)\n"     \
+	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
+	"      --max-rows N       token rows a step may carry (default 512)\n"               \
+	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
+	"      --json             results as JSON\n"                                         \
+	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \
+	"  -h, --help             this text;  --version: the version\n"
+
+/* Begins a program: log, verb. */
+void cli_init(struct cli *c, const char *verb);
+/* One of the shared options: 0 taken, -EINVAL (message), 1: not a shared one.
+ * --help and --version are answered and end the program. */
+int cli_option(struct cli *c, int option, const char *help);
+/* Prints "gempipe VERB: message" and returns the exit status. */
+int cli_failed(const struct cli *c);            /* gp_error(), 1 */
+int cli_misused(const struct cli *c, const char *fmt, ...) GP_PRINTF(2, 3); /* 2 */
+/* For getopt's '?' (which printed its own line): 2. */
+int cli_see_help(const struct cli *c);
+
+/* Loads the model into workers; progress bar when stderr is a terminal; Ctrl-C
+ * interrupts the engine (a second one ends the program). */
+int cli_open_engine(struct cli *c);
+void cli_close_engine(struct cli *c);
+/* Stage table and speeds, for people. */
+void cli_print_stats(const struct cli *c, FILE *to);
+/* Whole file, or stdin for "-"; malloc'ed, NUL-terminated. */
+int cli_read_file(const char *path, char **text, size_t *bytes);
+/* "2,5,17" or "@FILE" (numbers apart by blanks or commas). malloc'ed. */
+int cli_parse_ids(const char *text, uint32_t **ids, size_t *n);
+int cli_sampling_option(struct gp_sampling *s, const char *name, const char *value);
+
+/* ---- .npy, version 1.0 (NumPy's format specification) ------------------------ */
+struct npy_writer;
+/* float32, C order, rows x cols; to PATH.part, renamed by finish. */
+int npy_create(struct npy_writer **w, const char *path, size_t rows, size_t cols);
+int npy_write_row(struct npy_writer *w, const float *row);
+int npy_finish(struct npy_writer *w);  /* frees; -EIO when rows are missing or unwritten */
+void npy_abandon(struct npy_writer *w); /* frees and removes; NULL is fine */
+/* int32, int64 or uint32, any shape, flattened; malloc'ed. */
+int npy_read_ids(const char *path, uint32_t **ids, size_t *n);
+
+#endif

@@ -1,0 +1,101 @@
+/* The engine as a program opens it: with a progress bar and Ctrl-C. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tools/common/cli.h"
+
+static struct gp_engine *running; /* the signal handler has no other way to it */
+static volatile sig_atomic_t interrupts;
+
+static void on_signal(int signal_number)
+{
+	if (running && interrupts++ == 0)
+		gp_engine_interrupt(running);
+	else
+		_exit(128 + signal_number);
+}
+
+static void catch_signals(void)
+{
+	struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+
+	sigemptyset(&a.sa_mask);
+	sigaction(SIGINT, &a, NULL);
+	sigaction(SIGTERM, &a, NULL);
+	/* A reader that went away shows as EPIPE where it is written to. */
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static void show_progress(void *user, uint64_t done, uint64_t total)
+{
+	const struct cli *c = user;
+	char have[32], all[32];
+
+	if (c->quiet || !total || !isatty(STDERR_FILENO))
+		return;
+	const int percent = (int)(done >= total ? 100 : done * 100 / total);
+	fprintf(stderr, "\r\033[Kloading [%-25.*s] %3d%%  %s of %s%s", percent / 4,
+		"#########################", percent, gp_size_text(have, done),
+		gp_size_text(all, total), done >= total ? "\r\033[K" : "");
+	fflush(stderr);
+}
+
+static void show_announcement(void *user, const char *text)
+{
+	(void)user;
+	fputs(text, stderr);
+}
+
+int cli_open_engine(struct cli *c)
+{
+	const struct gp_engine_options o = {
+		.model = c->model, .plan = c->plan, .trace = c->trace,
+		.worker_dir = getenv("GEMPIPE_WORKER_DIR"),
+		.progress = show_progress, .announce = show_announcement, .user = c,
+	};
+
+	catch_signals();
+	const int rc = gp_engine_create(&running, &o);
+	c->engine = running;
+	return rc;
+}
+
+void cli_close_engine(struct cli *c)
+{
+	struct gp_engine *e = c->engine;
+
+	running = NULL;
+	c->engine = NULL;
+	gp_engine_destroy(e);
+}
+
+static double per_second(uint64_t n, uint64_t ns)
+{
+	return ns ? (double)n * 1e9 / (double)ns : 0;
+}
+
+void cli_print_stats(const struct cli *c, FILE *to)
+{
+	struct gp_engine_stats s;
+	char memory[32];
+
+	gp_engine_stats(c->engine, &s);
+	fprintf(to, "\n%-5s %-10s %-9s %10s %10s %12s %12s %8s\n", "stage", "device", "layers",
+		"memory", "rows/s", "hop mean us", "hop p99 us", "restarts");
+	for (uint32_t k = 0; k < s.n_stages; k++) {
+		const struct gp_stage_stats *g = &s.stage[k];
+		char layers[24];
+
+		snprintf(layers, sizeof layers, "%u-%u", g->first_layer, g->end_layer - 1);
+		fprintf(to, "%-5u %-10s %-9s %10s %10.1f %12.1f %12.1f %8u\n", k, g->device, layers,
+			gp_size_text(memory, g->memory_bytes), per_second(g->rows, g->busy_ns),
+			(double)g->hop_mean_ns / 1e3, (double)g->hop_p99_ns / 1e3, g->restarts);
+	}
+	fprintf(to, "load %.2f s; prompt %llu tokens, %.1f tokens/s; generated %llu tokens, "
+		"%.1f tokens/s\n", (double)s.load_ns / 1e9, (unsigned long long)s.prompt_tokens,
+		per_second(s.prompt_tokens, s.prompt_ns),
+		(unsigned long long)s.generated_tokens,
+		per_second(s.generated_tokens, s.generate_ns));
+}
