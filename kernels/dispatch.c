@@ -1,0 +1,34 @@
+#include "kernels/isa.h"
+
+void gp_kernels_init(struct gp_kernels *k, unsigned flags)
+{
+	const unsigned have = flags & gp_cpu_flags();
+
+	*k = (struct gp_kernels){
+		.name = gp_cpu_text(have),
+		.matmul = gp_matmul_scalar,
+		.rms_norm = gp_rms_norm_scalar,
+		.rope = gp_rope_scalar,
+		.geglu = gp_geglu_scalar,
+		.add = gp_add_scalar,
+		.attention = gp_attention_scalar,
+		.store_kv = gp_store_kv_scalar,
+		.dequantize = gp_dequantize,
+	};
+	if (!(have & GP_CPU_AVX2))
+		return;
+	k->matmul = gp_matmul_avx2;
+	k->rms_norm = gp_rms_norm_avx2;
+	k->rope = gp_rope_avx2;
+	k->geglu = gp_geglu_avx2;
+	k->add = gp_add_avx2;
+	k->attention = gp_attention_avx2;
+	k->store_kv = gp_store_kv_avx2;
+	k->dequantize = gp_dequantize_avx2;
+	if (!(have & GP_CPU_AVX512))
+		return;
+	k->matmul = gp_matmul_avx512;
+	k->rms_norm = gp_rms_norm_avx512;
+	k->geglu = gp_geglu_avx512;
+	k->attention = gp_attention_avx512;
+}

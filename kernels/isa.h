@@ -1,0 +1,52 @@
+/* Private to kernels/: what the files of one instruction set offer to the
+ * table and to each other. Contracts: the members of struct gp_kernels. */
+#ifndef GP_KERNELS_ISA_H
+#define GP_KERNELS_ISA_H
+
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+#define GP_MAX_HEAD_DIM 512u
+
+/* Little-endian 16 bits from any address. */
+static inline uint16_t gp_load16(const void *p)
+{
+	uint16_t v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+/* The formats with blocks of 256 elements (dequantize_k.c). */
+void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n);
+void gp_dequantize_q4_k(const uint8_t *src, float *dst, size_t n);
+void gp_dequantize_q5_k(const uint8_t *src, float *dst, size_t n);
+void gp_dequantize_q6_k(const uint8_t *src, float *dst, size_t n);
+void gp_dequantize_iq4_xs(const uint8_t *src, float *dst, size_t n);
+/* Scale and minimum of sub-block j of Q4_K and Q5_K: 6 bits each. */
+void gp_scale_min_k4(const uint8_t scales[12], unsigned j, uint8_t *scale, uint8_t *min);
+extern const int8_t gp_iq4_values[16];
+
+typedef void gp_matmul_fn(float *y, size_t y_stride, const float *x, size_t x_stride,
+                          uint32_t rows, const void *w, enum gp_type type, uint32_t k,
+                          uint32_t n0, uint32_t n1, float *scratch);
+typedef void gp_rms_norm_fn(float *y, const float *x, const float *w, float offset,
+                            float eps, uint32_t n);
+typedef void gp_rope_fn(float *x, const float *cos, const float *sin, uint32_t n);
+typedef void gp_geglu_fn(float *y, const float *gate, const float *up, uint32_t n);
+typedef void gp_add_fn(float *y, const float *x, uint32_t n);
+typedef void gp_attention_fn(const struct gp_attention *a);
+typedef void gp_store_kv_fn(enum gp_type t, const float *src, void *dst, uint32_t n);
+typedef void gp_dequantize_fn(enum gp_type t, const void *src, float *dst, size_t n);
+
+gp_matmul_fn gp_matmul_scalar, gp_matmul_avx2, gp_matmul_avx512;
+gp_rms_norm_fn gp_rms_norm_scalar, gp_rms_norm_avx2, gp_rms_norm_avx512;
+gp_rope_fn gp_rope_scalar, gp_rope_avx2;
+gp_geglu_fn gp_geglu_scalar, gp_geglu_avx2, gp_geglu_avx512;
+gp_add_fn gp_add_scalar, gp_add_avx2;
+gp_attention_fn gp_attention_scalar, gp_attention_avx2, gp_attention_avx512;
+gp_store_kv_fn gp_store_kv_scalar, gp_store_kv_avx2;
+gp_dequantize_fn gp_dequantize_avx2;
+
+#endif
