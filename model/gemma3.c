@@ -1,0 +1,350 @@
+/* A stage: the layers [first, end) of Gemma 3 on one device. What a layer is
+ * stands here once; how fast it runs is the device's affair. */
+#include "model/model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+#define LAYER_TENSORS (GP_T_COUNT - GP_T_PER_LAYER)
+
+struct layer {
+	gp_handle tensor[LAYER_TENSORS];
+};
+
+struct gp_stage {
+	struct gp_config config;
+	struct gp_stage_shape shape;   /* .config is the one above */
+	const struct gp_device_ops *ops;
+	void *dev;
+	struct gp_kv_cache *kv;
+	struct layer *layers;          /* end - first of them */
+	gp_handle token_embd, output_norm;
+	uint32_t *seq, *pos, *token, *logit_rows; /* the step in hand, max_rows each */
+	uint32_t *added;               /* positions the step adds, by sequence */
+};
+
+/* ---- weights --------------------------------------------------------------- */
+struct loader {
+	struct gp_stage *s;
+	const struct gp_model *model;
+	void (*progress)(void *, uint64_t, uint64_t);
+	void *user;
+	uint64_t done, total;
+};
+
+/* The device has its copy: the file's pages need not stay in this process. They
+ * are a read-only file mapping, so nothing is lost. */
+static void release_file_pages(const struct gp_tensor *t)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t from = ((uintptr_t)t->data + page - 1) & ~(page - 1);
+	uintptr_t to = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
+
+	if (to > from)
+		madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+static int load_tensor(struct loader *l, enum gp_tensor_id id, uint32_t layer, gp_handle *out)
+{
+	const struct gp_tensor *t = gp_model_tensor(l->model, id, layer);
+	int rc = l->s->ops->load(l->s->dev, t, l->s->config.norm_offset, out);
+
+	if (rc < 0)
+		return gp_fail_in(rc, "%s: %s", gp_model_path(l->model), t->name);
+	release_file_pages(t);
+	l->done += t->bytes;
+	if (l->progress)
+		l->progress(l->user, l->done, l->total);
+	return 0;
+}
+
+static uint64_t stage_bytes(const struct gp_model *m, const struct gp_stage_shape *p)
+{
+	uint64_t sum = 0;
+
+	if (p->embeds || p->has_head)
+		sum += gp_model_tensor(m, GP_T_TOKEN_EMBD, 0)->bytes;
+	if (p->has_head)
+		sum += gp_model_tensor(m, GP_T_OUTPUT_NORM, 0)->bytes;
+	for (uint32_t i = p->first_layer; i < p->end_layer; i++)
+		for (uint32_t t = GP_T_PER_LAYER; t < GP_T_COUNT; t++)
+			sum += gp_model_tensor(m, t, i)->bytes;
+	return sum;
+}
+
+static int load_weights(struct loader *l)
+{
+	const struct gp_stage_shape *p = &l->s->shape;
+	int rc;
+
+	if ((p->embeds || p->has_head) &&
+	    (rc = load_tensor(l, GP_T_TOKEN_EMBD, 0, &l->s->token_embd)) < 0)
+		return rc;
+	if (p->has_head && (rc = load_tensor(l, GP_T_OUTPUT_NORM, 0, &l->s->output_norm)) < 0)
+		return rc;
+	for (uint32_t i = p->first_layer; i < p->end_layer; i++) {
+		gp_handle *h = l->s->layers[i - p->first_layer].tensor;
+
+		for (uint32_t t = GP_T_PER_LAYER; t < GP_T_COUNT; t++)
+			if ((rc = load_tensor(l, t, i, &h[t - GP_T_PER_LAYER])) < 0)
+				return rc;
+	}
+	return 0;
+}
+
+/* ---- life ------------------------------------------------------------------ */
+static int check_shape(const struct gp_stage_shape *p, const struct gp_config *c)
+{
+	if (p->first_layer > p->end_layer || p->end_layer > c->n_layers)
+		return gp_fail(EINVAL, "stage: layers %u to %u of a model of %u; "
+		               "give a range within 0 to %u", p->first_layer, p->end_layer,
+		               c->n_layers, c->n_layers);
+	if (p->embeds && p->first_layer != 0)
+		return gp_fail(EINVAL, "stage: embeds but begins at layer %u", p->first_layer);
+	if (p->has_head && p->end_layer != c->n_layers)
+		return gp_fail(EINVAL, "stage: has the head but ends at layer %u of %u",
+		               p->end_layer, c->n_layers);
+	if (!p->max_rows || !p->max_sequences || !p->context)
+		return gp_fail(EINVAL, "stage: rows, sequences and context must be at least 1");
+	if (p->has_head && (!p->max_logit_rows || p->max_logit_rows > p->max_rows))
+		return gp_fail(EINVAL, "stage: %u logit rows in steps of %u rows; give 1 to %u",
+		               p->max_logit_rows, p->max_rows, p->max_rows);
+	return 0;
+}
+
+static int create_kv(struct gp_stage *s)
+{
+	struct gp_kv_limits limits = {
+		.max_sequences = s->shape.max_sequences, .context = s->shape.context,
+		.window = s->config.window,
+	};
+
+	for (uint32_t i = s->shape.first_layer; i < s->shape.end_layer; i++)
+		limits.has_kind[s->config.is_global[i] ? GP_KV_GLOBAL : GP_KV_LOCAL] = true;
+	return gp_kv_create(&s->kv, &limits, &s->ops->kv, s->dev);
+}
+
+static int allocate(struct gp_stage *s)
+{
+	size_t rows = s->shape.max_rows;
+
+	s->layers = calloc(s->shape.end_layer - s->shape.first_layer + 1u, sizeof(*s->layers));
+	s->seq = calloc(rows, 4 * sizeof(*s->seq));
+	s->added = calloc(s->shape.max_sequences, sizeof(*s->added));
+	if (!s->layers || !s->seq || !s->added)
+		return gp_fail(ENOMEM, "stage: no memory for steps of %zu rows", rows);
+	s->pos = s->seq + rows;
+	s->token = s->pos + rows;
+	s->logit_rows = s->token + rows;
+	return 0;
+}
+
+int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
+                    const struct gp_stage_shape *shape, const struct gp_device_ops *ops,
+                    void *dev, void (*progress)(void *, uint64_t, uint64_t), void *user)
+{
+	struct loader l = { .model = m, .progress = progress, .user = user };
+	struct gp_stage *s;
+	int rc;
+
+	*out = NULL;
+	if ((rc = check_shape(shape, gp_model_config(m))) < 0)
+		return rc;
+	if (!(s = calloc(1, sizeof(*s))))
+		return gp_fail(ENOMEM, "stage: no memory");
+	s->config = *gp_model_config(m);
+	s->shape = *shape;
+	s->shape.config = &s->config;
+	s->ops = ops;
+	s->dev = dev;
+	l.s = s;
+	l.total = stage_bytes(m, shape);
+	if ((rc = allocate(s)) < 0 || (rc = create_kv(s)) < 0 ||
+	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0) {
+		gp_stage_destroy(s);
+		return rc;
+	}
+	*out = s;
+	return 0;
+}
+
+void gp_stage_destroy(struct gp_stage *s)
+{
+	if (!s)
+		return;
+	gp_kv_destroy(s->kv);
+	free(s->layers);
+	free(s->seq);
+	free(s->added);
+	free(s);
+}
+
+struct gp_kv_cache *gp_stage_kv(struct gp_stage *s)
+{
+	return s->kv;
+}
+
+/* ---- the forward pass ------------------------------------------------------ */
+static int attention_branch(struct gp_stage *s, uint32_t layer, const gp_handle *w)
+{
+	const struct gp_device_ops *o = s->ops;
+	const struct gp_matmul_out qkv[] = {
+		{ w[GP_T_ATTN_Q - GP_T_PER_LAYER], GP_BUF_Q },
+		{ w[GP_T_ATTN_K - GP_T_PER_LAYER], GP_BUF_K },
+		{ w[GP_T_ATTN_V - GP_T_PER_LAYER], GP_BUF_V },
+	};
+	const struct gp_matmul_out back[] = {
+		{ w[GP_T_ATTN_OUT - GP_T_PER_LAYER], GP_BUF_BRANCH },
+	};
+	int rc;
+
+	if ((rc = o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN,
+	                      w[GP_T_ATTN_NORM - GP_T_PER_LAYER])) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
+	    (rc = o->qk_rope_append(s->dev, layer, w[GP_T_ATTN_Q_NORM - GP_T_PER_LAYER],
+	                            w[GP_T_ATTN_K_NORM - GP_T_PER_LAYER])) < 0 ||
+	    (rc = o->attention(s->dev, layer)) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0 ||
+	    (rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH,
+	                      w[GP_T_POST_ATTN_NORM - GP_T_PER_LAYER])) < 0)
+		return rc;
+	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
+}
+
+static int ffn_branch(struct gp_stage *s, const gp_handle *w)
+{
+	const struct gp_device_ops *o = s->ops;
+	const struct gp_matmul_out gate_up[] = {
+		{ w[GP_T_FFN_GATE - GP_T_PER_LAYER], GP_BUF_GATE },
+		{ w[GP_T_FFN_UP - GP_T_PER_LAYER], GP_BUF_UP },
+	};
+	const struct gp_matmul_out down[] = {
+		{ w[GP_T_FFN_DOWN - GP_T_PER_LAYER], GP_BUF_BRANCH },
+	};
+	int rc;
+
+	if ((rc = o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN,
+	                      w[GP_T_FFN_NORM - GP_T_PER_LAYER])) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_NORMED, gate_up, GP_ARRAY_LEN(gate_up))) < 0 ||
+	    (rc = o->geglu(s->dev)) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0 ||
+	    (rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH,
+	                      w[GP_T_POST_FFN_NORM - GP_T_PER_LAYER])) < 0)
+		return rc;
+	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
+}
+
+static int run_layer(struct gp_stage *s, uint32_t layer)
+{
+	const gp_handle *w = s->layers[layer - s->shape.first_layer].tensor;
+	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
+	int rc;
+
+	if ((rc = attention_branch(s, layer, w)) < 0 || (rc = ffn_branch(s, w)) < 0)
+		return rc;
+	if (start)
+		gp_trace_span("compute", s->config.is_global[layer] ? "global layer" : "local layer",
+		              start, gp_now_ns(), "layer", layer);
+	return 0;
+}
+
+static int run_head(struct gp_stage *s)
+{
+	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
+	int rc;
+
+	if ((rc = s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, s->output_norm)) < 0 ||
+	    (rc = s->ops->head(s->dev, s->token_embd)) < 0)
+		return rc;
+	if (start)
+		gp_trace_span("compute", "head", start, gp_now_ns(), NULL, 0);
+	return 0;
+}
+
+static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in, float *out)
+{
+	const struct gp_device_ops *o = s->ops;
+	float scale = sqrtf((float)s->config.hidden);
+	int rc;
+
+	if ((rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in)) < 0)
+		return rc;
+	if (s->shape.embeds && (rc = o->embed(s->dev, s->token_embd, scale)) < 0)
+		return rc;
+	for (uint32_t i = s->shape.first_layer; i < s->shape.end_layer; i++)
+		if ((rc = run_layer(s, i)) < 0)
+			return rc;
+	if (s->shape.has_head && b->n_logit_rows && (rc = run_head(s)) < 0)
+		return rc;
+	return o->end_step(s->dev, s->shape.has_head ? GP_BUF_LOGITS : GP_BUF_HIDDEN, out);
+}
+
+/* ---- a step ---------------------------------------------------------------- */
+static int check_row(struct gp_stage *s, const struct gp_stage_row *r, uint32_t i)
+{
+	uint32_t expected;
+
+	if (r->seq >= s->shape.max_sequences)
+		return gp_fail(EINVAL, "step: row %u is of sequence slot %u; there are %u", i,
+		               r->seq, s->shape.max_sequences);
+	expected = gp_kv_length(s->kv, r->seq) + s->added[r->seq];
+	if (r->pos != expected)
+		return gp_fail(ERANGE, "step: row %u is position %u of sequence %u, which goes on "
+		               "at %u; replay it", i, r->pos, r->seq, expected);
+	if (r->pos >= s->shape.context)
+		return gp_fail(ERANGE, "step: position %u of sequence %u is past the context of %u; "
+		               "shorten the text or raise the context", r->pos, r->seq,
+		               s->shape.context);
+	if (s->shape.embeds && r->token >= s->config.vocab)
+		return gp_fail(EINVAL, "step: token %u; the vocabulary has %u", r->token,
+		               s->config.vocab);
+	s->added[r->seq]++;
+	return 0;
+}
+
+static int take_rows(struct gp_stage *s, const struct gp_stage_row *rows, uint32_t n,
+                     struct gp_batch *b)
+{
+	int rc;
+
+	if (!n || n > s->shape.max_rows)
+		return gp_fail(EINVAL, "step: %u rows; this stage takes 1 to %u", n,
+		               s->shape.max_rows);
+	*b = (struct gp_batch){ .n_rows = n, .seq = s->seq, .pos = s->pos, .token = s->token,
+	                        .logit_rows = s->logit_rows, .kv = s->kv };
+	memset(s->added, 0, s->shape.max_sequences * sizeof(*s->added));
+	for (uint32_t i = 0; i < n; i++) {
+		if ((rc = check_row(s, &rows[i], i)) < 0)
+			return rc;
+		s->seq[i] = rows[i].seq;
+		s->pos[i] = rows[i].pos;
+		s->token[i] = rows[i].token;
+		if (s->shape.has_head && rows[i].wants_logits)
+			s->logit_rows[b->n_logit_rows++] = i;
+	}
+	if (b->n_logit_rows > s->shape.max_logit_rows)
+		return gp_fail(EINVAL, "step: %u rows want logits; this stage takes %u",
+		               b->n_logit_rows, s->shape.max_logit_rows);
+	return 0;
+}
+
+int gp_stage_run(struct gp_stage *s, const struct gp_stage_row *rows, uint32_t n_rows,
+                 const float *in, float *out)
+{
+	struct gp_batch b;
+	int rc = take_rows(s, rows, n_rows, &b);
+
+	if (rc < 0)
+		return rc;
+	if ((!s->shape.embeds && !in) || (!out && (!s->shape.has_head || b.n_logit_rows)))
+		return gp_fail(EINVAL, "step: no room for its input or output");
+	for (uint32_t q = 0; q < s->shape.max_sequences; q++)
+		if (s->added[q] && (rc = gp_kv_extend(s->kv, q, s->added[q])) < 0)
+			return rc;
+	return forward(s, &b, in, out);
+}

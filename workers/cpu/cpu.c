@@ -1,0 +1,79 @@
+/* The CPU as a device: any x86-64 or other machine that C runs on, with the
+ * kernels of its best instruction set. */
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "workers/cpu/cpu_device.h"
+#include "workers/workers.h"
+
+static void cpu_close(void *dev)
+{
+	struct cpu_device *d = dev;
+
+	if (!d)
+		return;
+	cpu_release(d);
+	gp_threads_destroy(d->threads);
+	free(d);
+}
+
+static int cpu_open(void **dev, uint32_t threads, uint32_t first_cpu)
+{
+	const char *env = getenv("GP_CPU");
+	struct cpu_device *d;
+	unsigned mask;
+	int rc;
+
+	*dev = NULL;
+	if ((rc = gp_cpu_mask(env ? env : "", &mask)) < 0)
+		return gp_fail_in(rc, "GP_CPU");
+	if (!(d = calloc(1, sizeof(*d))))
+		return gp_fail(ENOMEM, "no memory for the CPU device");
+	gp_kernels_init(&d->k, mask);
+	if ((rc = gp_threads_create(&d->threads, threads, first_cpu)) < 0) {
+		cpu_close(d);
+		return rc;
+	}
+	*dev = d;
+	return 0;
+}
+
+static void cpu_describe(char text[256])
+{
+	cpu_set_t set;
+	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+
+	snprintf(text, 256, "%d core%s, %s", n, n == 1 ? "" : "s", gp_cpu_text(gp_cpu_flags()));
+}
+
+static void cpu_cancel(void *dev)
+{
+	struct cpu_device *d = dev;
+
+	atomic_store_explicit(&d->cancelled, true, memory_order_relaxed);
+}
+
+static const struct gp_device_ops cpu_ops = {
+	.name = "cpu",
+	.configure = cpu_configure,
+	.load = cpu_load,
+	.kv = { .reserve = cpu_kv_reserve, .copy = cpu_kv_copy },
+	.begin_step = cpu_begin_step,
+	.embed = cpu_embed,
+	.rms_norm = cpu_rms_norm,
+	.matmul = cpu_matmul,
+	.qk_rope_append = cpu_qk_rope_append,
+	.attention = cpu_attention,
+	.geglu = cpu_geglu,
+	.add = cpu_add,
+	.head = cpu_head,
+	.end_step = cpu_end_step,
+	.memory_bytes = cpu_memory_bytes,
+	.cancel = cpu_cancel,
+};
+
+const struct gp_worker_device gp_cpu_device = {
+	.ops = &cpu_ops, .open = cpu_open, .close = cpu_close, .describe = cpu_describe,
+};

@@ -1,0 +1,99 @@
+/* The CPU device's own state, shared by its files. */
+#ifndef GP_CPU_DEVICE_H
+#define GP_CPU_DEVICE_H
+
+#include <stdatomic.h>
+
+#include "model/model.h"
+#include "workers/cpu/threads.h"
+
+/* Anonymous pages, zeroed, on huge pages where the kernel has them. */
+struct cpu_pages {
+	void *data;
+	size_t bytes;
+};
+
+struct cpu_weight {
+	struct cpu_pages pages;
+	enum gp_type type;     /* F32 for vectors, whose offset is added already */
+	uint32_t rows, cols;
+};
+
+struct cpu_kv_pool {           /* of one kind */
+	struct cpu_pages *blocks;  /* by id */
+	uint32_t n, room;
+	uint32_t n_layers;
+	size_t block_bytes;
+};
+
+/* Offset of a head's 64 rows in a block: [layer of the kind][K, V][head]. */
+struct cpu_kv_place {
+	enum gp_kv_kind kind;
+	uint32_t index;        /* of the layer among those of its kind */
+};
+
+struct cpu_device {
+	struct gp_kernels k;
+	struct gp_threads *threads;
+	atomic_bool cancelled;
+
+	/* by configure */
+	struct gp_config config;
+	struct gp_stage_shape shape;     /* .config is the one above */
+	struct cpu_pages buffers;
+	float *buffer[GP_BUF_COUNT];
+	uint32_t width[GP_BUF_COUNT];
+	float *rope[GP_KV_KINDS];        /* [row][cos, sin][head_dim / 2] */
+	float *inv_freq[GP_KV_KINDS];
+	float *scratch;                  /* [thread][scratch_floats] */
+	size_t scratch_floats;
+	const void **pointers;           /* [thread][K, V][table_blocks] */
+	uint32_t table_blocks;
+	struct cpu_kv_place place[GP_MAX_LAYERS];
+	struct cpu_kv_pool kv[GP_KV_KINDS];
+	uint32_t kv_row_bytes;           /* one head of one position */
+
+	struct cpu_weight *weights;
+	size_t n_weights, weights_room;
+
+	const struct gp_batch *batch;    /* the step in hand */
+};
+
+/* cpu_memory.c */
+int cpu_pages_take(struct cpu_pages *p, size_t bytes, const char *what);
+void cpu_pages_give(struct cpu_pages *p);
+int cpu_configure(void *dev, const struct gp_stage_shape *shape);
+int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
+uint64_t cpu_memory_bytes(void *dev);
+void cpu_release(struct cpu_device *d); /* all that configure and load took */
+
+/* cpu_kv.c */
+int cpu_kv_layout(struct cpu_device *d);
+int cpu_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);
+int cpu_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
+void cpu_kv_release(struct cpu_device *d);
+/* K (which 0) or V (1) of a head in a block of the layer: row 0 of 64. */
+void *cpu_kv_rows(const struct cpu_device *d, uint32_t layer, uint32_t block, uint32_t which,
+                  uint32_t head);
+
+/* cpu_ops.c */
+int cpu_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
+int cpu_embed(void *dev, gp_handle table, float scale);
+int cpu_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
+int cpu_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
+int cpu_geglu(void *dev);
+int cpu_add(void *dev, enum gp_buffer to, enum gp_buffer from);
+int cpu_head(void *dev, gp_handle table);
+int cpu_end_step(void *dev, enum gp_buffer from, float *out);
+/* fn over all threads, or on this one alone where the work (in touched floats)
+ * is less than waking the others costs. -ECANCELED when the step is. */
+int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work);
+const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h);
+
+/* cpu_attention.c */
+int cpu_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+int cpu_attention(void *dev, uint32_t layer);
+void cpu_rope_frequencies(struct cpu_device *d);
+void cpu_rope_rows(struct cpu_device *d, uint32_t first, uint32_t end);
+
+#endif

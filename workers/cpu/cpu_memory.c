@@ -1,0 +1,249 @@
+/* What the device keeps: weights in the file's own layout, activations. */
+#include "workers/cpu/cpu_device.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/base.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
+#define ALIGN_FLOATS 16u /* a cache line */
+
+/* ---- pages ----------------------------------------------------------------- */
+/* Cuts a mapping of bytes + HUGE_PAGE down to bytes that begin at a huge page. */
+static void *trim_to_huge(char *map, size_t bytes)
+{
+	size_t before = (HUGE_PAGE - ((uintptr_t)map & (HUGE_PAGE - 1))) & (HUGE_PAGE - 1);
+
+	if (before)
+		munmap(map, before);
+	if (before < HUGE_PAGE)
+		munmap(map + before + bytes, HUGE_PAGE - before);
+	return map + before;
+}
+
+int cpu_pages_take(struct cpu_pages *p, size_t bytes, const char *what)
+{
+	char size[32];
+	size_t rounded, mapped;
+	bool huge = bytes >= HUGE_PAGE;
+	void *map = MAP_FAILED;
+
+	if (gp_size_round_up(bytes ? bytes : 1, 4096, &rounded) &&
+	    gp_size_add(rounded, huge ? HUGE_PAGE : 0, &mapped))
+		map = mmap(NULL, mapped, PROT_READ | PROT_WRITE,
+		           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (map == MAP_FAILED)
+		return gp_fail(ENOMEM, "no memory for %s of %s; use a smaller model or context",
+		               gp_size_text(size, bytes), what);
+	if (huge) {
+		map = trim_to_huge(map, rounded);
+		madvise(map, rounded, MADV_HUGEPAGE); /* a hint: may be off */
+	}
+	*p = (struct cpu_pages){ .data = map, .bytes = rounded };
+	return 0;
+}
+
+void cpu_pages_give(struct cpu_pages *p)
+{
+	if (p->data)
+		munmap(p->data, p->bytes);
+	*p = (struct cpu_pages){ 0 };
+}
+
+/* ---- weights --------------------------------------------------------------- */
+static int room_for_weight(struct cpu_device *d)
+{
+	size_t room = d->weights_room ? d->weights_room * 2 : 64;
+	struct cpu_weight *grown;
+
+	if (d->n_weights < d->weights_room)
+		return 0;
+	if (!(grown = realloc(d->weights, room * sizeof(*grown))))
+		return gp_fail(ENOMEM, "no memory for %zu weights", room);
+	d->weights = grown;
+	d->weights_room = room;
+	return 0;
+}
+
+static int check_weight(const struct gp_tensor *t)
+{
+	size_t bytes;
+	int rc;
+
+	if (!t->rows || !t->cols || t->rows > UINT32_MAX || t->cols > UINT32_MAX)
+		return gp_fail(EINVAL, "%llu x %llu is no matrix", (unsigned long long)t->rows,
+		               (unsigned long long)t->cols);
+	if ((rc = gp_type_bytes(t->type, t->rows, t->cols, &bytes)) < 0)
+		return rc;
+	if (bytes != t->bytes)
+		return gp_fail(EINVAL, "%zu bytes, its shape needs %zu; fetch the file again",
+		               t->bytes, bytes);
+	return 0;
+}
+
+int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
+{
+	struct cpu_device *d = dev;
+	struct cpu_weight *w;
+	bool vector = t->rows == 1;
+	int rc;
+
+	if ((rc = check_weight(t)) < 0 || (rc = room_for_weight(d)) < 0)
+		return rc;
+	w = &d->weights[d->n_weights];
+	*w = (struct cpu_weight){ .type = vector ? GP_TYPE_F32 : t->type,
+	                          .rows = (uint32_t)t->rows, .cols = (uint32_t)t->cols };
+	rc = cpu_pages_take(&w->pages, vector ? t->cols * sizeof(float) : t->bytes, "weights");
+	if (rc < 0)
+		return rc;
+	if (vector) {
+		float *v = w->pages.data;
+
+		d->k.dequantize(t->type, t->data, v, t->cols);
+		for (uint32_t i = 0; i < w->cols; i++)
+			v[i] += norm_offset;
+	} else {
+		memcpy(w->pages.data, t->data, t->bytes);
+	}
+	*out = ++d->n_weights;
+	return 0;
+}
+
+/* ---- activations ----------------------------------------------------------- */
+static int check_shape(const struct gp_stage_shape *s)
+{
+	const struct gp_config *c = s->config;
+
+	if (s->kv_type != GP_TYPE_F32 && s->kv_type != GP_TYPE_F16 && s->kv_type != GP_TYPE_Q8_0)
+		return gp_fail(EINVAL, "KV type %d; the CPU takes f32, f16 and q8_0", (int)s->kv_type);
+	if (c->head_dim % gp_type_info(s->kv_type)->block_elems)
+		return gp_fail(EINVAL, "KV type %s needs a head_dim that divides by %u, not %u; "
+		               "use f16", gp_type_info(s->kv_type)->name,
+		               gp_type_info(s->kv_type)->block_elems, c->head_dim);
+	if (!c->head_dim || c->head_dim % 8 || c->head_dim > 512)
+		return gp_fail(EINVAL, "head_dim %u; the CPU takes multiples of 8 up to 512",
+		               c->head_dim);
+	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads)
+		return gp_fail(EINVAL, "the CPU cannot take %u layers of %u heads and %u KV heads",
+		               s->end_layer, c->n_heads, c->n_kv_heads);
+	return 0;
+}
+
+static void set_widths(struct cpu_device *d)
+{
+	const struct gp_config *c = &d->config;
+	uint32_t *w = d->width;
+
+	w[GP_BUF_HIDDEN] = w[GP_BUF_NORMED] = w[GP_BUF_BRANCH] = c->hidden;
+	w[GP_BUF_Q] = w[GP_BUF_ATTN] = c->n_heads * c->head_dim;
+	w[GP_BUF_K] = w[GP_BUF_V] = c->n_kv_heads * c->head_dim;
+	w[GP_BUF_GATE] = w[GP_BUF_UP] = c->ffn;
+	w[GP_BUF_LOGITS] = d->shape.has_head ? c->vocab : 0;
+}
+
+/* One mapping holds all activations. Called twice: with base NULL it only sums. */
+struct layout {
+	float *base;
+	size_t floats;
+	bool fits;
+};
+
+static float *place(struct layout *l, size_t rows, size_t width)
+{
+	float *at = l->base ? l->base + l->floats : NULL;
+	size_t n, sum;
+
+	if (!gp_size_mul(rows, width, &n) || !gp_size_round_up(n, ALIGN_FLOATS, &n) ||
+	    !gp_size_add(l->floats, n, &sum) || sum > SIZE_MAX / sizeof(float))
+		l->fits = false;
+	else
+		l->floats = sum;
+	return at;
+}
+
+static void place_all(struct cpu_device *d, struct layout *l)
+{
+	uint32_t n_threads = gp_threads_count(d->threads);
+
+	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
+		d->buffer[b] = place(l, b == GP_BUF_LOGITS ? d->shape.max_logit_rows :
+		                     d->shape.max_rows, d->width[b]);
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
+		d->rope[k] = place(l, d->shape.max_rows, d->config.head_dim);
+		d->inv_freq[k] = place(l, 1, d->config.head_dim / 2);
+	}
+	d->scratch = place(l, n_threads, d->scratch_floats);
+}
+
+static int take_buffers(struct cpu_device *d)
+{
+	struct layout l = { .fits = true };
+	size_t k = d->config.hidden;
+	int rc;
+
+	k = k > d->config.ffn ? k : d->config.ffn;
+	k = k > d->width[GP_BUF_Q] ? k : d->width[GP_BUF_Q];
+	d->scratch_floats = (k + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS * 8;
+	place_all(d, &l);
+	if (!l.fits)
+		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer",
+		               d->shape.max_rows);
+	if ((rc = cpu_pages_take(&d->buffers, l.floats * sizeof(float), "activations")) < 0)
+		return rc;
+	l = (struct layout){ .base = d->buffers.data, .fits = true };
+	place_all(d, &l);
+	d->table_blocks = d->shape.context / GP_KV_BLOCK + 1;
+	d->pointers = calloc((size_t)d->table_blocks * 2 * gp_threads_count(d->threads),
+	                     sizeof(*d->pointers));
+	if (!d->pointers)
+		return gp_fail(ENOMEM, "no memory for block pointers");
+	return 0;
+}
+
+int cpu_configure(void *dev, const struct gp_stage_shape *shape)
+{
+	struct cpu_device *d = dev;
+	int rc;
+
+	if ((rc = check_shape(shape)) < 0)
+		return rc;
+	cpu_release(d);
+	d->config = *shape->config;
+	d->shape = *shape;
+	d->shape.config = &d->config;
+	set_widths(d);
+	if ((rc = cpu_kv_layout(d)) < 0 || (rc = take_buffers(d)) < 0) {
+		cpu_release(d);
+		return rc;
+	}
+	cpu_rope_frequencies(d);
+	return 0;
+}
+
+void cpu_release(struct cpu_device *d)
+{
+	for (size_t i = 0; i < d->n_weights; i++)
+		cpu_pages_give(&d->weights[i].pages);
+	free(d->weights);
+	d->weights = NULL;
+	d->n_weights = d->weights_room = 0;
+	cpu_pages_give(&d->buffers);
+	free(d->pointers);
+	d->pointers = NULL;
+	cpu_kv_release(d);
+}
+
+uint64_t cpu_memory_bytes(void *dev)
+{
+	const struct cpu_device *d = dev;
+	uint64_t sum = d->buffers.bytes;
+
+	for (size_t i = 0; i < d->n_weights; i++)
+		sum += d->weights[i].pages.bytes;
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		for (uint32_t id = 0; id < d->kv[k].n; id++)
+			sum += d->kv[k].blocks[id].bytes;
+	return sum;
+}

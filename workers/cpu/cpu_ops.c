@@ -1,0 +1,224 @@
+/* The operations of a step on the CPU. Threads share a matrix by its output
+ * columns and everything else by rows, never by a reduction, so that no result
+ * depends on their number. */
+#include "workers/cpu/cpu_device.h"
+
+#include <string.h>
+
+#include "base/base.h"
+
+#define MIN_SHARED_WORK 32768u /* floats: about the microseconds that waking costs */
+#define MATMUL_GRAIN 16u       /* output columns: a cache line of the result */
+#define MAX_MATMUL_OUT 4u
+
+int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work)
+{
+	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
+		return gp_fail(ECANCELED, "the step was cancelled");
+	if (work < MIN_SHARED_WORK)
+		fn(arg, 0, 1);
+	else
+		gp_threads_run(d->threads, fn, arg);
+	return 0;
+}
+
+const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h)
+{
+	return &d->weights[h - 1];
+}
+
+static float *row_of(const struct cpu_device *d, enum gp_buffer b, uint32_t row)
+{
+	return d->buffer[b] + (size_t)row * d->width[b];
+}
+
+/* ---- begin, end ------------------------------------------------------------ */
+static void rope_some(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	struct cpu_device *d = arg;
+	uint32_t first, end;
+
+	gp_threads_split(d->batch->n_rows, 1, thread, n_threads, &first, &end);
+	cpu_rope_rows(d, first, end);
+}
+
+int cpu_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in)
+{
+	struct cpu_device *d = dev;
+
+	atomic_store_explicit(&d->cancelled, false, memory_order_relaxed);
+	d->batch = b;
+	if (hidden_in)
+		memcpy(d->buffer[GP_BUF_HIDDEN], hidden_in,
+		       (size_t)b->n_rows * d->config.hidden * sizeof(float));
+	/* A sine costs about as much as 16 floats of other work. */
+	return cpu_run(d, rope_some, d, (uint64_t)b->n_rows * d->config.head_dim * 16);
+}
+
+int cpu_end_step(void *dev, enum gp_buffer from, float *out)
+{
+	struct cpu_device *d = dev;
+	size_t rows = from == GP_BUF_LOGITS ? d->batch->n_logit_rows : d->batch->n_rows;
+
+	d->batch = NULL;
+	if (rows)
+		memcpy(out, d->buffer[from], rows * d->width[from] * sizeof(float));
+	return 0;
+}
+
+/* ---- embedding ------------------------------------------------------------- */
+int cpu_embed(void *dev, gp_handle table, float scale)
+{
+	struct cpu_device *d = dev;
+	const struct cpu_weight *w = cpu_weight(d, table);
+	const struct gp_type_info *t = gp_type_info(w->type);
+	size_t row_bytes = (size_t)(w->cols / t->block_elems) * t->block_bytes;
+
+	for (uint32_t r = 0; r < d->batch->n_rows; r++) {
+		float *x = row_of(d, GP_BUF_HIDDEN, r);
+		const char *src = w->pages.data;
+
+		d->k.dequantize(w->type, src + d->batch->token[r] * row_bytes, x, w->cols);
+		for (uint32_t i = 0; i < w->cols; i++)
+			x[i] *= scale;
+	}
+	return 0;
+}
+
+/* ---- by rows --------------------------------------------------------------- */
+struct row_op {
+	struct cpu_device *d;
+	enum gp_buffer to, from;
+	const float *w;
+	void (*row)(const struct row_op *op, float *to, const float *from);
+};
+
+static void rows_some(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	const struct row_op *op = arg;
+	uint32_t first, end;
+
+	gp_threads_split(op->d->batch->n_rows, 1, thread, n_threads, &first, &end);
+	for (uint32_t r = first; r < end; r++)
+		op->row(op, row_of(op->d, op->to, r), row_of(op->d, op->from, r));
+}
+
+static int run_rows(struct row_op *op, uint64_t work_factor)
+{
+	uint64_t floats = (uint64_t)op->d->batch->n_rows * op->d->width[op->to];
+
+	return cpu_run(op->d, rows_some, op, floats * work_factor);
+}
+
+static void norm_row(const struct row_op *op, float *to, const float *from)
+{
+	op->d->k.rms_norm(to, from, op->w, 0, op->d->config.rms_eps, op->d->width[op->to]);
+}
+
+int cpu_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w)
+{
+	struct cpu_device *d = dev;
+	struct row_op op = { d, to, from, cpu_weight(d, w)->pages.data, norm_row };
+
+	return run_rows(&op, 1);
+}
+
+static void add_row(const struct row_op *op, float *to, const float *from)
+{
+	op->d->k.add(to, from, op->d->width[op->to]);
+}
+
+int cpu_add(void *dev, enum gp_buffer to, enum gp_buffer from)
+{
+	struct row_op op = { dev, to, from, NULL, add_row };
+
+	return run_rows(&op, 1);
+}
+
+static void geglu_row(const struct row_op *op, float *to, const float *from)
+{
+	op->d->k.geglu(to, to, from, op->d->width[op->to]);
+}
+
+int cpu_geglu(void *dev)
+{
+	struct row_op op = { dev, GP_BUF_GATE, GP_BUF_UP, NULL, geglu_row };
+
+	return run_rows(&op, 8); /* its exponential */
+}
+
+/* ---- matrices -------------------------------------------------------------- */
+struct matmul {
+	struct cpu_device *d;
+	enum gp_buffer from;
+	uint32_t rows;
+	size_t n_out;
+	const struct cpu_weight *w[MAX_MATMUL_OUT];
+	enum gp_buffer to[MAX_MATMUL_OUT];
+};
+
+/* The thread's part of all outputs laid end to end. */
+static void matmul_some(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	const struct matmul *m = arg;
+	const struct cpu_device *d = m->d;
+	float *scratch = d->scratch + thread * d->scratch_floats;
+	uint32_t total = 0, first, end, at = 0;
+
+	for (size_t i = 0; i < m->n_out; i++)
+		total += m->w[i]->rows;
+	gp_threads_split(total, MATMUL_GRAIN, thread, n_threads, &first, &end);
+	for (size_t i = 0; i < m->n_out; at += m->w[i++]->rows) {
+		uint32_t n0 = first > at ? first - at : 0;
+		uint32_t n1 = end > at ? end - at : 0;
+
+		n1 = n1 < m->w[i]->rows ? n1 : m->w[i]->rows;
+		if (n0 < n1)
+			d->k.matmul(d->buffer[m->to[i]], d->width[m->to[i]], d->buffer[m->from],
+			            d->width[m->from], m->rows, m->w[i]->pages.data,
+			            m->w[i]->type, m->w[i]->cols, n0, n1, scratch);
+	}
+}
+
+static int run_matmul(struct matmul *m)
+{
+	uint64_t work = 0;
+
+	for (size_t i = 0; i < m->n_out; i++) {
+		if (m->w[i]->cols != m->d->width[m->from] || m->w[i]->rows != m->d->width[m->to[i]])
+			return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u",
+			               m->w[i]->rows, m->w[i]->cols, m->d->width[m->from],
+			               m->d->width[m->to[i]]);
+		work += (uint64_t)m->w[i]->rows * m->w[i]->cols;
+	}
+	return cpu_run(m->d, matmul_some, m, work * m->rows);
+}
+
+int cpu_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
+{
+	struct cpu_device *d = dev;
+	struct matmul m = { .d = d, .from = from, .rows = d->batch->n_rows, .n_out = n_out };
+
+	if (n_out > MAX_MATMUL_OUT)
+		return gp_fail(EINVAL, "%zu outputs of one matmul; at most %u", n_out,
+		               MAX_MATMUL_OUT);
+	for (size_t i = 0; i < n_out; i++) {
+		m.w[i] = cpu_weight(d, out[i].weight);
+		m.to[i] = out[i].to;
+	}
+	return run_matmul(&m);
+}
+
+int cpu_head(void *dev, gp_handle table)
+{
+	struct cpu_device *d = dev;
+	const struct gp_batch *b = d->batch;
+	struct matmul m = { .d = d, .from = GP_BUF_BRANCH, .rows = b->n_logit_rows, .n_out = 1,
+	                    .w = { cpu_weight(d, table) }, .to = { GP_BUF_LOGITS } };
+
+	/* BRANCH is free by now: the wanted rows side by side. */
+	for (uint32_t i = 0; i < b->n_logit_rows; i++)
+		memcpy(row_of(d, GP_BUF_BRANCH, i), row_of(d, GP_BUF_NORMED, b->logit_rows[i]),
+		       d->config.hidden * sizeof(float));
+	return run_matmul(&m);
+}
