@@ -7,19 +7,25 @@
 #include "model/gguf.h"
 #include "model/model.h"
 
-/* "MODEL.gguf" metadata to a configuration; vocab is left 0: the embedding's
+/* GGUF metadata to a configuration; vocab is left 0: the embedding's
  * rows tell it. */
 int gp_config_from_gguf(struct gp_config *c, const struct gp_gguf *g);
 /* config.json (generation may be NULL) to a configuration. path is for messages. */
 int gp_config_from_json(struct gp_config *c, const json_t *root, const json_t *generation,
 			const char *path);
-/* The shape the attention scale has where a file does not say it. */
+/* What the attention scale is where a file does not say it. */
 float gp_config_default_scale(const struct gp_config *c);
 
 /* Reads FOLDER/NAME as a JSON object; -ENOENT when it is not there. */
 int gp_json_load(json_t **root, const char *folder, const char *name);
 
-/* Shape and name as published: "model.layers.3.self_attn.q_proj.weight". */
+/* Every value as text; long ones are cut. */
+void gp_gguf_each_value(const struct gp_gguf *g,
+			void (*line)(void *user, const char *key, const char *value), void *user);
+void gp_json_each_value(json_t *root,
+			void (*line)(void *user, const char *key, const char *value), void *user);
+
+/* The name as published: "model.layers.3.self_attn.q_proj.weight". */
 void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tensor_id id,
 				uint32_t layer);
 
