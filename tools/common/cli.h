@@ -35,13 +35,14 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"  -m, --model PATH       a .gguf file or a Hugging Face folder\n"                  \
 	"      --stages LIST      DEVICE:FIRST-LAST,... or auto (default): cpu:0-2,external:3-5\n" \
 	"      --threads N        threads of each CPU worker (default: the cores, shared out)\n" \
-	"      --ctx N            positions a sequence may have (default: up to 8192)\n"     \
 	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
 	"      --max-rows N       token rows a step may carry (default 512)\n"               \
 	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
 	"      --json             results as JSON\n"                                         \
 	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \
 	"  -h, --help             this text;  --version: the version\n"
+
+#define CLI_CTX_HELP "      --ctx N            positions a sequence may have (default: up to 8192)\n"
 
 /* Begins a program: log, verb. */
 void cli_init(struct cli *c, const char *verb);
@@ -58,6 +59,10 @@ int cli_see_help(const struct cli *c);
  * interrupts the engine (a second one ends the program). */
 int cli_open_engine(struct cli *c);
 void cli_close_engine(struct cli *c);
+/* A Ctrl-C was answered; the next one is the first again. */
+void cli_forget_interrupt(void);
+/* Ctrl-C ends a read from the terminal with EINTR, or leaves it waiting. */
+void cli_interrupt_reads(bool yes);
 /* Stage table and speeds, for people. */
 void cli_print_stats(const struct cli *c, FILE *to);
 /* Whole file, or stdin for "-"; malloc'ed, NUL-terminated. */

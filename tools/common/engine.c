@@ -17,13 +17,23 @@ static void on_signal(int signal_number)
 		_exit(128 + signal_number);
 }
 
-static void catch_signals(void)
+void cli_forget_interrupt(void)
 {
-	struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+	interrupts = 0;
+}
+
+void cli_interrupt_reads(bool yes)
+{
+	struct sigaction a = { .sa_handler = on_signal, .sa_flags = yes ? 0 : SA_RESTART };
 
 	sigemptyset(&a.sa_mask);
 	sigaction(SIGINT, &a, NULL);
 	sigaction(SIGTERM, &a, NULL);
+}
+
+static void catch_signals(void)
+{
+	cli_interrupt_reads(false);
 	/* A reader that went away shows as EPIPE where it is written to. */
 	signal(SIGPIPE, SIG_IGN);
 }
