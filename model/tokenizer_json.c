@@ -11,7 +11,7 @@ static int load_json(json_t **root, const char *path)
 {
 	json_error_t error;
 
-	*root = json_load_file(path, JSON_ALLOW_NUL, &error);
+	*root = json_load_file(path, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
 	if (!*root)
 		return gp_fail(EINVAL, "%s: line %d: %.160s; download the file again", path,
 		               error.line, error.text);
