@@ -98,16 +98,20 @@ int gp_channel_bind(struct gp_channel **c, const char *dir);
 /* Worker: connects; identity is made of the stage and the pid. */
 int gp_channel_connect(struct gp_channel **c, const char *endpoint, uint32_t stage);
 const char *gp_channel_endpoint(const struct gp_channel *c);
-void gp_channel_destroy(struct gp_channel *c); /* NULL is fine; unbinds, removes the socket */
+/* NULL is fine; unbinds, removes the socket. Messages still to be sent get 200 ms. */
+void gp_channel_destroy(struct gp_channel *c);
 
 /* peer: required on a bound channel, ignored on a connected one.
- * -EHOSTUNREACH: that peer is gone. Never blocks. */
+ * -EHOSTUNREACH: that peer is gone; -EAGAIN: it does not read. Never blocks. */
 int gp_channel_send(struct gp_channel *c, const struct gp_peer *peer, const struct gp_message *m);
 
 /* Waits for a message, for one of the n_fds descriptors (pidfd, eventfd) to
  * become readable, or for the peer of a connected channel to go away.
  * Returns what happened first; GP_EVENT_BAD is a message that did not decode
- * (gp_error() says why; peer is set). timeout_ms < 0: for ever. */
+ * (gp_error() says why; peer is set); after GP_EVENT_LOST gp_error() says what
+ * was lost, and every later wait says so again. Of several things at once the
+ * message comes first. timeout_ms < 0: for ever; a signal ends the wait early,
+ * as GP_EVENT_TIMEOUT. At most 128 descriptors. Negative errno: the socket. */
 enum gp_event { GP_EVENT_TIMEOUT, GP_EVENT_MESSAGE, GP_EVENT_FD, GP_EVENT_LOST, GP_EVENT_BAD };
 int gp_channel_wait(struct gp_channel *c, const int *fds, size_t n_fds, int timeout_ms,
                     struct gp_message *m, struct gp_peer *peer, size_t *fd_index);
