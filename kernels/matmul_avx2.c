@@ -58,7 +58,20 @@ INLINE void store(float *y, __m128 v, const unsigned cols)
 		*y = _mm_cvtss_f32(v);
 }
 
-/* cols is COLS or 1. */
+/* acc[r][c] += x[r] w. */
+INLINE void multiply(__m256 acc[ROWS][COLS], const __m256 x[ROWS], __m256 w, unsigned c,
+                     const unsigned rows)
+{
+	/* The compiler would read w from memory again for each row. */
+	__asm__("" : "+x"(w));
+#pragma GCC unroll 8
+	for (unsigned r = 0; r < ROWS; r++)
+		if (r < rows)
+			acc[r][c] = _mm256_fmadd_ps(x[r], w, acc[r][c]);
+}
+
+/* rows <= ROWS; cols is COLS or 1. The loops have constant bounds so that they
+ * unroll and acc stays in registers. */
 INLINE void tile(const struct operands *o, const unsigned rows, const unsigned cols,
                  const enum gp_type t)
 {
@@ -66,37 +79,38 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
 	__m256 acc[ROWS][COLS], x[ROWS];
 	size_t i = 0;
 
+#pragma GCC unroll 8
 	for (unsigned r = 0; r < ROWS; r++)
+#pragma GCC unroll 8
 		for (unsigned c = 0; c < COLS; c++)
 			acc[r][c] = _mm256_setzero_ps();
 	for (; i + 8 <= o->k; i += 8) {
-#pragma GCC unroll 4
-		for (unsigned r = 0; r < rows; r++)
-			x[r] = _mm256_loadu_ps(o->x + r * o->x_stride + i);
-#pragma GCC unroll 4
-		for (unsigned c = 0; c < cols; c++) {
-			const __m256 w = load_weights(o->w + c * o->w_stride, i, t);
-#pragma GCC unroll 4
-			for (unsigned r = 0; r < rows; r++)
-				acc[r][c] = _mm256_fmadd_ps(x[r], w, acc[r][c]);
-		}
+#pragma GCC unroll 8
+		for (unsigned r = 0; r < ROWS; r++)
+			if (r < rows)
+				x[r] = _mm256_loadu_ps(o->x + r * o->x_stride + i);
+#pragma GCC unroll 8
+		for (unsigned c = 0; c < COLS; c++)
+			if (c < cols)
+				multiply(acc, x, load_weights(o->w + c * o->w_stride, i, t), c,
+				         rows);
 	}
 	if (tail) {
-#pragma GCC unroll 4
-		for (unsigned r = 0; r < rows; r++)
-			x[r] = load_tail((const void *)(o->x + r * o->x_stride + i), tail,
-			                 GP_TYPE_F32);
-#pragma GCC unroll 4
-		for (unsigned c = 0; c < cols; c++) {
-			const __m256 w = load_tail(o->w + c * o->w_stride + size * i, tail, t);
-#pragma GCC unroll 4
-			for (unsigned r = 0; r < rows; r++)
-				acc[r][c] = _mm256_fmadd_ps(x[r], w, acc[r][c]);
-		}
+#pragma GCC unroll 8
+		for (unsigned r = 0; r < ROWS; r++)
+			if (r < rows)
+				x[r] = load_tail((const void *)(o->x + r * o->x_stride + i), tail,
+			                      GP_TYPE_F32);
+#pragma GCC unroll 8
+		for (unsigned c = 0; c < COLS; c++)
+			if (c < cols)
+				multiply(acc, x, load_tail(o->w + c * o->w_stride + size * i, tail, t),
+				         c, rows);
 	}
-#pragma GCC unroll 4
-	for (unsigned r = 0; r < rows; r++)
-		store(o->y + r * o->y_stride, reduce4x8(acc[r]), cols);
+#pragma GCC unroll 8
+	for (unsigned r = 0; r < ROWS; r++)
+		if (r < rows)
+			store(o->y + r * o->y_stride, reduce4x8(acc[r]), cols);
 }
 
 INLINE void all_rows(struct operands o, uint32_t rows, const unsigned cols,

@@ -41,6 +41,20 @@ INLINE __m512 load_weights_tail(const uint8_t *w, size_t i, __mmask16 tail, enum
 	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
+/* acc[r][c] += x[r] w. */
+INLINE void multiply(__m512 acc[ROWS][COLS], const __m512 x[ROWS], __m512 w, unsigned c,
+                     const unsigned rows)
+{
+	/* The compiler would read w from memory again for each row. */
+	__asm__("" : "+v"(w));
+#pragma GCC unroll 8
+	for (unsigned r = 0; r < ROWS; r++)
+		if (r < rows)
+			acc[r][c] = _mm512_fmadd_ps(x[r], w, acc[r][c]);
+}
+
+/* rows <= ROWS; cols is COLS or 1. The loops have constant bounds so that they
+ * unroll and acc stays in registers. */
 INLINE void tile(const struct operands *o, const unsigned rows, const unsigned cols,
                  const enum gp_type t)
 {
@@ -48,37 +62,38 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
 	__m512 acc[ROWS][COLS], x[ROWS];
 	size_t i = 0;
 
+#pragma GCC unroll 8
 	for (unsigned r = 0; r < ROWS; r++)
+#pragma GCC unroll 8
 		for (unsigned c = 0; c < COLS; c++)
 			acc[r][c] = _mm512_setzero_ps();
 	for (; i + 16 <= o->k; i += 16) {
 #pragma GCC unroll 8
-		for (unsigned r = 0; r < rows; r++)
-			x[r] = _mm512_loadu_ps(o->x + r * o->x_stride + i);
+		for (unsigned r = 0; r < ROWS; r++)
+			if (r < rows)
+				x[r] = _mm512_loadu_ps(o->x + r * o->x_stride + i);
 #pragma GCC unroll 8
-		for (unsigned c = 0; c < cols; c++) {
-			const __m512 w = load_weights(o->w + c * o->w_stride, i, t);
-#pragma GCC unroll 8
-			for (unsigned r = 0; r < rows; r++)
-				acc[r][c] = _mm512_fmadd_ps(x[r], w, acc[r][c]);
-		}
+		for (unsigned c = 0; c < COLS; c++)
+			if (c < cols)
+				multiply(acc, x, load_weights(o->w + c * o->w_stride, i, t), c,
+				         rows);
 	}
 	if (tail) {
 #pragma GCC unroll 8
-		for (unsigned r = 0; r < rows; r++)
-			x[r] = _mm512_maskz_loadu_ps(tail, o->x + r * o->x_stride + i);
+		for (unsigned r = 0; r < ROWS; r++)
+			if (r < rows)
+				x[r] = _mm512_maskz_loadu_ps(tail, o->x + r * o->x_stride + i);
 #pragma GCC unroll 8
-		for (unsigned c = 0; c < cols; c++) {
-			const __m512 w = load_weights_tail(o->w + c * o->w_stride, i, tail, t);
-#pragma GCC unroll 8
-			for (unsigned r = 0; r < rows; r++)
-				acc[r][c] = _mm512_fmadd_ps(x[r], w, acc[r][c]);
-		}
+		for (unsigned c = 0; c < COLS; c++)
+			if (c < cols)
+				multiply(acc, x, load_weights_tail(o->w + c * o->w_stride, i, tail, t),
+				         c, rows);
 	}
 #pragma GCC unroll 8
-	for (unsigned r = 0; r < rows; r++)
-		_mm256_mask_storeu_ps(o->y + r * o->y_stride, (__mmask8)((1u << cols) - 1u),
-		                      reduce8x16(acc[r]));
+	for (unsigned r = 0; r < ROWS; r++)
+		if (r < rows)
+			_mm256_mask_storeu_ps(o->y + r * o->y_stride,
+			                      (__mmask8)((1u << cols) - 1u), reduce8x16(acc[r]));
 }
 
 INLINE void all_rows(struct operands o, uint32_t rows, const unsigned cols,

@@ -1,0 +1,129 @@
+/* What the tests of the kernels share: a printed seed, data that leans to the
+ * extremes, guarded outputs. */
+#ifndef TESTS_KERNELS_CHECK_H
+#define TESTS_KERNELS_CHECK_H
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/base.h"
+#include "kernels/kernels.h"
+
+static uint32_t check_state;
+
+/* GP_SEED in the environment repeats a run. */
+static inline void check_seed(void)
+{
+	const char *text = getenv("GP_SEED");
+	const uint32_t seed = text ? (uint32_t)strtoul(text, NULL, 0) : (uint32_t)gp_now_ns();
+
+	printf("seed: GP_SEED=%u\n", seed);
+	check_state = seed ? seed : 1;
+}
+
+/* xorshift32; Marsaglia, "Xorshift RNGs", 2003. */
+static inline uint32_t check_random(void)
+{
+	check_state ^= check_state << 13;
+	check_state ^= check_state >> 17;
+	check_state ^= check_state << 5;
+	return check_state;
+}
+
+static inline float check_uniform(void)
+{
+	return (float)(check_random() >> 8) * 0x1p-23f - 1.0f;
+}
+
+enum check_fill { FILL_RANDOM, FILL_TINY, FILL_HUGE, FILL_EQUAL, FILL_ZERO, FILL_MIXED, N_FILLS };
+
+static inline void check_fill(float *p, size_t n, enum check_fill how)
+{
+	static const float mixed[] = { 1e6f, -1e6f, 1e-30f, 0.0f, -0.0f, 1.0f, -1e-6f, 88.0f };
+
+	for (size_t i = 0; i < n; i++)
+		switch (how) {
+		case FILL_TINY: p[i] = check_uniform() * 1e-18f; break;
+		case FILL_HUGE: p[i] = check_uniform() * 1e6f; break;
+		case FILL_EQUAL: p[i] = 1.5f; break;
+		case FILL_ZERO: p[i] = 0.0f; break;
+		case FILL_MIXED: p[i] = mixed[check_random() % GP_ARRAY_LEN(mixed)]; break;
+		default: p[i] = check_uniform();
+		}
+}
+
+/* Blocks of random bits whose scales are finite. */
+static inline void check_random_blocks(enum gp_type t, uint8_t *p, size_t bytes)
+{
+	const size_t block = gp_type_info(t)->block_bytes;
+	const bool two = t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q4_K ||
+	                 t == GP_TYPE_Q5_K;
+	const size_t at = t == GP_TYPE_Q3_K ? 108 : t == GP_TYPE_Q6_K ? 208 : 0;
+
+	for (size_t i = 0; i < bytes; i++)
+		p[i] = (uint8_t)check_random();
+	for (; bytes; bytes -= block, p += block)
+		for (size_t i = 0; i < (two ? 2 : 1); i++) {
+			const uint16_t scale = gp_f32_to_f16(check_uniform() * 0.05f);
+
+			memcpy(p + at + 2 * i, &scale, sizeof(scale));
+		}
+}
+
+/* n floats, poisoned with NaN, off the alignment of vectors, between guards;
+ * also for inputs: AddressSanitizer sees what is read past the end. */
+enum { GUARD = 17 };
+
+static inline float *guarded(size_t n)
+{
+	float *p = malloc((n + 2 * GUARD) * sizeof(float));
+
+	assert_non_null(p);
+	memset(p, 0xff, (n + 2 * GUARD) * sizeof(float));
+	return p + GUARD;
+}
+
+static inline bool guards_intact(const float *p, size_t n)
+{
+	const unsigned char *low = (const void *)(p - GUARD), *high = (const void *)(p + n);
+	bool intact = true;
+
+	for (size_t i = 0; i < GUARD * sizeof(float); i++)
+		intact &= low[i] == 0xff && high[i] == 0xff;
+	return intact;
+}
+
+static inline void guarded_free(float *p)
+{
+	free(p - GUARD);
+}
+
+static inline void *copy_of(const void *p, size_t bytes)
+{
+	void *c = malloc(bytes ? bytes : 1);
+
+	assert_non_null(c);
+	return memcpy(c, p, bytes);
+}
+
+/* The instruction sets of this machine above the scalar one. */
+static inline int check_sets(struct gp_kernels sets[2])
+{
+	int n = 0;
+
+	if (gp_cpu_flags() & GP_CPU_AVX2)
+		gp_kernels_init(&sets[n++], GP_CPU_AVX2);
+	if (gp_cpu_flags() & GP_CPU_AVX512)
+		gp_kernels_init(&sets[n++], GP_CPU_ALL);
+	return n;
+}
+
+#endif
