@@ -1,0 +1,70 @@
+/* For tests of the forward pass: golden files, a chain of stages on CPU
+ * devices, an independent reference, small made-up models. Anything that goes
+ * wrong here fails the test that called. */
+#ifndef MODEL_HELPERS_H
+#define MODEL_HELPERS_H
+
+#include "model/model.h"
+
+#define RANDOM_TEXT "tests/data/gemma3-random-text"
+#define RANDOM_VISION "tests/data/gemma3-random-vision-text"
+#define MINI "models/gemma3-mini/gemma3-mini-bf16.gguf"
+#define MINI_GOLDEN "tests/data/gemma3-mini/golden.safetensors"
+#define MINI_GREEDY "tests/data/gemma3-mini/golden.json"
+
+/* ---- golden.safetensors ---------------------------------------------------- */
+struct golden;
+struct golden *golden_open(const char *path);
+void golden_close(struct golden *g);
+const float *golden_f32(const struct golden *g, const char *name, size_t n);
+const uint32_t *golden_ids(const struct golden *g, const char *name, size_t n);
+
+/* ---- comparing ------------------------------------------------------------- */
+/* The largest |got - want|; NaN anywhere gives infinity. */
+double largest_difference(const float *want, const float *got, size_t n);
+double largest_magnitude(const float *x, size_t n);
+uint32_t best_of(const float *logits, size_t n);
+
+/* ---- a chain of stages ----------------------------------------------------- */
+#define MAX_CHAIN 16u
+
+struct chain_options {
+	uint32_t n_stages;         /* layers split evenly; 0: 1 */
+	uint32_t threads;          /* of each stage; 0: 1 */
+	uint32_t max_rows;         /* 0: 512 */
+	uint32_t context;          /* 0: 2048 */
+	uint32_t max_sequences;    /* 0: 4 */
+	enum gp_type kv_type;
+};
+
+struct chain {
+	struct gp_model *model;
+	const struct gp_config *config;
+	uint32_t n, max_rows;
+	void *dev[MAX_CHAIN];
+	struct gp_stage *stage[MAX_CHAIN];
+	float *hidden[2];
+};
+
+void chain_open(struct chain *c, const char *path, const struct chain_options *o);
+void chain_close(struct chain *c);
+/* One step through all stages; a logits row for each row that wants it. */
+void chain_step(struct chain *c, const struct gp_stage_row *rows, uint32_t n, float *logits);
+/* ids at the end of seq, in steps of `chunk` rows (0: as many as fit); logits of all. */
+void chain_feed(struct chain *c, uint32_t seq, const uint32_t *ids, uint32_t n, uint32_t chunk,
+                float *logits);
+/* n greedy tokens after what seq holds; logits: the row of its last token. */
+void chain_greedy(struct chain *c, uint32_t seq, const float *logits, uint32_t *ids, uint32_t n);
+void chain_drop(struct chain *c, uint32_t seq);
+
+/* ---- reference and models (model_helpers_reference.c) ----------------------- */
+/* Gemma 3 in double precision, from the formulas, one position after the other,
+ * nothing cached but K and V; logits of all n positions. */
+void reference_logits(const struct gp_model *m, const uint32_t *ids, uint32_t n, float *logits);
+
+/* A model folder with that shape and random float32 weights, in a new folder
+ * under /tmp whose name goes to path. */
+void random_model_create(char path[64], const struct gp_config *c, uint32_t seed);
+void random_model_remove(const char *path);
+
+#endif

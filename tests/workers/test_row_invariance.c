@@ -1,0 +1,211 @@
+/* A row's logits are bit-identical however its step was put together: memcmp
+ * against each sequence alone, in steps as large as they may be, one stage, one
+ * thread; for each instruction set and KV type. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+#include "tests/common/model_helpers.h"
+
+#define SEQUENCES 3u
+#define LENGTH 150u            /* of the first; each next one is 20 shorter */
+
+static const char *const sets[] = { "scalar", "avx2", "avx512" };
+
+static uint32_t length_of(uint32_t seq)
+{
+	return LENGTH - seq * 20;
+}
+
+/* Any ids will do; those of two sequences share their first 64 and no more. */
+static void fill_ids(uint32_t ids[SEQUENCES][LENGTH], uint32_t vocab)
+{
+	for (uint32_t s = 0; s < SEQUENCES; s++)
+		for (uint32_t i = 0; i < LENGTH; i++)
+			ids[s][i] = (i * 2654435761u / 7 + (i < 64 ? 0 : s * 91 + 3)) % vocab;
+}
+
+struct baseline {
+	const char *path;
+	enum gp_type kv_type;
+	uint32_t vocab;
+	uint32_t ids[SEQUENCES][LENGTH];
+	float *logits[SEQUENCES];
+	float *got;                /* room for one sequence */
+};
+
+static void baseline_open(struct baseline *b, const char *path, enum gp_type kv_type)
+{
+	struct chain c;
+
+	b->path = path;
+	b->kv_type = kv_type;
+	chain_open(&c, path, &(struct chain_options){ .kv_type = kv_type });
+	b->vocab = c.config->vocab;
+	fill_ids(b->ids, b->vocab);
+	for (uint32_t s = 0; s < SEQUENCES; s++) {
+		assert_non_null(b->logits[s] = calloc((size_t)LENGTH * b->vocab, sizeof(float)));
+		chain_feed(&c, s, b->ids[s], length_of(s), 0, b->logits[s]);
+	}
+	assert_non_null(b->got = calloc((size_t)LENGTH * b->vocab, sizeof(float)));
+	chain_close(&c);
+}
+
+static void baseline_close(struct baseline *b)
+{
+	for (uint32_t s = 0; s < SEQUENCES; s++)
+		free(b->logits[s]);
+	free(b->got);
+}
+
+/* Rows [from, from + n) of seq, now in got, against the baseline. */
+static void check_rows(const struct baseline *b, uint32_t seq, uint32_t from, uint32_t n,
+                       const float *got)
+{
+	assert_memory_equal(got, b->logits[seq] + (size_t)from * b->vocab,
+	                    (size_t)n * b->vocab * sizeof(float));
+}
+
+static void check_cuts(const struct baseline *b, uint32_t stages, uint32_t threads, uint32_t chunk)
+{
+	struct chain c;
+
+	chain_open(&c, b->path, &(struct chain_options){ .n_stages = stages, .threads = threads,
+	                                                 .kv_type = b->kv_type });
+	memset(b->got, 0xff, (size_t)LENGTH * b->vocab * sizeof(float));
+	chain_feed(&c, 1, b->ids[0], LENGTH, chunk, b->got);
+	check_rows(b, 0, 0, LENGTH, b->got);
+	chain_close(&c);
+}
+
+/* Steps that mix rows of all sequences, each with as many as a counter says. */
+static void check_mixed(const struct baseline *b, uint32_t stages, uint32_t threads)
+{
+	struct gp_stage_row rows[64];
+	uint32_t done[SEQUENCES] = { 0 }, x = 1;
+	struct chain c;
+
+	chain_open(&c, b->path, &(struct chain_options){ .n_stages = stages, .threads = threads,
+	                                                 .kv_type = b->kv_type });
+	while (done[0] < LENGTH) {
+		uint32_t n = 0, most = 1 + (x = x * 5 + 3) % 20;
+
+		for (uint32_t i = 0; i < most * SEQUENCES; i++) {
+			uint32_t s = (i * 7 + x) % SEQUENCES;
+
+			if (done[s] < length_of(s) && n < GP_ARRAY_LEN(rows)) {
+				rows[n++] = (struct gp_stage_row){ s, done[s], b->ids[s][done[s]], true };
+				done[s]++;
+			}
+		}
+		if (!n)
+			continue;
+		chain_step(&c, rows, n, b->got);
+		for (uint32_t i = 0; i < n; i++)
+			check_rows(b, rows[i].seq, rows[i].pos, 1, b->got + (size_t)i * b->vocab);
+	}
+	chain_close(&c);
+}
+
+/* Logits of some rows only, a shared prefix, a rollback: the same bits again. */
+static void check_kv_operations(const struct baseline *b)
+{
+	struct gp_stage_row row = { .wants_logits = true };
+	struct chain c;
+	struct gp_kv_cache *kv;
+
+	chain_open(&c, b->path, &(struct chain_options){ .threads = 2, .kv_type = b->kv_type });
+	kv = gp_stage_kv(c.stage[0]);
+	chain_feed(&c, 0, b->ids[0], 100, 0, b->got);
+	assert_int_equal(gp_kv_copy(kv, 1, 0, 64), 0);
+	assert_int_equal(gp_kv_copy(kv, 2, 0, 50), 0);
+	chain_feed(&c, 1, b->ids[1] + 64, length_of(1) - 64, 0, b->got);
+	check_rows(b, 1, 64, length_of(1) - 64, b->got);
+	chain_feed(&c, 2, b->ids[2] + 50, length_of(2) - 50, 3, b->got);
+	check_rows(b, 2, 50, length_of(2) - 50, b->got);
+	assert_int_equal(gp_kv_truncate(kv, 0, 83), 0);
+	chain_feed(&c, 0, b->ids[1], 10, 0, b->got);
+	assert_int_equal(gp_kv_truncate(kv, 0, 83), 0);
+	chain_feed(&c, 0, b->ids[0] + 83, 20, 0, b->got);
+	check_rows(b, 0, 83, 20, b->got);
+	row.pos = 103;
+	row.token = b->ids[0][103];
+	chain_step(&c, &row, 1, b->got);
+	check_rows(b, 0, 103, 1, b->got);
+	chain_close(&c);
+}
+
+static void check_all(const char *path, enum gp_type kv_type)
+{
+	struct baseline b;
+
+	baseline_open(&b, path, kv_type);
+	check_cuts(&b, 1, 1, 1);
+	check_cuts(&b, 1, 2, 7);
+	check_cuts(&b, 2, 1, 64);
+	check_cuts(&b, 3, 3, 100);
+	check_cuts(&b, 6, 2, 0);
+	check_mixed(&b, 1, 1);
+	check_mixed(&b, 2, 2);
+	check_kv_operations(&b);
+	baseline_close(&b);
+}
+
+/* Each instruction set that this machine has. */
+static void check_model(const char *path, const enum gp_type *kv, size_t n_kv)
+{
+	for (size_t i = 0; i < GP_ARRAY_LEN(sets); i++) {
+		unsigned mask;
+
+		assert_int_equal(gp_cpu_mask(sets[i], &mask), 0);
+		if ((mask & gp_cpu_flags()) != mask)
+			continue;
+		setenv("GP_CPU", sets[i], 1);
+		/* One KV type is enough for the scalar set, which is slow. */
+		for (size_t k = 0; k < (i ? n_kv : 1); k++)
+			check_all(path, kv[k]);
+	}
+	unsetenv("GP_CPU");
+}
+
+static void test_random_text(void **state)
+{
+	const enum gp_type kv[] = { GP_TYPE_F32, GP_TYPE_F16 };
+
+	(void)state;
+	check_model(RANDOM_TEXT, kv, GP_ARRAY_LEN(kv));
+}
+
+/* Wide enough that every operation is shared among the threads. */
+static void test_wide(void **state)
+{
+	const enum gp_type kv[] = { GP_TYPE_Q8_0 };
+	const struct gp_config wide = {
+		.n_layers = 7, .hidden = 256, .n_heads = 4, .n_kv_heads = 1, .head_dim = 64,
+		.ffn = 512, .vocab = 512, .window = 40, .context = 4096, .is_global = { [5] = true },
+		.rope_base_local = 10000, .rope_base_global = 1000000, .rope_scale_global = 1,
+		.attn_scale = 0.125f, .rms_eps = 1e-6f, .norm_offset = 1, .bos = 2, .eos = 1,
+	};
+	char path[64];
+
+	(void)state;
+	random_model_create(path, &wide, 11);
+	check_model(path, kv, GP_ARRAY_LEN(kv));
+	random_model_remove(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_random_text),
+		cmocka_unit_test(test_wide),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
