@@ -118,7 +118,7 @@ void gp_dequantize_iq4_xs(const uint8_t *src, float *dst, size_t n)
 
 		for (unsigned j = 0; j < 8; j++) {
 			const uint8_t *q = src + 8 + 16 * j;
-			const unsigned low = src[4 + j / 2] >> 4 * (j & 1) & 15u;
+			const unsigned low = (unsigned)src[4 + j / 2] >> 4 * (j & 1) & 15;
 			const int scale = (int)(low | (high >> 2 * j & 3) << 4) - 32;
 			const float dl = d * (float)scale;
 

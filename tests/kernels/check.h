@@ -106,13 +106,6 @@ static inline void guarded_free(float *p)
 	free(p - GUARD);
 }
 
-static inline void *copy_of(const void *p, size_t bytes)
-{
-	void *c = malloc(bytes ? bytes : 1);
-
-	assert_non_null(c);
-	return memcpy(c, p, bytes);
-}
 
 /* The instruction sets of this machine above the scalar one. */
 static inline int check_sets(struct gp_kernels sets[2])

@@ -1,0 +1,399 @@
+/* The table's entries other than matmul, each instruction set against the
+ * scalar reference. */
+#include "tests/kernels/check.h"
+
+enum { MAX_N = 600 };
+
+static struct gp_kernels ref, sets[2];
+static int n_sets;
+
+static void near(const char *set, const char *what, const float *want, const float *got,
+                 const float *tol, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (!(fabsf(want[i] - got[i]) <= tol[i]))
+			fail_msg("%s %s, element %u of %u: %.9g, reference %.9g", set, what, i, n,
+			         (double)got[i], (double)want[i]);
+	assert_true(guards_intact(got, n));
+}
+
+static float *filled(uint32_t n, int how)
+{
+	float *p = guarded(n);
+
+	check_fill(p, n, (enum check_fill)how);
+	return p;
+}
+
+static float *guarded_copy(const float *from, uint32_t n)
+{
+	float *p = guarded(n);
+
+	memcpy(p, from, n * sizeof(float));
+	return p;
+}
+
+/* Every entry, for odd and even lengths and every kind of data. */
+static void for_shapes(void (*check)(const struct gp_kernels *k, uint32_t n, int how))
+{
+	static const uint32_t lengths[] = { 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 257, MAX_N };
+
+	for (int s = 0; s < n_sets; s++)
+		for (size_t i = 0; i < GP_ARRAY_LEN(lengths); i++)
+			for (int how = 0; how < N_FILLS; how++)
+				check(&sets[s], lengths[i], how);
+}
+
+static void check_rms_norm(const struct gp_kernels *k, uint32_t n, int how)
+{
+	float *x = filled(n, how), *w = filled(n, FILL_RANDOM), *want = guarded(n);
+	float *got = guarded(n), tol[MAX_N];
+
+	ref.rms_norm(want, x, w, 1.0f, 1e-6f, n);
+	k->rms_norm(got, x, w, 1.0f, 1e-6f, n);
+	for (uint32_t i = 0; i < n; i++)
+		tol[i] = 6e-6f * fabsf(want[i]) + 1e-30f;
+	near(k->name, "rms_norm", want, got, tol, n);
+	k->rms_norm(x, x, w, 1.0f, 1e-6f, n);
+	assert_memory_equal(x, got, n * sizeof(float));
+	guarded_free(x);
+	guarded_free(w);
+	guarded_free(want);
+	guarded_free(got);
+}
+
+static void rms_norm(void **state)
+{
+	(void)state;
+	for_shapes(check_rms_norm);
+}
+
+static void check_rope(const struct gp_kernels *k, uint32_t n, int how)
+{
+	const uint32_t half = n;
+	float *x = filled(2 * half, how), *got = guarded_copy(x, 2 * half);
+	float *c = filled(half, FILL_RANDOM), *s = filled(half, FILL_RANDOM), tol[2 * MAX_N];
+
+	for (uint32_t i = 0; i < half; i++)
+		tol[i] = tol[i + half] = 2e-7f * (fabsf(x[i]) + fabsf(x[i + half])) + 1e-37f;
+	ref.rope(x, c, s, 2 * half);
+	k->rope(got, c, s, 2 * half);
+	near(k->name, "rope", x, got, tol, 2 * half);
+	guarded_free(x);
+	guarded_free(got);
+	guarded_free(c);
+	guarded_free(s);
+}
+
+static void rope(void **state)
+{
+	(void)state;
+	for_shapes(check_rope);
+}
+
+/* The error of exp(-2u) grows with u's own rounding; where the result is below
+ * 1e-30 of its factors, the reference has gone to zero. */
+static float geglu_tolerance(float gate, float up, float want)
+{
+	const float u = 1.6f * fabsf(gate) * (1.0f + 0.045f * gate * gate);
+
+	return 3e-7f * (4.0f + fminf(u, 90.0f)) * fabsf(want) + 1e-30f * fabsf(gate * up) + 1e-37f;
+}
+
+static void check_geglu(const struct gp_kernels *k, uint32_t n, int how)
+{
+	float *gate = filled(n, how), *up = filled(n, (how + 1) % N_FILLS), *want = guarded(n);
+	float *got = guarded(n), tol[MAX_N];
+
+	for (uint32_t i = 0; how == FILL_RANDOM && i < n; i++)
+		gate[i] *= 12.0f;
+	ref.geglu(want, gate, up, n);
+	k->geglu(got, gate, up, n);
+	for (uint32_t i = 0; i < n; i++)
+		tol[i] = geglu_tolerance(gate[i], up[i], want[i]);
+	near(k->name, "geglu", want, got, tol, n);
+	k->geglu(gate, gate, up, n);
+	assert_memory_equal(gate, got, n * sizeof(float));
+	guarded_free(gate);
+	guarded_free(up);
+	guarded_free(want);
+	guarded_free(got);
+}
+
+static void geglu(void **state)
+{
+	(void)state;
+	for_shapes(check_geglu);
+}
+
+static void check_add(const struct gp_kernels *k, uint32_t n, int how)
+{
+	float *x = filled(n, how), *want = filled(n, FILL_MIXED), *got = guarded_copy(want, n);
+
+	ref.add(want, x, n);
+	k->add(got, x, n);
+	assert_memory_equal(want, got, n * sizeof(float));
+	assert_true(guards_intact(got, n));
+	guarded_free(x);
+	guarded_free(want);
+	guarded_free(got);
+}
+
+static void add(void **state)
+{
+	(void)state;
+	for_shapes(check_add);
+}
+
+static void nan_is_not_lost(void **state)
+{
+	float x[40], w[40], y[40];
+
+	(void)state;
+	for (int s = 0; s < n_sets; s++) {
+		check_fill(x, 40, FILL_RANDOM);
+		check_fill(w, 40, FILL_RANDOM);
+		x[21] = NAN;
+		sets[s].geglu(y, x, w, 40);
+		assert_true(isnan(y[21]) && !isnan(y[20]) && !isnan(y[22]));
+		sets[s].rms_norm(y, x, w, 0.0f, 1e-6f, 40);
+		assert_true(isnan(y[0]) && isnan(y[39]));
+	}
+}
+
+/* The bytes of the cache do not depend on the instruction set. */
+static void store_kv(void **state)
+{
+	static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_Q8_0 };
+	unsigned char want[256 * 4 + 8], got[256 * 4 + 8];
+
+	(void)state;
+	for (int s = 0; s < n_sets; s++)
+		for (size_t t = 0; t < GP_ARRAY_LEN(types); t++)
+			for (int how = 0; how < N_FILLS; how++)
+				for (uint32_t n = 8; n <= 256; n += 8) {
+					if (n % gp_type_info(types[t])->block_elems)
+						continue;
+					float *x = filled(n, how);
+
+					memset(want, 0x5a, sizeof(want));
+					memset(got, 0x5a, sizeof(got));
+					ref.store_kv(types[t], x, want, n);
+					sets[s].store_kv(types[t], x, got, n);
+					assert_memory_equal(want, got, sizeof(want));
+					guarded_free(x);
+				}
+}
+
+static void check_dequantize(const struct gp_kernels *k, const struct gp_type_info *info)
+{
+	const size_t n = info->block_elems == 1 ? 77 : info->block_elems * 5u;
+	const size_t bytes = n / info->block_elems * info->block_bytes;
+	uint8_t *memory = malloc(bytes + 1);
+	float *want = guarded(n), *got = guarded(n);
+
+	for (size_t i = 0; i <= bytes; i++)
+		memory[i] = (uint8_t)check_random();
+	if (info->block_elems > 1)
+		check_random_blocks(info->type, memory + 1, bytes);
+	ref.dequantize(info->type, memory + 1, want, n);
+	k->dequantize(info->type, memory + 1, got, n);
+	if (memcmp(want, got, n * sizeof(float)))
+		fail_msg("%s dequantize %s: other bits than the reference", k->name, info->name);
+	assert_true(guards_intact(got, n));
+	free(memory);
+	guarded_free(want);
+	guarded_free(got);
+}
+
+static void dequantize(void **state)
+{
+	(void)state;
+	for (int s = 0; s < n_sets; s++)
+		for (uint32_t t = 0; t < 40; t++)
+			for (int run = 0; run < 50 && gp_type_info(t); run++)
+				check_dequantize(&sets[s], gp_type_info(t));
+}
+
+/* ---- attention -------------------------------------------------------------- */
+
+enum { BLOCKS = 5 };
+
+struct heads {
+	float *q, *f[2]; /* f: K and V as the cache holds them, all positions */
+	uint8_t *bytes[2];
+	const void *blocks[2][BLOCKS];
+	struct gp_attention a;
+};
+
+/* Rows outside [first, end) are NaN: whatever reads them shows. */
+static void fill_rows(struct heads *h, int which, int how)
+{
+	const uint32_t dim = h->a.head_dim;
+	float *row = guarded(dim);
+
+	for (uint32_t p = 0; p < BLOCKS * GP_KV_BLOCK; p++) {
+		uint8_t *at = h->bytes[which] + (size_t)p * h->a.row_bytes;
+
+		check_fill(row, dim, (enum check_fill)how);
+		/* f16 ends at 65504. */
+		for (uint32_t i = 0; h->a.kv_type == GP_TYPE_F16 && i < dim; i++)
+			row[i] = fmaxf(-6e4f, fminf(6e4f, row[i]));
+		if (p < h->a.first || p >= h->a.end)
+			memset(at, 0xff, h->a.row_bytes);
+		else
+			assert_int_equal(gp_quantize(h->a.kv_type, row, at, dim), 0);
+		gp_dequantize(h->a.kv_type, at, h->f[which] + (size_t)p * dim, dim);
+	}
+	guarded_free(row);
+}
+
+static struct heads heads_open(enum gp_type type, uint32_t dim, uint32_t first, uint32_t end,
+                               int how)
+{
+	struct heads h = { .q = filled(dim, how) };
+	size_t row;
+
+	assert_int_equal(gp_type_bytes(type, 1, dim, &row), 0);
+	h.a = (struct gp_attention){ .q = h.q, .first = first, .end = end, .head_dim = dim,
+		                     .row_bytes = (uint32_t)row, .kv_type = type,
+		                     .scale = 1.0f / sqrtf((float)dim) };
+	for (int i = 0; i < 2; i++) {
+		h.bytes[i] = malloc(BLOCKS * GP_KV_BLOCK * row);
+		h.f[i] = malloc(sizeof(float) * BLOCKS * GP_KV_BLOCK * dim);
+		fill_rows(&h, i, how);
+		for (size_t b = 0; b < BLOCKS; b++)
+			h.blocks[i][b] = h.bytes[i] + b * GP_KV_BLOCK * row;
+	}
+	return h;
+}
+
+static void heads_attend(struct heads *h, const struct gp_kernels *k, float *out)
+{
+	h->a.k = h->blocks[0];
+	h->a.v = h->blocks[1];
+	h->a.out = out;
+	k->attention(&h->a);
+}
+
+static void heads_close(struct heads *h)
+{
+	guarded_free(h->q);
+	for (int i = 0; i < 2; i++) {
+		free(h->bytes[i]);
+		free(h->f[i]);
+	}
+}
+
+/* Rounding of the scores turns into relative errors of the weights. */
+static float attention_tolerance(const struct heads *h)
+{
+	const uint32_t dim = h->a.head_dim;
+	double score = 0.0, value = 0.0;
+
+	for (uint32_t p = h->a.first; p < h->a.end; p++) {
+		double sum = 0.0;
+
+		for (uint32_t i = 0; i < dim; i++) {
+			sum += fabs((double)h->q[i] * (double)h->f[0][(size_t)p * dim + i]);
+			value = fmax(value, fabs((double)h->f[1][(size_t)p * dim + i]));
+		}
+		score = fmax(score, sum * (double)h->a.scale);
+	}
+	const double error = fmin(2.0, 4e-6 + 1e-6 * score);
+	return (float)(error * value + 1e-36);
+}
+
+static void check_attention(enum gp_type type, uint32_t dim, uint32_t first, uint32_t end, int how)
+{
+	struct heads h = heads_open(type, dim, first, end, how);
+	float *want = guarded(dim), *got = guarded(dim), tol[512];
+
+	heads_attend(&h, &ref, want);
+	tol[0] = attention_tolerance(&h);
+	for (uint32_t i = 1; i < dim; i++)
+		tol[i] = tol[0];
+	for (int s = 0; s < n_sets; s++) {
+		memset(got, 0xff, dim * sizeof(float));
+		heads_attend(&h, &sets[s], got);
+		near(sets[s].name, gp_type_info(type)->name, want, got, tol, dim);
+	}
+	guarded_free(want);
+	guarded_free(got);
+	heads_close(&h);
+}
+
+static void attention(void **state)
+{
+	static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_Q8_0 };
+	static const uint32_t dims[] = { 8, 24, 32, 64, 128, 256, 512 };
+	static const uint32_t ranges[][2] = { { 0, 1 },    { 0, 64 },    { 5, 64 },  { 63, 65 },
+		                              { 10, 203 }, { 64, 128 },  { 65, 66 }, { 0, 320 },
+		                              { 127, 320 } };
+
+	(void)state;
+	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++)
+		for (size_t d = 0; d < GP_ARRAY_LEN(dims); d++) {
+			if (dims[d] % gp_type_info(types[t])->block_elems)
+				continue;
+			for (size_t r = 0; r < GP_ARRAY_LEN(ranges); r++)
+				check_attention(types[t], dims[d], ranges[r][0], ranges[r][1],
+				                (int)(check_random() % N_FILLS));
+			for (int how = 0; how < N_FILLS; how++)
+				check_attention(types[t], dims[d], 3, 150, how);
+		}
+}
+
+/* Puts each block elsewhere, at another alignment. */
+static void move_blocks(struct heads *h, float *moved[2][BLOCKS])
+{
+	const size_t block = GP_KV_BLOCK * h->a.row_bytes;
+
+	for (int i = 0; i < 2; i++)
+		for (size_t b = 0; b < BLOCKS; b++) {
+			moved[i][b] = malloc(block + sizeof(float));
+			memcpy(moved[i][b] + 1, h->blocks[i][b], block);
+			h->blocks[i][b] = moved[i][b] + 1;
+		}
+}
+
+/* The bits depend on the positions alone, not on where their blocks lie. */
+static void attention_is_invariant(void **state)
+{
+	struct heads h = heads_open(GP_TYPE_F32, 64, 7, 300, FILL_RANDOM);
+	float before[2][64], after[64];
+	float *moved[2][BLOCKS];
+
+	(void)state;
+	for (int s = 0; s < n_sets; s++)
+		heads_attend(&h, &sets[s], before[s]);
+	move_blocks(&h, moved);
+	for (int s = 0; s < n_sets; s++) {
+		heads_attend(&h, &sets[s], after);
+		assert_memory_equal(before[s], after, sizeof(after));
+	}
+	for (int i = 0; i < 2; i++)
+		for (size_t b = 0; b < BLOCKS; b++)
+			free(moved[i][b]);
+	heads_close(&h);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rms_norm),
+		cmocka_unit_test(rope),
+		cmocka_unit_test(geglu),
+		cmocka_unit_test(add),
+		cmocka_unit_test(nan_is_not_lost),
+		cmocka_unit_test(store_kv),
+		cmocka_unit_test(dequantize),
+		cmocka_unit_test(attention),
+		cmocka_unit_test(attention_is_invariant),
+	};
+
+	check_seed();
+	gp_kernels_init(&ref, 0);
+	n_sets = check_sets(sets);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
