@@ -67,4 +67,11 @@ void gp_gguf_string_at(const struct gp_gguf *g, const struct gp_gguf_value *v, u
 float gp_gguf_f32_at(const struct gp_gguf_value *v, uint64_t i);
 int32_t gp_gguf_i32_at(const struct gp_gguf_value *v, uint64_t i);
 
+/* ---- writing (model/gguf_vocab.c) ------------------------------------------
+ * The tokenizer.* keys that llama.cpp reads. It wants as many tokens as the
+ * embedding has rows: unused ones fill up, what is past the rows is left out. */
+struct gp_gguf_writer;
+struct gp_vocab;
+int gp_gguf_add_vocab(struct gp_gguf_writer *w, const struct gp_vocab *v, uint32_t rows);
+
 #endif

@@ -136,8 +136,10 @@ static void flip_bits(const char *model, const char *file, size_t header_bytes, 
 		for (unsigned i = 0; i < n; i++) {
 			at[i] = next(&seed) % header_bytes;
 			old[i] = whole[at[i]];
-			whole[at[i]] = next(&seed) % 3 ? whole[at[i]] ^ (uint8_t)(1u << next(&seed) % 8)
-						       : (uint8_t)(next(&seed) % 2 * 255);
+			if (next(&seed) % 3)
+				whole[at[i]] = (uint8_t)(whole[at[i]] ^ (1u << next(&seed) % 8));
+			else
+				whole[at[i]] = next(&seed) % 2 ? 255 : 0;
 		}
 		tiny_store(file, whole, bytes);
 		forget_error();

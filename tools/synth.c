@@ -1,0 +1,432 @@
+/* gempipe synth: a GGUF file of a true Gemma 3 shape with random weights, to
+ * measure speed without a download. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "model/gguf.h"
+#include "model/model.h"
+#include "tools/common/cli.h"
+
+static const char help[] =
+	"Usage: gempipe synth --size SIZE --type TYPE -o OUT.gguf [--seed N]\n"
+	"Writes a file of a Gemma 3 model's true shape with random weights and a placeholder\n"
+	"vocabulary (control and byte tokens work), to measure speed. Its text is noise.\n\n"
+	"      --size SIZE        270m, 1b, 4b, 12b or 27b\n"
+	"      --type TYPE        bf16, q8_0, q4_0 or q4_k (default q4_0). As in llama.cpp's files,\n"
+	"                         q4 types store the embedding as q6_k; rows that q4_k or q6_k do\n"
+	"                         not divide (270m, 1b) are q5_0 or q8_0\n"
+	"  -o, --output FILE      the file to write; it appears only once it is whole\n"
+	"      --seed N           another file (default 1); equal arguments give equal files\n"
+	"  -q, --quiet            no progress;  -h, --help: this text;  --version: the version\n"
+	"\nExamples:\n"
+	"  gempipe synth --size 1b --type q8_0 -o 1b-q8_0.gguf\n"
+	"  gempipe synth --size 27b --type q4_0 -o 27b-q4_0.gguf\n";
+
+enum { OPT_SIZE = CLI_FIRST_OWN, OPT_TYPE, OPT_SEED };
+enum { POOL_BYTES = 64 << 20, PIECES = 262144 };
+
+static const struct option options[] = {
+	{ "size", required_argument, NULL, OPT_SIZE },
+	{ "type", required_argument, NULL, OPT_TYPE },
+	{ "output", required_argument, NULL, 'o' },
+	{ "seed", required_argument, NULL, OPT_SEED },
+	{ "quiet", no_argument, NULL, 'q' },
+	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, CLI_VERSION },
+	{ 0 },
+};
+
+/* Hugging Face's published config.json files. */
+static const struct size {
+	const char *name;
+	uint32_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab, window, context;
+	float rope_factor, query_scalar;
+} sizes[] = {
+	{ "270m", 18, 640, 4, 1, 256, 2048, 262144, 512, 32768, 1, 256 },
+	{ "1b", 26, 1152, 4, 1, 256, 6912, 262144, 512, 32768, 1, 256 },
+	{ "4b", 34, 2560, 8, 4, 256, 10240, 262208, 1024, 131072, 8, 256 },
+	{ "12b", 48, 3840, 16, 8, 256, 15360, 262208, 1024, 131072, 8, 256 },
+	{ "27b", 62, 5376, 32, 16, 128, 21504, 262208, 1024, 131072, 8, 168 },
+};
+
+struct synth {
+	struct cli cli;
+	const char *out;
+	const struct size *size;
+	enum gp_type type;
+	uint64_t random;                       /* state of the generator */
+	struct gp_config config;
+	struct gp_gguf_writer *writer;
+	uint8_t *pool[GP_TYPE_BF16 + 1];       /* by type: random blocks, POOL_BYTES or less */
+	size_t pool_bytes[GP_TYPE_BF16 + 1];
+	uint64_t done, total;
+};
+
+/* ---- random blocks: weights of mean 0 and deviation 0.02, as at initialisation ------- */
+#define DEVIATION 0.02f
+
+/* Marsaglia's xorshift64. */
+static uint64_t next_random(struct synth *s)
+{
+	s->random ^= s->random << 13;
+	s->random ^= s->random >> 7;
+	s->random ^= s->random << 17;
+	return s->random;
+}
+
+static void put_half(uint8_t *p, float v)
+{
+	const uint16_t h = gp_f32_to_f16(v);
+
+	memcpy(p, &h, sizeof h);
+}
+
+/* All of a block but its scale is random bits; the scale that gives DEVIATION
+ * follows from the deviation of what those bits stand for. */
+static void scale_block(enum gp_type t, uint8_t *block)
+{
+	switch (t) {
+	case GP_TYPE_Q4_0: put_half(block, DEVIATION / 4.61f); break;
+	case GP_TYPE_Q5_0: put_half(block, DEVIATION / 9.23f); break;
+	case GP_TYPE_Q8_0: put_half(block, DEVIATION / 73.9f); break;
+	case GP_TYPE_Q4_K: /* weight = d * scale * q - dmin * min; q is 7.5 in the mean */
+		put_half(block, DEVIATION / 258);
+		put_half(block + 2, DEVIATION / 258 * 7.5f);
+		break;
+	case GP_TYPE_Q6_K: put_half(block + 208, DEVIATION / 1367); break;
+	default: break;
+	}
+}
+
+static void fill_floats(struct synth *s, uint8_t *pool, size_t bytes)
+{
+	for (size_t i = 0; i + 2 <= bytes; i += 2) {
+		const float unit = (float)(next_random(s) >> 40) / (float)(1 << 23) - 1;
+		const uint16_t h = gp_f32_to_bf16(unit * DEVIATION * 1.732f);
+
+		memcpy(pool + i, &h, sizeof h);
+	}
+}
+
+static void fill_blocks(struct synth *s, enum gp_type t, uint8_t *pool, size_t bytes)
+{
+	for (size_t i = 0; i + 8 <= bytes; i += 8) {
+		const uint64_t bits = next_random(s);
+
+		memcpy(pool + i, &bits, sizeof bits);
+	}
+	for (size_t i = 0; i < bytes; i += gp_type_info(t)->block_bytes)
+		scale_block(t, pool + i);
+}
+
+static int need_pool(struct synth *s, enum gp_type t)
+{
+	const size_t block = gp_type_info(t)->block_bytes;
+
+	if (s->pool[t])
+		return 0;
+	s->pool_bytes[t] = POOL_BYTES / block * block;
+	s->pool[t] = calloc(1, s->pool_bytes[t]);
+	if (!s->pool[t])
+		return gp_fail(ENOMEM, "no memory for random blocks");
+	if (t == GP_TYPE_BF16)
+		fill_floats(s, s->pool[t], s->pool_bytes[t]);
+	else
+		fill_blocks(s, t, s->pool[t], s->pool_bytes[t]);
+	return 0;
+}
+
+/* ---- shapes ------------------------------------------------------------------------------ */
+static void shape(const struct gp_config *c, enum gp_tensor_id id, uint64_t *rows, uint64_t *cols)
+{
+	const uint64_t q = (uint64_t)c->n_heads * c->head_dim, kv = (uint64_t)c->n_kv_heads * c->head_dim;
+
+	*rows = 0; /* a vector */
+	*cols = c->hidden;
+	switch (id) {
+	case GP_T_TOKEN_EMBD: *rows = c->vocab; break;
+	case GP_T_ATTN_Q: *rows = q; break;
+	case GP_T_ATTN_K:
+	case GP_T_ATTN_V: *rows = kv; break;
+	case GP_T_ATTN_OUT: *rows = c->hidden; *cols = q; break;
+	case GP_T_ATTN_Q_NORM:
+	case GP_T_ATTN_K_NORM: *cols = c->head_dim; break;
+	case GP_T_FFN_GATE:
+	case GP_T_FFN_UP: *rows = c->ffn; break;
+	case GP_T_FFN_DOWN: *rows = c->hidden; *cols = c->ffn; break;
+	default: break;
+	}
+}
+
+/* As llama.cpp's quantiser chooses, without its mixtures. */
+static enum gp_type type_of(const struct synth *s, enum gp_tensor_id id, uint64_t rows, uint64_t cols)
+{
+	const bool q4 = s->type == GP_TYPE_Q4_0 || s->type == GP_TYPE_Q4_K;
+
+	if (rows == 0)
+		return GP_TYPE_F32;
+	if (id == GP_T_TOKEN_EMBD && q4)
+		return cols % 256 == 0 ? GP_TYPE_Q6_K : GP_TYPE_Q8_0;
+	return s->type == GP_TYPE_Q4_K && cols % 256 != 0 ? GP_TYPE_Q5_0 : s->type;
+}
+
+static int each_tensor(struct synth *s, int (*visit)(struct synth *s, enum gp_tensor_id id,
+						     uint32_t layer, enum gp_type t, uint64_t rows,
+						     uint64_t cols))
+{
+	uint64_t rows, cols;
+	int rc = 0;
+
+	for (uint32_t l = 0; l < s->config.n_layers; l++)
+		for (int i = l ? GP_T_PER_LAYER : 0; i < GP_T_COUNT && rc >= 0; i++) {
+			const enum gp_tensor_id id = (enum gp_tensor_id)i;
+
+			shape(&s->config, id, &rows, &cols);
+			rc = visit(s, id, l, type_of(s, id, rows, cols), rows, cols);
+		}
+	return rc;
+}
+
+static int declare(struct synth *s, enum gp_tensor_id id, uint32_t layer, enum gp_type t,
+		   uint64_t rows, uint64_t cols)
+{
+	size_t bytes;
+	char name[64];
+	int rc = gp_type_bytes(t, rows ? rows : 1, cols, &bytes);
+
+	if (rc < 0)
+		return rc;
+	s->total += bytes;
+	gp_gguf_tensor_name(name, id, layer);
+	return gp_gguf_add_tensor(s->writer, name, t, rows, cols);
+}
+
+static int write_norm(struct synth *s, uint64_t n)
+{
+	float *v = calloc((size_t)n, sizeof *v);
+	int rc;
+
+	if (!v)
+		return gp_fail(ENOMEM, "no memory for a norm");
+	for (uint64_t i = 0; i < n; i++)
+		v[i] = 1 + 0.1f * ((float)(next_random(s) >> 40) / (float)(1 << 23) - 1);
+	rc = gp_gguf_write(s->writer, v, (size_t)n * sizeof *v);
+	free(v);
+	return rc;
+}
+
+/* From a random block of the pool on, round and round. */
+static int write_blocks(struct synth *s, enum gp_type t, size_t bytes)
+{
+	const size_t block = gp_type_info(t)->block_bytes, pool = s->pool_bytes[t];
+	size_t at = (size_t)(next_random(s) % (pool / block)) * block;
+	int rc = 0;
+
+	while (bytes && rc >= 0) {
+		const size_t n = pool - at < bytes ? pool - at : bytes;
+
+		rc = gp_gguf_write(s->writer, s->pool[t] + at, n);
+		bytes -= n;
+		at = 0;
+	}
+	return rc;
+}
+
+static int write_tensor(struct synth *s, enum gp_tensor_id id, uint32_t layer, enum gp_type t,
+			uint64_t rows, uint64_t cols)
+{
+	size_t bytes = 0;
+	int rc;
+
+	(void)id;
+	(void)layer;
+	if ((rc = gp_type_bytes(t, rows ? rows : 1, cols, &bytes)) < 0)
+		return rc;
+	if (rows == 0)
+		rc = write_norm(s, cols);
+	else if ((rc = need_pool(s, t)) >= 0)
+		rc = write_blocks(s, t, bytes);
+	s->done += bytes;
+	if (!s->cli.quiet && isatty(STDERR_FILENO))
+		fprintf(stderr, "\rgempipe synth: %3.0f%%%s",
+			100 * (double)s->done / (double)s->total, s->done == s->total ? "\n" : "");
+	return rc;
+}
+
+/* ---- the vocabulary: Gemma's control and byte tokens at Gemma's ids, and "▁w123" ------- */
+enum { PIECE_BYTES = 20, FIRST_BYTE_ID = 238, START_OF_TURN = 105, END_OF_TURN = 106 };
+
+static const char *control_text(uint32_t id)
+{
+	static const char *const first[] = { "<pad>", "<eos>", "<bos>", "<unk>", "<mask>" };
+
+	if (id < GP_ARRAY_LEN(first))
+		return first[id];
+	return id == START_OF_TURN ? "<start_of_turn>" : id == END_OF_TURN ? "<end_of_turn>" : NULL;
+}
+
+static int32_t name_piece(char text[PIECE_BYTES], uint32_t id)
+{
+	const char *control = control_text(id);
+
+	if (control) {
+		snprintf(text, PIECE_BYTES, "%s", control);
+		return id == 3 ? GP_TOKEN_UNKNOWN : GP_TOKEN_CONTROL;
+	}
+	if (id >= FIRST_BYTE_ID && id < FIRST_BYTE_ID + 256) {
+		snprintf(text, PIECE_BYTES, "<0x%02X>", id - FIRST_BYTE_ID);
+		return GP_TOKEN_BYTE;
+	}
+	snprintf(text, PIECE_BYTES, "\u2581w%u", id);
+	return GP_TOKEN_NORMAL;
+}
+
+static int fill_vocab(struct synth *s, struct gp_vocab *v, char *texts)
+{
+	for (uint32_t i = 0; i < PIECES; i++) {
+		char *text = texts + (size_t)i * PIECE_BYTES;
+
+		v->kind[i] = name_piece(text, i);
+		v->text[i] = text;
+		v->text_bytes[i] = strlen(text);
+		v->score[i] = v->kind[i] == GP_TOKEN_NORMAL ? -(float)i : 0;
+	}
+	return gp_gguf_add_vocab(s->writer, v, s->config.vocab);
+}
+
+static int add_vocab(struct synth *s)
+{
+	struct gp_vocab v = {
+		.n = PIECES, .text = calloc(PIECES, sizeof *v.text),
+		.text_bytes = calloc(PIECES, sizeof *v.text_bytes),
+		.score = calloc(PIECES, sizeof *v.score), .kind = calloc(PIECES, sizeof *v.kind),
+		.bos = 2, .eos = 1, .end_of_turn = END_OF_TURN,
+	};
+	char *texts = calloc(PIECES, PIECE_BYTES);
+	int rc = gp_fail(ENOMEM, "no memory for the vocabulary");
+
+	if (texts && v.text && v.text_bytes && v.score && v.kind)
+		rc = fill_vocab(s, &v, texts);
+	free(texts);
+	free(v.text);
+	free(v.text_bytes);
+	free(v.score);
+	free(v.kind);
+	return rc;
+}
+
+/* ---- the file ------------------------------------------------------------------------------- */
+static struct gp_config config_of(const struct size *z)
+{
+	struct gp_config c = {
+		.n_layers = z->layers, .hidden = z->hidden, .n_heads = z->heads,
+		.n_kv_heads = z->kv_heads, .head_dim = z->head_dim, .ffn = z->ffn,
+		.vocab = z->vocab, .window = z->window, .context = z->context,
+		.rope_base_local = 10000, .rope_base_global = 1000000,
+		.rope_scale_global = z->rope_factor, .attn_scale = 1 / sqrtf(z->query_scalar),
+		.rms_eps = 1e-6f, .norm_offset = 0, .bos = 2, .eos = 1,
+	};
+
+	for (uint32_t i = 0; i < c.n_layers; i++)
+		c.is_global[i] = (i + 1) % 6 == 0;
+	return c;
+}
+
+static uint32_t file_type(enum gp_type t)
+{
+	/* llama.cpp's general.file_type; Q4_K's is that of its mixture Q4_K_S. */
+	return t == GP_TYPE_BF16 ? 32 : t == GP_TYPE_Q8_0 ? 7 : t == GP_TYPE_Q4_0 ? 2 : 14;
+}
+
+static int synth(struct synth *s)
+{
+	char name[64];
+	int rc;
+
+	s->config = config_of(s->size);
+	snprintf(name, sizeof name, "Gemma 3 %s of random weights", s->size->name);
+	if ((rc = gp_gguf_writer_create(&s->writer, s->out)) < 0 ||
+	    (rc = gp_gguf_add_config(s->writer, &s->config, name)) < 0 ||
+	    (rc = gp_gguf_add_u32(s->writer, "general.file_type", file_type(s->type))) < 0 ||
+	    (rc = add_vocab(s)) < 0 || (rc = each_tensor(s, declare)) < 0 ||
+	    (rc = each_tensor(s, write_tensor)) < 0)
+		return rc;
+	return gp_gguf_writer_finish(s->writer);
+}
+
+static int size_option(struct synth *s)
+{
+	for (size_t i = 0; i < GP_ARRAY_LEN(sizes); i++)
+		if (strcasecmp(optarg, sizes[i].name) == 0) {
+			s->size = &sizes[i];
+			return 0;
+		}
+	return cli_misused(&s->cli, "--size '%s': must be 270m, 1b, 4b, 12b or 27b", optarg);
+}
+
+static int type_option(struct synth *s)
+{
+	const struct gp_type_info *t = gp_type_by_name(optarg);
+
+	if (!t || (t->type != GP_TYPE_BF16 && t->type != GP_TYPE_Q8_0 && t->type != GP_TYPE_Q4_0 &&
+		   t->type != GP_TYPE_Q4_K))
+		return cli_misused(&s->cli, "--type '%s': must be bf16, q8_0, q4_0 or q4_k", optarg);
+	s->type = t->type;
+	return 0;
+}
+
+static int own_option(struct synth *s, int o)
+{
+	switch (o) {
+	case OPT_SIZE: return size_option(s);
+	case OPT_TYPE: return type_option(s);
+	case OPT_SEED:
+		/* 0 is the generator's one fixed point. */
+		if (gp_parse_u64("--seed", optarg, 1, UINT64_MAX, &s->random) < 0)
+			return cli_misused(&s->cli, "%s", gp_error());
+		return 0;
+	default:
+		s->out = optarg;
+		return 0;
+	}
+}
+
+static int parse(struct synth *s, int argc, char **argv)
+{
+	int o, status = 0;
+
+	while ((o = getopt_long(argc, argv, "o:qh", options, NULL)) != -1 && status == 0) {
+		if (o == '?')
+			return cli_see_help(&s->cli);
+		if (cli_option(&s->cli, o, help) == 1)
+			status = own_option(s, o);
+	}
+	if (status)
+		return status;
+	if (optind < argc)
+		return cli_misused(&s->cli, "'%s' is no option", argv[optind]);
+	if (!s->size || !s->out)
+		return cli_misused(&s->cli, "--size and -o OUT.gguf are needed");
+	/* Small seeds differ in few bits: spread them. */
+	s->random *= 0x9e3779b97f4a7c15u;
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct synth s = { .type = GP_TYPE_Q4_0, .random = 1 };
+	int status;
+
+	cli_init(&s.cli, "synth");
+	if ((status = parse(&s, argc, argv)) != 0)
+		return status;
+	if (synth(&s) < 0)
+		status = cli_failed(&s.cli);
+	gp_gguf_writer_destroy(s.writer);
+	for (size_t i = 0; i < GP_ARRAY_LEN(s.pool); i++)
+		free(s.pool[i]);
+	return status;
+}
