@@ -141,35 +141,37 @@ static void check_kv_operations(const struct baseline *b)
 	chain_close(&c);
 }
 
-static void check_all(const char *path, enum gp_type kv_type)
+static void check_all(const char *path, enum gp_type kv_type, bool slow)
 {
 	struct baseline b;
 
 	baseline_open(&b, path, kv_type);
-	check_cuts(&b, 1, 1, 1);
-	check_cuts(&b, 1, 2, 7);
-	check_cuts(&b, 2, 1, 64);
-	check_cuts(&b, 3, 3, 100);
-	check_cuts(&b, 6, 2, 0);
-	check_mixed(&b, 1, 1);
-	check_mixed(&b, 2, 2);
-	check_kv_operations(&b);
+	check_cuts(&b, 2, 2, 7);
+	check_mixed(&b, 3, 2);
+	if (!slow) {
+		check_cuts(&b, 1, 1, 1);
+		check_cuts(&b, 2, 1, 64);
+		check_cuts(&b, 3, 3, 100);
+		check_cuts(&b, 6, 2, 0);
+		check_mixed(&b, 1, 1);
+		check_kv_operations(&b);
+	}
 	baseline_close(&b);
 }
 
-/* Each instruction set that this machine has. */
-static void check_model(const char *path, const enum gp_type *kv, size_t n_kv)
+/* Each instruction set from the given one up that this machine has; less with
+ * the scalar one, which is some thirty times as slow. */
+static void check_model(const char *path, size_t from, const enum gp_type *kv, size_t n_kv)
 {
-	for (size_t i = 0; i < GP_ARRAY_LEN(sets); i++) {
+	for (size_t i = from; i < GP_ARRAY_LEN(sets); i++) {
 		unsigned mask;
 
 		assert_int_equal(gp_cpu_mask(sets[i], &mask), 0);
 		if ((mask & gp_cpu_flags()) != mask)
 			continue;
 		setenv("GP_CPU", sets[i], 1);
-		/* One KV type is enough for the scalar set, which is slow. */
 		for (size_t k = 0; k < (i ? n_kv : 1); k++)
-			check_all(path, kv[k]);
+			check_all(path, kv[k], i == 0);
 	}
 	unsetenv("GP_CPU");
 }
@@ -179,7 +181,7 @@ static void test_random_text(void **state)
 	const enum gp_type kv[] = { GP_TYPE_F32, GP_TYPE_F16 };
 
 	(void)state;
-	check_model(RANDOM_TEXT, kv, GP_ARRAY_LEN(kv));
+	check_model(RANDOM_TEXT, 0, kv, GP_ARRAY_LEN(kv));
 }
 
 /* Wide enough that every operation is shared among the threads. */
@@ -196,7 +198,7 @@ static void test_wide(void **state)
 
 	(void)state;
 	random_model_create(path, &wide, 11);
-	check_model(path, kv, GP_ARRAY_LEN(kv));
+	check_model(path, 1, kv, GP_ARRAY_LEN(kv));
 	random_model_remove(path);
 }
 
