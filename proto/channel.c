@@ -2,8 +2,8 @@
  *
  * One ZeroMQ context a channel, so that destroying a channel ends all that
  * belongs to it. A DEALER that lost its peer would reconnect for ever and say
- * nothing; so reconnecting is off, and the socket's monitor, a PAIR on which
- * libzmq reports events, tells when the connection is lost or never came. */
+ * nothing; so the socket's monitor, a PAIR on which libzmq reports events, tells
+ * when the connection is lost or never came, and the channel ends there. */
 #include "proto/proto.h"
 
 #include <stdlib.h>
@@ -20,6 +20,9 @@
 /* At the end the last words (ERROR, REFUSED) get this long to leave. A peer
  * that reads needs microseconds, a stopped one cannot hold us longer. */
 #define LINGER_MS 200
+/* Not in the life of a channel. Not -1 (never) either: libzmq then drops what
+ * the peer said last and has not been read yet, together with the connection. */
+#define RECONNECT_MS (24 * 3600 * 1000)
 #define MONITOR_NAME "inproc://monitor"
 #define MONITOR_EVENTS                                                                   \
 	(ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_CLOSED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED |     \
@@ -147,7 +150,7 @@ static int connect_socket(struct gp_channel *c, uint32_t stage)
 		return rc;
 	const int n = snprintf(id, sizeof id, "stage-%u-%ld", stage, (long)getpid());
 	if (zmq_setsockopt(c->socket, ZMQ_ROUTING_ID, id, (size_t)n) < 0 ||
-	    set_number(c, ZMQ_RECONNECT_IVL, -1) < 0)
+	    set_number(c, ZMQ_RECONNECT_IVL, RECONNECT_MS) < 0)
 		return fail_zmq(c, "socket options");
 	rc = watch_connection(c);
 	if (rc < 0)
@@ -327,6 +330,9 @@ static long poll_ms(const struct gp_channel *c, uint64_t deadline)
 {
 	const uint64_t now = gp_now_ns();
 
+	/* The loss was read together with the last message: no event follows. */
+	if (c->lost)
+		return 0;
 	if (c->monitor && !c->connected && c->connect_by < deadline)
 		deadline = c->connect_by;
 	if (deadline == UINT64_MAX)

@@ -24,6 +24,7 @@
 
 /* Longer than any of this takes; only a hang gets near it. */
 #define LONG_MS 20000
+#define LONG_S 60
 
 struct fixture {
 	char dir[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT + 32];
@@ -75,8 +76,10 @@ static pid_t start_worker(const struct fixture *f, worker_fn *fn)
 {
 	const pid_t pid = fork();
 
-	if (pid == 0)
+	if (pid == 0) {
+		alarm(LONG_S); /* a hang is a failure */
 		_exit(run_worker(f, fn));
+	}
 	assert_true(pid > 0);
 	return pid;
 }
@@ -95,11 +98,12 @@ static int say(struct gp_channel *c, enum gp_message_kind kind)
 	return gp_channel_send(c, NULL, &(struct gp_message){ .kind = kind });
 }
 
+/* Without a timeout, at which a loss would be noticed by chance. */
 static int hear(struct gp_channel *c, struct gp_message *m)
 {
 	size_t which;
 
-	return gp_channel_wait(c, NULL, 0, LONG_MS, m, NULL, &which);
+	return gp_channel_wait(c, NULL, 0, -1, m, NULL, &which);
 }
 
 static int say_hello(struct gp_channel *c)
@@ -134,6 +138,7 @@ static int loses_the_coordinator(struct gp_channel *c)
 	if (say_hello(c) < 0)
 		return 1;
 	/* What was sent before the end comes before the news of the end. */
+	usleep(50000); /* so that both are there at once */
 	if (hear(c, &m) != GP_EVENT_MESSAGE || m.kind != GP_MSG_REFUSED)
 		return 2;
 	if (hear(c, &m) != GP_EVENT_LOST || !strstr(gp_error(), "is gone"))
