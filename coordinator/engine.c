@@ -140,18 +140,15 @@ static uint64_t flow_id(uint64_t step, uint32_t ring)
 	return step * (GP_MAX_STAGES + 1) + ring;
 }
 
-static int send_step(struct gp_engine *e, uint32_t n_rows)
+static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
 {
 	const uint64_t start = gp_now_ns();
 	struct gp_slot_header h = {
 		.epoch = e->epoch, .n_ops = e->n_ops, .n_rows = n_rows, .step = ++e->next_step,
 		.payload = GP_PAYLOAD_NONE,
 	};
-	void *slot;
-	int rc = gp_ring_reserve(&e->pool->rings[0], 0, &slot);
+	int rc;
 
-	if (rc < 0)
-		return rc;
 	h.times[0].enqueue_ns = start;
 	if ((rc = gp_slot_write(&e->in_geometry, slot, &h, e->ops, e->rows)) < 0)
 		return rc;
@@ -166,16 +163,19 @@ static int send_step(struct gp_engine *e, uint32_t n_rows)
 /* As many steps as the pipeline holds. */
 static int feed(struct gp_engine *e)
 {
+	void *slot;
 	int rc = 0;
 
-	while (rc == 0 && e->in_flight < e->max_in_flight) {
+	/* The slot comes first: rows that were scheduled count as sent. */
+	while (rc == 0 && e->in_flight < e->max_in_flight &&
+	       (rc = gp_ring_reserve(&e->pool->rings[0], 0, &slot)) == 0) {
 		const uint32_t n = gp_schedule(e);
 
 		if (!n)
 			break;
-		rc = send_step(e, n);
+		rc = send_step(e, slot, n);
 	}
-	return rc;
+	return rc == -EAGAIN ? 0 : rc;
 }
 
 /* ---- steps back ------------------------------------------------------------------- */

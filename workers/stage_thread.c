@@ -140,8 +140,9 @@ static int serve_slot(struct worker *w, const void *in)
 	if ((rc = run_stage(w, gp_slot_payload(&w->out_geometry, out))) < 0 ||
 	    (rc = write_out(w, out, start)) < 0)
 		return rc;
-	gp_ring_publish(&w->out);
+	/* In this order: whoever sees the slot out may count on room for one in. */
 	gp_ring_release(&w->in);
+	gp_ring_publish(&w->out);
 	count(w, start);
 	return 0;
 }
