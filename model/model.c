@@ -460,15 +460,16 @@ uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, 
 
 enum gp_type gp_model_main_type(const struct gp_model *m)
 {
+	const struct gp_tensor *embd = m->of_model[GP_T_TOKEN_EMBD];
 	uint64_t bytes[GP_TYPE_BF16 + 1] = { 0 };
-	int most = m->of_model[GP_T_TOKEN_EMBD]->type;
+	uint32_t most = (uint32_t)embd->type;
 
-	bytes[most] = m->of_model[GP_T_TOKEN_EMBD]->bytes;
+	bytes[most] = embd->bytes;
 	for (uint32_t l = 0; l < m->config.n_layers; l++)
 		for (int i = 0; i < PER_LAYER; i++)
 			if (m->of_layer[l][i]->rows > 1)
 				bytes[m->of_layer[l][i]->type] += m->of_layer[l][i]->bytes;
-	for (int t = 0; t <= GP_TYPE_BF16; t++)
+	for (uint32_t t = 0; t < GP_ARRAY_LEN(bytes); t++)
 		if (bytes[t] > bytes[most])
 			most = t;
 	return (enum gp_type)most;
