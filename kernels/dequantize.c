@@ -7,15 +7,10 @@ const int8_t gp_iq4_values[16] = {
 	-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 };
 
-static float half_at(const uint8_t *p)
-{
-	return gp_f16_to_f32(gp_load16(p));
-}
-
 static void dequantize_f16(const uint8_t *src, float *dst, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		dst[i] = half_at(src + 2 * i);
+		dst[i] = gp_load_half(src + 2 * i);
 }
 
 static void dequantize_bf16(const uint8_t *src, float *dst, size_t n)
@@ -27,7 +22,7 @@ static void dequantize_bf16(const uint8_t *src, float *dst, size_t n)
 static void dequantize_q8_0(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 32, src += 34, dst += 32) {
-		const float d = half_at(src);
+		const float d = gp_load_half(src);
 
 		for (unsigned i = 0; i < 32; i++)
 			dst[i] = (float)(int8_t)src[2 + i] * d;
@@ -37,7 +32,7 @@ static void dequantize_q8_0(const uint8_t *src, float *dst, size_t n)
 static void dequantize_q4_0(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 32, src += 18, dst += 32) {
-		const float d = half_at(src);
+		const float d = gp_load_half(src);
 
 		for (unsigned i = 0; i < 16; i++) {
 			dst[i] = (float)((src[2 + i] & 15) - 8) * d;
@@ -49,7 +44,7 @@ static void dequantize_q4_0(const uint8_t *src, float *dst, size_t n)
 static void dequantize_q4_1(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 32, src += 20, dst += 32) {
-		const float d = half_at(src), min = half_at(src + 2);
+		const float d = gp_load_half(src), min = gp_load_half(src + 2);
 
 		for (unsigned i = 0; i < 16; i++) {
 			dst[i] = (float)(src[4 + i] & 15) * d + min;
@@ -73,7 +68,7 @@ static void unpack5(const uint8_t *high, const uint8_t *low, uint8_t q[32])
 static void dequantize_q5_0(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 32, src += 22, dst += 32) {
-		const float d = half_at(src);
+		const float d = gp_load_half(src);
 		uint8_t q[32];
 
 		unpack5(src + 2, src + 6, q);
@@ -85,7 +80,7 @@ static void dequantize_q5_0(const uint8_t *src, float *dst, size_t n)
 static void dequantize_q5_1(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 32, src += 24, dst += 32) {
-		const float d = half_at(src), min = half_at(src + 2);
+		const float d = gp_load_half(src), min = gp_load_half(src + 2);
 		uint8_t q[32];
 
 		unpack5(src + 4, src + 8, q);
@@ -97,7 +92,7 @@ static void dequantize_q5_1(const uint8_t *src, float *dst, size_t n)
 static void dequantize_iq4_nl(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 32, src += 18, dst += 32) {
-		const float d = half_at(src);
+		const float d = gp_load_half(src);
 
 		for (unsigned i = 0; i < 16; i++) {
 			dst[i] = d * (float)gp_iq4_values[src[2 + i] & 15];

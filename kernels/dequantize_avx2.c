@@ -5,7 +5,7 @@
 
 static float half_at(const uint8_t *p)
 {
-	return gp_f16_to_f32(gp_load16(p));
+	return _cvtsh_ss(gp_load16(p));
 }
 
 static inline __m256 widen_u8(__m128i bytes)

@@ -2,11 +2,6 @@
  * own small scales, and one f16 scale above these. Layouts: ggml's. */
 #include "kernels/isa.h"
 
-static float half_at(const uint8_t *p)
-{
-	return gp_f16_to_f32(gp_load16(p));
-}
-
 /* scales[0..3] and [4..7] hold the low 6 bits of scales and minima 0..3; their
  * two upper bits are the upper bits of 4..7, whose lower four are in [8..11]. */
 void gp_scale_min_k4(const uint8_t scales[12], unsigned j, uint8_t *scale, uint8_t *min)
@@ -24,7 +19,7 @@ void gp_scale_min_k4(const uint8_t scales[12], unsigned j, uint8_t *scale, uint8
 void gp_dequantize_q4_k(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 256, src += 144, dst += 256) {
-		const float d = half_at(src), dmin = half_at(src + 2);
+		const float d = gp_load_half(src), dmin = gp_load_half(src + 2);
 
 		for (unsigned j = 0; j < 8; j++) {
 			const uint8_t *q = src + 16 + 32 * (j / 2);
@@ -43,7 +38,7 @@ void gp_dequantize_q4_k(const uint8_t *src, float *dst, size_t n)
 void gp_dequantize_q5_k(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 256, src += 176, dst += 256) {
-		const float d = half_at(src), dmin = half_at(src + 2);
+		const float d = gp_load_half(src), dmin = gp_load_half(src + 2);
 		const uint8_t *high = src + 16;
 
 		for (unsigned j = 0; j < 8; j++) {
@@ -67,7 +62,7 @@ void gp_dequantize_q5_k(const uint8_t *src, float *dst, size_t n)
 void gp_dequantize_q6_k(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 256, src += 210, dst += 256) {
-		const float d = half_at(src + 208);
+		const float d = gp_load_half(src + 208);
 
 		for (unsigned i = 0; i < 256; i++) {
 			const unsigned half = i / 128, s = i / 32 % 4, l = i % 32;
@@ -96,7 +91,7 @@ static int q3_k_scale(const uint8_t *packed, unsigned j)
 void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 256, src += 110, dst += 256) {
-		const float d = half_at(src + 108);
+		const float d = gp_load_half(src + 108);
 
 		for (unsigned i = 0; i < 256; i++) {
 			const unsigned half = i / 128, s = i / 32 % 4, l = i % 32;
@@ -113,7 +108,7 @@ void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n)
 void gp_dequantize_iq4_xs(const uint8_t *src, float *dst, size_t n)
 {
 	for (; n; n -= 256, src += 136, dst += 256) {
-		const float d = half_at(src);
+		const float d = gp_load_half(src);
 		const unsigned high = gp_load16(src + 2);
 
 		for (unsigned j = 0; j < 8; j++) {

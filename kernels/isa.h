@@ -18,6 +18,11 @@ static inline uint16_t gp_load16(const void *p)
 	return v;
 }
 
+static inline float gp_load_half(const void *p)
+{
+	return gp_f16_to_f32(gp_load16(p));
+}
+
 /* The formats with blocks of 256 elements (dequantize_k.c). */
 void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n);
 void gp_dequantize_q4_k(const uint8_t *src, float *dst, size_t n);

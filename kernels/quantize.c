@@ -24,11 +24,6 @@ static void put_half(uint8_t *p, float v)
 	memcpy(p, &h, sizeof(h));
 }
 
-static float half_at(const uint8_t *p)
-{
-	return gp_f16_to_f32(gp_load16(p));
-}
-
 static float inverse(float d)
 {
 	return d == 0.0f ? 0.0f : 1.0f / d;
@@ -124,7 +119,7 @@ static void q4_k_scales(const float *src, uint8_t *dst)
 	q4_k_ranges(src, step, below);
 	put_half(dst, extreme(step, 8) / 63.0f);
 	put_half(dst + 2, extreme(below, 8) / 63.0f);
-	const float id = inverse(half_at(dst)), imin = inverse(half_at(dst + 2));
+	const float id = inverse(gp_load_half(dst)), imin = inverse(gp_load_half(dst + 2));
 	for (unsigned j = 0; j < 8; j++) {
 		scale[j] = (uint8_t)round_to(step[j] * id, 0, 63);
 		min[j] = (uint8_t)round_to(below[j] * imin, 0, 63);
@@ -141,8 +136,8 @@ static void quantize_q4_k(const float *src, uint8_t *dst, size_t n)
 			uint8_t *q = dst + 16 + 32 * (j / 2), scale, min;
 
 			gp_scale_min_k4(dst + 4, j, &scale, &min);
-			const float id = inverse(half_at(dst) * (float)scale);
-			const float ml = half_at(dst + 2) * (float)min;
+			const float id = inverse(gp_load_half(dst) * (float)scale);
+			const float ml = gp_load_half(dst + 2) * (float)min;
 			for (unsigned i = 0; i < 32; i++) {
 				const int v = round_to((src[32 * j + i] + ml) * id, 0, 15);
 
@@ -159,7 +154,7 @@ static void q6_k_scales(const float *src, uint8_t *dst)
 	for (unsigned j = 0; j < 16; j++)
 		step[j] = extreme(src + 16 * j, 16) / -32.0f;
 	put_half(dst + 208, fabsf(extreme(step, 16)) / 127.0f);
-	const float id = inverse(half_at(dst + 208));
+	const float id = inverse(gp_load_half(dst + 208));
 	for (unsigned j = 0; j < 16; j++)
 		dst[192 + j] = (uint8_t)round_to(step[j] * id, -127, 127);
 }
@@ -171,7 +166,7 @@ static void quantize_q6_k(const float *src, uint8_t *dst, size_t n)
 		memset(dst, 0, 192);
 		for (unsigned i = 0; i < 256; i++) {
 			const unsigned half = i / 128, s = i / 32 % 4, l = i % 32;
-			const float step = half_at(dst + 208) * (float)(int8_t)dst[192 + i / 16];
+			const float step = gp_load_half(dst + 208) * (float)(int8_t)dst[192 + i / 16];
 			const int v = round_to(src[i] * inverse(step), -32, 31) + 32;
 			uint8_t *low = dst + 64 * half + l + 32 * (s & 1);
 			uint8_t *high = dst + 128 + 32 * half + l;

@@ -137,7 +137,8 @@ static int start_load(struct control *c, const struct gp_msg_load *l)
 	w->load = *l;
 	snprintf(name, sizeof name, "gempipe worker %u", l->stage);
 	gp_log_init(name, (enum gp_log_level)l->log_level);
-	if ((rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
+	if (c->coordinator_fd < 0 &&
+	    (rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
 		return rc;
 	if (l->trace_part[0]) {
 		snprintf(name, sizeof name, "stage %u: %s", l->stage, w->device->ops->name);
@@ -195,6 +196,13 @@ static int report_state(struct control *c)
 	return rc;
 }
 
+static bool coordinator_died(const struct control *c, int wait_ms)
+{
+	struct pollfd f = { .fd = c->coordinator_fd, .events = POLLIN };
+
+	return c->coordinator_fd >= 0 && poll(&f, 1, wait_ms) > 0;
+}
+
 /* The coordinator is gone: nobody else will clean up after it. */
 static int coordinator_lost(struct control *c)
 {
@@ -202,9 +210,9 @@ static int coordinator_lost(struct control *c)
 	char *slash;
 
 	snprintf(dir, sizeof dir, "%s", c->endpoint);
-	if (c->coordinator_fd >= 0 &&
-	    poll(&(struct pollfd){ .fd = c->coordinator_fd, .events = POLLIN }, 1, 0) > 0 &&
-	    strncmp(dir, "ipc://", 6) == 0 && (slash = strrchr(dir, '/')) > dir + 6) {
+	/* A dying process closes its sockets before it counts as dead. */
+	if (coordinator_died(c, 500) && strncmp(dir, "ipc://", 6) == 0 &&
+	    (slash = strrchr(dir, '/')) > dir + 6) {
 		*slash = '\0';
 		gp_runtime_dir_remove(dir + 6);
 	}
@@ -215,6 +223,8 @@ static int user_stop(struct control *c)
 {
 	const struct gp_message m = { .kind = GP_MSG_GOODBYE };
 
+	if (coordinator_died(c, 0))
+		return coordinator_lost(c);
 	send_message(c, &m);
 	return 1;
 }
@@ -255,9 +265,17 @@ static int serve(struct control *c)
 
 static void end_thread(struct control *c)
 {
+	struct worker *w = c->w;
+
 	if (!c->thread_runs)
 		return;
-	want(c->w, WANT_STOP, 0);
+	pthread_mutex_lock(&w->lock);
+	const bool loading = w->state == WORKER_LOADING;
+	pthread_mutex_unlock(&w->lock);
+	/* A load can take minutes and holds nothing that outlives the process. */
+	if (loading)
+		_exit(1);
+	want(w, WANT_STOP, 0);
 	pthread_join(c->thread, NULL);
 	c->thread_runs = false;
 }
@@ -292,8 +310,13 @@ static int open_control(struct control *c)
 	w->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (w->notify_fd < 0)
 		return gp_fail(errno, "eventfd: %s", strerror(errno));
-	if (c->spawned)
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Two watches of the coordinator's life beside the socket's; the signal also
+	 * reaches a control thread that is not waiting. */
+	if (c->spawned) {
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		if ((rc = watch_coordinator(c, getppid())) < 0)
+			return rc;
+	}
 	return gp_channel_connect(&c->channel, c->endpoint, c->stage);
 }
 
