@@ -87,15 +87,16 @@ static int spawn(pid_t *pid, const char *path, char *const argv[], int in_fd, in
 
 int gp_spawn_worker(const struct gp_pool *p, uint32_t stage, struct gp_member *m)
 {
-	char path[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT], number[16];
+	char path[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT], number[16], own_pid[16];
 	char *argv[] = { path, (char[]){ "--connect" }, endpoint, (char[]){ "--stage" }, number,
-			 (char[]){ "--spawned" }, NULL };
+			 (char[]){ "--spawned-by" }, own_pid, NULL };
 	int rc = gp_spawn_path(p, p->plan->stage[stage].device, path);
 
 	if (rc < 0)
 		return rc;
 	snprintf(endpoint, sizeof endpoint, "%s", gp_channel_endpoint(p->channel));
 	snprintf(number, sizeof number, "%u", stage);
+	snprintf(own_pid, sizeof own_pid, "%d", (int)getpid());
 	rc = spawn(&m->pid, path, argv, p->rings[stage].region.fd, p->rings[stage + 1].region.fd);
 	if (rc < 0) {
 		m->pid = 0;

@@ -21,6 +21,7 @@ struct control {
 	const char *endpoint;
 	uint32_t stage;
 	bool spawned;               /* by the coordinator: its terminal's Ctrl-C is not ours */
+	pid_t coordinator_pid;      /* 0: not known yet */
 	int signal_fd, coordinator_fd;
 	pthread_t thread;
 	bool thread_runs, ready_sent;
@@ -120,10 +121,38 @@ static void want(struct worker *w, enum worker_want what, uint32_t epoch)
 
 static int watch_coordinator(struct control *c, pid_t pid)
 {
+	if (c->coordinator_fd >= 0)
+		return 0;
+	c->coordinator_pid = pid;
 	c->coordinator_fd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (c->coordinator_fd < 0)
 		return gp_fail(errno, "coordinator %d: %s", (int)pid, strerror(errno));
 	return 0;
+}
+
+/* Waits a little: a dying process closes its sockets before it counts as dead. */
+static bool coordinator_died(const struct control *c, int wait_ms)
+{
+	struct pollfd f = { .fd = c->coordinator_fd, .events = POLLIN };
+
+	if (c->coordinator_fd >= 0)
+		return poll(&f, 1, wait_ms) > 0;
+	return c->coordinator_pid > 0 && kill(c->coordinator_pid, 0) < 0 && errno == ESRCH;
+}
+
+/* The coordinator is gone: nobody else will clean up after it. */
+static int coordinator_lost(struct control *c)
+{
+	char dir[GP_PROTO_TEXT];
+	char *slash;
+
+	snprintf(dir, sizeof dir, "%s", c->endpoint);
+	if (coordinator_died(c, 500) && strncmp(dir, "ipc://", 6) == 0 &&
+	    (slash = strrchr(dir, '/')) > dir + 6) {
+		*slash = '\0';
+		gp_runtime_dir_remove(dir + 6);
+	}
+	return gp_fail(EPIPE, "the coordinator is gone");
 }
 
 static int start_load(struct control *c, const struct gp_msg_load *l)
@@ -137,8 +166,7 @@ static int start_load(struct control *c, const struct gp_msg_load *l)
 	w->load = *l;
 	snprintf(name, sizeof name, "gempipe worker %u", l->stage);
 	gp_log_init(name, (enum gp_log_level)l->log_level);
-	if (c->coordinator_fd < 0 &&
-	    (rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
+	if ((rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
 		return rc;
 	if (l->trace_part[0]) {
 		snprintf(name, sizeof name, "stage %u: %s", l->stage, w->device->ops->name);
@@ -194,29 +222,6 @@ static int report_state(struct control *c)
 	if (rc == 0 && state == WORKER_PARKED && parked != c->parked_sent)
 		rc = send_parked(c, parked);
 	return rc;
-}
-
-static bool coordinator_died(const struct control *c, int wait_ms)
-{
-	struct pollfd f = { .fd = c->coordinator_fd, .events = POLLIN };
-
-	return c->coordinator_fd >= 0 && poll(&f, 1, wait_ms) > 0;
-}
-
-/* The coordinator is gone: nobody else will clean up after it. */
-static int coordinator_lost(struct control *c)
-{
-	char dir[GP_PROTO_TEXT];
-	char *slash;
-
-	snprintf(dir, sizeof dir, "%s", c->endpoint);
-	/* A dying process closes its sockets before it counts as dead. */
-	if (coordinator_died(c, 500) && strncmp(dir, "ipc://", 6) == 0 &&
-	    (slash = strrchr(dir, '/')) > dir + 6) {
-		*slash = '\0';
-		gp_runtime_dir_remove(dir + 6);
-	}
-	return gp_fail(EPIPE, "the coordinator is gone");
 }
 
 static int user_stop(struct control *c)
@@ -314,8 +319,8 @@ static int open_control(struct control *c)
 	 * reaches a control thread that is not waiting. */
 	if (c->spawned) {
 		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		if ((rc = watch_coordinator(c, getppid())) < 0)
-			return rc;
+		if (watch_coordinator(c, c->coordinator_pid) < 0)
+			return coordinator_lost(c);
 	}
 	return gp_channel_connect(&c->channel, c->endpoint, c->stage);
 }
@@ -349,7 +354,7 @@ static int read_arguments(struct control *c, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "connect", required_argument, NULL, 'c' }, { "stage", required_argument, NULL, 's' },
-		{ "spawned", no_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' },
+		{ "spawned-by", required_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' }, { 0 },
 	};
 	bool have_stage = false;
@@ -361,8 +366,8 @@ static int read_arguments(struct control *c, int argc, char **argv)
 			c->endpoint = optarg;
 		else if (o == 's' && gp_parse_u64("--stage", optarg, 0, GP_MAX_STAGES - 1, &v) == 0)
 			c->stage = (uint32_t)v, have_stage = true;
-		else if (o == 'S')
-			c->spawned = true;
+		else if (o == 'S' && gp_parse_u64("--spawned-by", optarg, 1, INT32_MAX, &v) == 0)
+			c->coordinator_pid = (pid_t)v, c->spawned = true;
 		else if (o == 'V')
 			exit(printf("gempipe %s\n", GP_VERSION) < 0);
 		else if (o == 'h')
