@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -82,6 +83,11 @@ static int append_string(const struct gp_gguf_writer *w, struct bytes *b, const 
 
 static int open_files(struct gp_gguf_writer *w, const char *path)
 {
+	struct stat st;
+
+	/* The rename at the end would put a file in place of a device or a FIFO. */
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+		return gp_fail(EINVAL, "%s: is there and no regular file; give another name", path);
 	w->path = strdup(path);
 	if (!w->path || asprintf(&w->part, "%s.part", path) < 0) {
 		w->part = NULL;

@@ -226,6 +226,8 @@ static void test_writer_misuse(void **state)
 
 	(void)state;
 	assert_int_equal(gp_gguf_writer_create(&w, "/nonexistent/x.gguf"), -ENOENT);
+	assert_int_equal(gp_gguf_writer_create(&w, "/dev/null"), -EINVAL);
+	assert_int_equal(gp_gguf_writer_create(&w, folder), -EINVAL);
 	assert_int_equal(gp_gguf_writer_create(&w, whole), 0);
 	assert_int_equal(gp_gguf_add_u32(w, "k", 1), 0);
 	assert_int_equal(gp_gguf_add_u32(w, "k", 1), -EINVAL);
