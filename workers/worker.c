@@ -228,7 +228,8 @@ static int user_stop(struct control *c)
 {
 	const struct gp_message m = { .kind = GP_MSG_GOODBYE };
 
-	if (coordinator_died(c, 0))
+	/* The kernel sends this signal when the coordinator's first thread ends. */
+	if (c->spawned && coordinator_died(c, 500))
 		return coordinator_lost(c);
 	send_message(c, &m);
 	return 1;
