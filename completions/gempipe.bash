@@ -1,0 +1,55 @@
+# shellcheck shell=bash
+# Completion of gempipe's verbs and options for bash.
+
+_gempipe_options() { # VERB
+	local engine='--model --stages --threads --kv-type --max-rows --trace --json --quiet
+		--verbose --help --version'
+	local sampling='--temp --top-k --top-p --min-p --repeat-penalty --seed'
+
+	case $1 in
+	run) echo "$engine $sampling --ctx --prompt --file --prompts --parallel --tokens --no-bos
+		--parse-special" ;;
+	chat) echo "$engine $sampling --ctx --system --tokens" ;;
+	logits) echo "$engine --ctx --ids --out" ;;
+	perplexity) echo "$engine --ctx --file --ids --chunks --parallel" ;;
+	bench) echo "$engine --ctx --prompt --tokens --batch --repeat" ;;
+	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
+	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
+	inspect) echo '--model --tensors --json --help --version' ;;
+	convert) echo '--output --type --quiet --help --version' ;;
+	synth) echo '--size --type --output --seed --quiet --help --version' ;;
+	worker) echo 'cpu --gdb --connect --stage --help --version' ;;
+	demo) echo '--yes --help' ;;
+	esac
+}
+
+# What may follow an option; fails where that is a file or free text.
+_gempipe_values() { # VERB OPTION
+	case $1,$2 in
+	*,--kv-type) echo 'f32 f16 q8_0' ;;
+	*,--stages) echo 'auto cpu: external:' ;;
+	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q4_k q6_k' ;;
+	synth,--type) echo 'bf16 q8_0 q4_0 q4_k' ;;
+	synth,--size) echo '270m 1b 4b 12b 27b' ;;
+	*) return 1 ;;
+	esac
+}
+
+_gempipe() {
+	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
+	local verb=${COMP_WORDS[1]-} words
+	local verbs='run chat tokenize detokenize logits perplexity inspect convert synth bench
+		worker demo version help --help --version'
+
+	COMPREPLY=()
+	if [ "$COMP_CWORD" = 1 ]; then
+		words=$verbs
+	elif ! words=$(_gempipe_values "$verb" "$before"); then
+		case $verb,$word in
+		*,-* | worker,* | demo,*) words=$(_gempipe_options "$verb") ;;
+		*) return ;; # files, by the -o default below
+		esac
+	fi
+	mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
+}
+complete -o default -F _gempipe gempipe
