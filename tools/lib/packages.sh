@@ -81,8 +81,8 @@ apt_install() { # [sudo] -- PACKAGE...
 		shift
 	done
 	shift
-	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
-		--no-install-recommends "$@" </dev/null >&2
+	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		-o Dpkg::Use-Pty=0 --no-install-recommends "$@" </dev/null >&2
 }
 
 # An image without package lists, or with lists that are out of date, needs an
@@ -94,7 +94,7 @@ install_packages() { # [sudo] -- PACKAGE...
 	if compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null && apt_install "$@"; then
 		return 0
 	fi
-	"${sudo[@]}" apt-get update -q </dev/null >&2 && apt_install "$@"
+	"${sudo[@]}" apt-get update -qq </dev/null >&2 && apt_install "$@"
 }
 
 # How an answer to "may I install?" is had: yes, ask (a terminal), quietly
