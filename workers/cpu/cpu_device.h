@@ -26,7 +26,6 @@ struct cpu_kv_pool {           /* of one kind */
 	size_t block_bytes;
 };
 
-/* Offset of a head's 64 rows in a block: [layer of the kind][K, V][head]. */
 struct cpu_kv_place {
 	enum gp_kv_kind kind;
 	uint32_t index;        /* of the layer among those of its kind */
@@ -72,7 +71,7 @@ int cpu_kv_layout(struct cpu_device *d);
 int cpu_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);
 int cpu_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
 void cpu_kv_release(struct cpu_device *d);
-/* K (which 0) or V (1) of a head in a block of the layer: row 0 of 64. */
+/* K (which 0) or V (1) of a head in a block of the layer: the first of 64 rows. */
 void *cpu_kv_rows(const struct cpu_device *d, uint32_t layer, uint32_t block, uint32_t which,
                   uint32_t head);
 
