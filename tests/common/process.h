@@ -1,0 +1,42 @@
+/* Programs under test, as a user's shell would run them. */
+#ifndef GP_TEST_PROCESS_H
+#define GP_TEST_PROCESS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#define MINI "models/gemma3-mini/gemma3-mini-bf16.gguf"
+
+struct process {
+	pid_t pid;
+	int out_fd, err_fd; /* memfds: nothing blocks, nothing is left behind */
+};
+struct result {
+	int status;         /* exit status, or 128 + signal */
+	char *out, *err;    /* NUL-terminated, owned */
+	size_t out_bytes;
+};
+
+/* Path of a program beside this test's build; a static buffer per call site's
+ * verb: "run" -> BUILD/bin/gempipe-run. */
+const char *program(const char *verb);
+/* argv[0] is a path; NULL-terminated. limit_as: RLIMIT_AS in bytes, 0: none. */
+void process_start(struct process *p, const char *const *argv, size_t limit_as);
+/* Fails the test when it runs longer than seconds. */
+void process_finish(struct process *p, struct result *r, unsigned seconds);
+void run_program(struct result *r, const char *const *argv);
+void result_free(struct result *r);
+/* Text so far; malloc'ed. */
+char *process_output(int fd);
+/* Waits until the output holds text, at most seconds; false: it never did. */
+bool process_says(int fd, const char *text, unsigned seconds);
+/* Pids of the workers that p spawned, in the order of their pids; the count. */
+size_t process_workers(pid_t coordinator, pid_t *pids, size_t room);
+/* Waits until pid is gone (a zombie counts as gone). */
+bool process_gone(pid_t pid, unsigned milliseconds);
+void sleep_ms(unsigned ms);
+
+#define RUN(r, ...) run_program(r, (const char *const[]){ __VA_ARGS__, NULL })
+
+#endif
