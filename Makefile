@@ -1,6 +1,8 @@
 # gempipe. `make` builds, `make help` lists the targets.
 BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 V ?= 0
 SAN ?=
 Q := $(if $(filter 1,$(V)),,@)
