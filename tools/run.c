@@ -27,7 +27,7 @@ static const char help[] =
 
 struct run {
 	struct cli cli;
-	const char *prompt, *file, *prompts;
+	const char *prompt, *file, *prompts, *image;
 	struct gp_sampling sampling;
 	uint32_t n_tokens;
 	unsigned encode_flags;
@@ -38,7 +38,8 @@ struct run {
 	struct completion *completions;
 };
 
-enum { OPT_PROMPTS = CLI_FIRST_OWN, OPT_PARALLEL, OPT_NO_BOS, OPT_PARSE_SPECIAL, OPT_SAMPLING };
+enum { OPT_PROMPTS = CLI_FIRST_OWN, OPT_PARALLEL, OPT_NO_BOS, OPT_PARSE_SPECIAL, OPT_SAMPLING,
+       OPT_IMAGE };
 
 static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
@@ -48,6 +49,7 @@ static const struct option options[] = {
 	{ "tokens", required_argument, NULL, 'n' },
 	{ "no-bos", no_argument, NULL, OPT_NO_BOS },
 	{ "parse-special", no_argument, NULL, OPT_PARSE_SPECIAL },
+	{ "image", required_argument, NULL, OPT_IMAGE },
 	{ "temp", required_argument, NULL, OPT_SAMPLING },
 	{ "top-k", required_argument, NULL, OPT_SAMPLING },
 	{ "top-p", required_argument, NULL, OPT_SAMPLING },
@@ -82,6 +84,9 @@ static int own_option(struct run *r, int o, int index)
 		return rc;
 	case OPT_NO_BOS:
 		r->encode_flags &= ~(unsigned)GP_ENCODE_BOS;
+		return 0;
+	case OPT_IMAGE:
+		r->image = optarg;
 		return 0;
 	case OPT_PARSE_SPECIAL:
 		r->encode_flags |= GP_ENCODE_SPECIAL;
@@ -251,6 +256,9 @@ static int generate(struct run *r)
 {
 	int rc;
 
+	if (r->image)
+		return gp_fail(ENOTSUP, "%s: gempipe runs the language model only and takes no image; "
+			       "describe it in the prompt", r->image);
 	if ((rc = read_prompts(r)) < 0 ||
 	    (rc = gp_tokenizer_open(&r->tokenizer, r->cli.model)) < 0)
 		return rc;
