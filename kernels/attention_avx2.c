@@ -28,7 +28,7 @@ static void fetch(const struct gp_attention *a, const uint8_t *block, uint32_t a
 	}
 }
 
-static __m256 dot8(const float *q, const float *const rows[GROUP], uint32_t n)
+static GP_UNCHECKED __m256 dot8(const float *q, const float *const rows[GROUP], uint32_t n)
 {
 	__m256 acc[GROUP];
 
@@ -85,7 +85,7 @@ static void weigh(struct softmax *s, uint32_t head_dim)
 	s->max = max;
 }
 
-static void accumulate(const struct gp_attention *a, uint32_t b, uint32_t from, uint32_t to,
+static GP_UNCHECKED void accumulate(const struct gp_attention *a, uint32_t b, uint32_t from, uint32_t to,
                        struct softmax *s)
 {
 	const float *rows[GROUP];

@@ -7,19 +7,21 @@
 
 #include "kernels/isa.h"
 
-static inline __m256i mask_upto8(uint32_t n)
+#define INLINE static inline __attribute__((always_inline)) GP_UNCHECKED
+
+INLINE __m256i mask_upto8(uint32_t n)
 {
 	return _mm256_cmpgt_epi32(_mm256_set1_epi32(n < 8 ? (int)n : 8),
 	                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
 /* Lanes from n on are zero, and not read. */
-static inline __m256 load_upto8(const float *p, uint32_t n)
+INLINE __m256 load_upto8(const float *p, uint32_t n)
 {
 	return n >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, mask_upto8(n));
 }
 
-static inline void store_upto8(float *p, uint32_t n, __m256 v)
+INLINE void store_upto8(float *p, uint32_t n, __m256 v)
 {
 	if (n >= 8)
 		_mm256_storeu_ps(p, v);
@@ -27,7 +29,7 @@ static inline void store_upto8(float *p, uint32_t n, __m256 v)
 		_mm256_maskstore_ps(p, mask_upto8(n), v);
 }
 
-static inline float sum8(__m256 v)
+INLINE float sum8(__m256 v)
 {
 	const __m128 q = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 	const __m128 d = _mm_add_ps(q, _mm_movehl_ps(q, q));
@@ -35,7 +37,7 @@ static inline float sum8(__m256 v)
 	return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
 
-static inline float max8(__m256 v)
+INLINE float max8(__m256 v)
 {
 	const __m128 q = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
 	const __m128 d = _mm_max_ps(q, _mm_movehl_ps(q, q));
@@ -44,7 +46,7 @@ static inline float max8(__m256 v)
 }
 
 /* Lane c of the result is the sum of v[c]: the same tree for every c. */
-static inline __m128 reduce4x8(const __m256 v[4])
+INLINE __m128 reduce4x8(const __m256 v[4])
 {
 	const __m256 a = _mm256_hadd_ps(v[0], v[1]), b = _mm256_hadd_ps(v[2], v[3]);
 	const __m256 ab = _mm256_hadd_ps(a, b);
@@ -56,7 +58,7 @@ static inline __m128 reduce4x8(const __m256 v[4])
  * min return their second operand then). exp(x) = 2^n exp(r), |r| <= ln(2) / 2;
  * Taylor's series to r^7 leaves 6e-9. ln(2) is split so that n times its upper
  * part is exact. */
-static inline __m256 exp8(__m256 x)
+INLINE __m256 exp8(__m256 x)
 {
 	x = _mm256_min_ps(_mm256_set1_ps(88.0f), _mm256_max_ps(_mm256_set1_ps(-87.0f), x));
 	const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f)),

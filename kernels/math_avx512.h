@@ -7,29 +7,31 @@
 
 #include "kernels/isa.h"
 
-static inline __mmask16 mask_upto16(uint32_t n)
+#define INLINE static inline __attribute__((always_inline)) GP_UNCHECKED
+
+INLINE __mmask16 mask_upto16(uint32_t n)
 {
 	return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u);
 }
 
 /* Lanes from n on are zero, and not read. */
-static inline __m512 load_upto16(const float *p, uint32_t n)
+INLINE __m512 load_upto16(const float *p, uint32_t n)
 {
 	return _mm512_maskz_loadu_ps(mask_upto16(n), p);
 }
 
-static inline void store_upto16(float *p, uint32_t n, __m512 v)
+INLINE void store_upto16(float *p, uint32_t n, __m512 v)
 {
 	_mm512_mask_storeu_ps(p, mask_upto16(n), v);
 }
 
-static inline __m256 fold16(__m512 v)
+INLINE __m256 fold16(__m512 v)
 {
 	return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
 }
 
 /* Lane c of the result is the sum of v[c]: the same tree for every c. */
-static inline __m256 reduce8x16(const __m512 v[8])
+INLINE __m256 reduce8x16(const __m512 v[8])
 {
 	const __m256 a = _mm256_hadd_ps(fold16(v[0]), fold16(v[1]));
 	const __m256 b = _mm256_hadd_ps(fold16(v[2]), fold16(v[3]));
@@ -45,7 +47,7 @@ static inline __m256 reduce8x16(const __m512 v[8])
  * min return their second operand then). exp(x) = 2^n exp(r), |r| <= ln(2) / 2;
  * Taylor's series to r^7 leaves 6e-9. ln(2) is split so that n times its upper
  * part is exact. */
-static inline __m512 exp16(__m512 x)
+INLINE __m512 exp16(__m512 x)
 {
 	x = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), x));
 	const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),

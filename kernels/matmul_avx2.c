@@ -12,8 +12,6 @@ enum {
 	X_BLOCK_BYTES = 512 << 10, /* activations that stay in the L2 cache */
 };
 
-#define INLINE static inline __attribute__((always_inline))
-
 struct operands {
 	float *y;
 	const float *x;
@@ -134,17 +132,17 @@ INLINE void all_cols(struct operands o, uint32_t rows, uint32_t cols, const enum
 		all_rows(o, rows, 1, t);
 }
 
-static void columns_f32(const struct operands *o, uint32_t rows, uint32_t cols)
+static GP_UNCHECKED void columns_f32(const struct operands *o, uint32_t rows, uint32_t cols)
 {
 	all_cols(*o, rows, cols, GP_TYPE_F32);
 }
 
-static void columns_f16(const struct operands *o, uint32_t rows, uint32_t cols)
+static GP_UNCHECKED void columns_f16(const struct operands *o, uint32_t rows, uint32_t cols)
 {
 	all_cols(*o, rows, cols, GP_TYPE_F16);
 }
 
-static void columns_bf16(const struct operands *o, uint32_t rows, uint32_t cols)
+static GP_UNCHECKED void columns_bf16(const struct operands *o, uint32_t rows, uint32_t cols)
 {
 	all_cols(*o, rows, cols, GP_TYPE_BF16);
 }

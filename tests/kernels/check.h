@@ -13,6 +13,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "kernels/kernels.h"
@@ -78,8 +80,34 @@ static inline void check_random_blocks(enum gp_type t, uint8_t *p, size_t bytes)
 		}
 }
 
-/* n floats, poisoned with NaN, off the alignment of vectors, between guards;
- * also for inputs: AddressSanitizer sees what is read past the end. */
+/* Bytes that end where an unmapped page begins: reading past them is a fault in
+ * every build. */
+static inline size_t edge_pages(size_t bytes)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	return (bytes + page - 1) / page * page;
+}
+
+static inline void *edge_alloc(size_t bytes)
+{
+	const size_t size = edge_pages(bytes), page = edge_pages(1);
+	uint8_t *p = mmap(NULL, size + page, PROT_READ | PROT_WRITE,
+	                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_ptr_not_equal(p, MAP_FAILED);
+	assert_int_equal(mprotect(p + size, page, PROT_NONE), 0);
+	return p + size - bytes;
+}
+
+static inline void edge_free(void *p, size_t bytes)
+{
+	uint8_t *end = (uint8_t *)p + bytes;
+
+	munmap(end - edge_pages(bytes), edge_pages(bytes) + edge_pages(1));
+}
+
+/* n floats, poisoned with NaN, off the alignment of vectors, between guards. */
 enum { GUARD = 17 };
 
 static inline float *guarded(size_t n)

@@ -259,7 +259,7 @@ static struct heads heads_open(enum gp_type type, uint32_t dim, uint32_t first, 
 		                     .row_bytes = (uint32_t)row, .kv_type = type,
 		                     .scale = 1.0f / sqrtf((float)dim) };
 	for (int i = 0; i < 2; i++) {
-		h.bytes[i] = malloc(BLOCKS * GP_KV_BLOCK * row);
+		h.bytes[i] = edge_alloc(BLOCKS * GP_KV_BLOCK * row);
 		h.f[i] = malloc(sizeof(float) * BLOCKS * GP_KV_BLOCK * dim);
 		fill_rows(&h, i, how);
 		for (size_t b = 0; b < BLOCKS; b++)
@@ -280,7 +280,7 @@ static void heads_close(struct heads *h)
 {
 	guarded_free(h->q);
 	for (int i = 0; i < 2; i++) {
-		free(h->bytes[i]);
+		edge_free(h->bytes[i], (size_t)BLOCKS * GP_KV_BLOCK * h->a.row_bytes);
 		free(h->f[i]);
 	}
 }

@@ -11,9 +11,9 @@ static const enum gp_type block_types[] = { GP_TYPE_Q8_0, GP_TYPE_Q4_0, GP_TYPE_
 struct problem {
 	enum gp_type type;
 	uint32_t rows, n, k;
-	float *x;        /* rows of k, packed */
-	uint8_t *memory; /* w is one byte into it */
+	float *x; /* rows of k, packed */
 	uint8_t *w;
+	size_t w_bytes; /* with one more at times, which puts w on odd addresses */
 	float *scratch;
 };
 
@@ -24,8 +24,8 @@ static void weights(struct problem *p, enum check_fill how)
 	size_t bytes;
 
 	assert_int_equal(gp_type_bytes(p->type, p->n, p->k, &bytes), 0);
-	p->memory = malloc(bytes + 1);
-	p->w = p->memory + 1;
+	p->w_bytes = bytes + check_random() % 2;
+	p->w = edge_alloc(p->w_bytes);
 	/* f16 ends at 65504. */
 	check_fill(values, (size_t)p->n * p->k,
 	           p->type == GP_TYPE_F16 && how == FILL_HUGE ? FILL_RANDOM : how);
@@ -43,9 +43,8 @@ static struct problem problem_open(enum gp_type type, uint32_t rows, uint32_t n,
 {
 	struct problem p = { .type = type, .rows = rows, .n = n, .k = k };
 
-	p.x = malloc((size_t)rows * k * sizeof(float));
+	p.x = edge_alloc((size_t)rows * k * sizeof(float));
 	p.scratch = aligned_alloc(64, (size_t)k * 8 * sizeof(float) / 64 * 64 + 64);
-	assert_non_null(p.x);
 	assert_non_null(p.scratch);
 	check_fill(p.x, (size_t)rows * k, how);
 	weights(&p, how);
@@ -54,8 +53,8 @@ static struct problem problem_open(enum gp_type type, uint32_t rows, uint32_t n,
 
 static void problem_close(struct problem *p)
 {
-	free(p->x);
-	free(p->memory);
+	edge_free(p->x, (size_t)p->rows * p->k * sizeof(float));
+	edge_free(p->w, p->w_bytes);
 	free(p->scratch);
 }
 
