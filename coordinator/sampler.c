@@ -121,85 +121,133 @@ static uint32_t best(const struct gp_sampler *s)
 }
 
 /* Ties by id: the order, and with it the draw, is the same everywhere. */
-static int by_logit(const void *a, const void *b)
+static bool before(const struct candidate *a, const struct candidate *b)
 {
-	const struct candidate *x = a, *y = b;
-
-	if (x->logit != y->logit)
-		return x->logit < y->logit ? 1 : -1;
-	return x->id < y->id ? -1 : x->id > y->id;
+	return a->logit != b->logit ? a->logit > b->logit : a->id < b->id;
 }
 
-static void softmax(struct candidate *c, uint32_t n, float temperature)
+static void sift_down(struct candidate *c, uint32_t n, uint32_t i)
 {
-	const float max = c[0].logit;
+	const struct candidate moving = c[i];
+
+	for (uint32_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
+		if (child + 1 < n && before(&c[child + 1], &c[child]))
+			child++;
+		if (!before(&c[child], &moving))
+			break;
+		c[i] = c[child];
+		i = child;
+	}
+	c[i] = moving;
+}
+
+/* The k best, best first, at the end of the array backwards: a heap gives them
+ * one by one, so that a vocabulary of 262,144 is never sorted whole. */
+struct queue {
+	struct candidate *c;
+	uint32_t left; /* in the heap: c[0..left) */
+};
+
+static struct queue make_queue(struct candidate *c, uint32_t n)
+{
+	for (uint32_t i = n / 2; i-- > 0;)
+		sift_down(c, n, i);
+	return (struct queue){ .c = c, .left = n };
+}
+
+/* The next best moves to c[left], behind the heap. */
+static const struct candidate *take_best(struct queue *q)
+{
+	const struct candidate best_one = q->c[0];
+
+	q->c[0] = q->c[--q->left];
+	sift_down(q->c, q->left, 0);
+	q->c[q->left] = best_one;
+	return &q->c[q->left];
+}
+
+/* Weights relative to the best candidate's, and their sum. */
+static double weigh(struct candidate *c, uint32_t n, float max, float temperature)
+{
 	double sum = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		c[i].p = (float)exp(((double)c[i].logit - (double)max) / (double)temperature);
 		sum += (double)c[i].p;
 	}
-	for (uint32_t i = 0; i < n; i++)
-		c[i].p = (float)((double)c[i].p / sum);
+	return sum;
 }
 
-static uint32_t keep_top_p(const struct candidate *c, uint32_t n, float top_p)
+/* Moves the candidates that the filters keep to the end of the array; returns
+ * the first of them and how many there are. */
+static struct candidate *filter(struct gp_sampler *s, uint32_t *n_kept)
 {
-	double sum = 0;
+	const struct gp_sampling *h = &s->how;
+	const uint32_t most = h->top_k && h->top_k < s->vocab ? h->top_k : s->vocab;
+	struct queue q = make_queue(s->candidates, s->vocab);
+	const float max = q.c[0].logit;
+	double total = 0, sum = 0;
 
-	if (top_p <= 0 || top_p >= 1)
-		return n;
-	for (uint32_t i = 0; i < n; i++) {
-		sum += (double)c[i].p;
-		if (sum >= (double)top_p)
-			return i + 1;
+	if (most < s->vocab)
+		for (uint32_t i = 0; i < most; i++)
+			take_best(&q);
+	/* What top-k kept now lies behind the heap, best last; queue that alone. */
+	struct candidate *kept = s->candidates + (most < s->vocab ? q.left : 0);
+	total = weigh(kept, most, max, h->temperature);
+	q = make_queue(kept, most);
+	while (q.left) {
+		const struct candidate *c = take_best(&q);
+
+		if (c->p < h->min_p) {
+			q.left++; /* this one is out again */
+			break;
+		}
+		sum += (double)c->p;
+		if (h->top_p > 0 && h->top_p < 1 && sum >= (double)h->top_p * total)
+			break;
 	}
-	return n;
+	*n_kept = most - q.left;
+	return kept + q.left;
 }
 
-static uint32_t keep_min_p(const struct candidate *c, uint32_t n, float min_p)
-{
-	uint32_t keep = 1;
-
-	while (keep < n && c[keep].p >= min_p * c[0].p)
-		keep++;
-	return min_p > 0 ? keep : n;
-}
-
-static uint32_t draw(struct gp_sampler *s, uint32_t n)
+static uint32_t draw(struct gp_sampler *s, const struct candidate *c, uint32_t n)
 {
 	double sum = 0;
 
 	for (uint32_t i = 0; i < n; i++)
-		sum += (double)s->candidates[i].p;
+		sum += (double)c[i].p;
 	double left = next_uniform(s) * sum;
 	for (uint32_t i = 0; i < n; i++) {
-		left -= (double)s->candidates[i].p;
+		left -= (double)c[i].p;
 		if (left < 0)
-			return s->candidates[i].id;
+			return c[i].id;
 	}
-	return s->candidates[n - 1].id;
+	return c[n - 1].id;
+}
+
+/* Without a filter the order is the vocabulary's, and nothing need be sorted. */
+static uint32_t sample(struct gp_sampler *s)
+{
+	const struct gp_sampling *h = &s->how;
+	uint32_t n = s->vocab;
+
+	if (h->top_k || (h->top_p > 0 && h->top_p < 1) || h->min_p > 0) {
+		const struct candidate *kept = filter(s, &n);
+
+		return draw(s, kept, n);
+	}
+	weigh(s->candidates, n, s->candidates[best(s)].logit, h->temperature);
+	return draw(s, s->candidates, n);
 }
 
 int gp_sampler_pick(struct gp_sampler *s, const float *logits, const uint32_t *recent,
 		    size_t n_recent, uint32_t *token)
 {
 	const int rc = load_candidates(s, logits);
-	uint32_t n = s->vocab;
 
 	if (rc < 0)
 		return rc;
 	penalise(s, recent, n_recent);
-	if (s->how.temperature <= 0) {
-		*token = best(s);
-		return 0;
-	}
-	qsort(s->candidates, n, sizeof *s->candidates, by_logit);
-	if (s->how.top_k && s->how.top_k < n)
-		n = s->how.top_k;
-	softmax(s->candidates, n, s->how.temperature);
-	n = keep_top_p(s->candidates, n, s->how.top_p);
-	n = keep_min_p(s->candidates, n, s->how.min_p);
-	*token = draw(s, n);
+	*token = s->how.temperature <= 0 ? s->candidates[best(s)].id : sample(s);
 	return 0;
 }
