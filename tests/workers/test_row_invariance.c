@@ -185,28 +185,42 @@ static void test_random_text(void **state)
 }
 
 /* Wide enough that every operation is shared among the threads. */
-static void test_wide(void **state)
+static char wide_path[64];
+
+static int create_wide(void **state)
 {
-	const enum gp_type kv[] = { GP_TYPE_Q8_0 };
 	const struct gp_config wide = {
 		.n_layers = 7, .hidden = 256, .n_heads = 4, .n_kv_heads = 1, .head_dim = 64,
 		.ffn = 512, .vocab = 512, .window = 40, .context = 4096, .is_global = { [5] = true },
 		.rope_base_local = 10000, .rope_base_global = 1000000, .rope_scale_global = 1,
 		.attn_scale = 0.125f, .rms_eps = 1e-6f, .norm_offset = 1, .bos = 2, .eos = 1,
 	};
-	char path[64];
 
 	(void)state;
-	random_model_create(path, &wide, 11);
-	check_model(path, 1, kv, GP_ARRAY_LEN(kv));
-	random_model_remove(path);
+	random_model_create(wide_path, &wide, 11);
+	return 0;
+}
+
+static int remove_wide(void **state)
+{
+	(void)state;
+	random_model_remove(wide_path);
+	return 0;
+}
+
+static void test_wide(void **state)
+{
+	const enum gp_type kv[] = { GP_TYPE_Q8_0 };
+
+	(void)state;
+	check_model(wide_path, 1, kv, GP_ARRAY_LEN(kv));
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text),
-		cmocka_unit_test(test_wide),
+		cmocka_unit_test_setup_teardown(test_wide, create_wide, remove_wide),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
