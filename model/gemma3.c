@@ -238,18 +238,41 @@ static int ffn_branch(struct gp_stage *s, const gp_handle *w)
 	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
 }
 
+/* Devices that only record here show the time of recording; their own spans tell
+ * the rest. */
+static uint64_t span_since(const char *name, uint64_t start, uint32_t layer)
+{
+	const uint64_t now = gp_trace_on() ? gp_now_ns() : 0;
+
+	if (now)
+		gp_trace_span("compute", name, start, now, "layer", layer);
+	return now;
+}
+
 static int run_layer(struct gp_stage *s, uint32_t layer)
 {
 	const gp_handle *w = s->layers[layer - s->shape.first_layer].tensor;
 	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
 	int rc;
 
-	if ((rc = attention_branch(s, layer, w)) < 0 || (rc = ffn_branch(s, w)) < 0)
+	if ((rc = attention_branch(s, layer, w)) < 0)
 		return rc;
-	if (start)
-		gp_trace_span("compute", s->config.is_global[layer] ? "global layer" : "local layer",
-		              start, gp_now_ns(), "layer", layer);
+	start = span_since(s->config.is_global[layer] ? "attention global" : "attention local",
+	                   start, layer);
+	if ((rc = ffn_branch(s, w)) < 0)
+		return rc;
+	span_since("ffn", start, layer);
 	return 0;
+}
+
+static int run_embed(struct gp_stage *s)
+{
+	const uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
+	const int rc = s->ops->embed(s->dev, s->token_embd, sqrtf((float)s->config.hidden));
+
+	if (start)
+		gp_trace_span("compute", "embed", start, gp_now_ns(), NULL, 0);
+	return rc;
 }
 
 static int run_head(struct gp_stage *s)
@@ -268,12 +291,10 @@ static int run_head(struct gp_stage *s)
 static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in, float *out)
 {
 	const struct gp_device_ops *o = s->ops;
-	float scale = sqrtf((float)s->config.hidden);
 	int rc;
 
-	if ((rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in)) < 0)
-		return rc;
-	if (s->shape.embeds && (rc = o->embed(s->dev, s->token_embd, scale)) < 0)
+	if ((rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in)) < 0 ||
+	    (s->shape.embeds && (rc = run_embed(s)) < 0))
 		return rc;
 	for (uint32_t i = s->shape.first_layer; i < s->shape.end_layer; i++)
 		if ((rc = run_layer(s, i)) < 0)

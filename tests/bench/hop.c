@@ -203,10 +203,16 @@ static void print_machine(bool json, const int cpus[2], uint32_t hops, bool huge
 
 /* ---- one measurement ----------------------------------------------------------------- */
 
-static int child(struct gp_ring *r, uint32_t hops, bool asleep, int cpu, struct results *out)
+static int child(struct gp_ring *r, uint32_t hops, bool asleep, struct results *out)
 {
-	if (pin(cpu) < 0)
-		perror("hop: cannot pin the consumer");
+	void *slot;
+
+	/* Asleep until the first message is there: a consumer that spins at once
+	 * may keep the producer, born on the same CPU, from moving to its own. */
+	r->spin_ns = 0;
+	const int rc = gp_ring_wait(r, WAIT_NS, &slot);
+	if (rc < 0)
+		return 1;
 	r->spin_ns = asleep ? 0 : WAIT_NS;
 	return consume(r, hops, out);
 }
@@ -217,13 +223,16 @@ static int measure(struct gp_ring *r, uint32_t hops, bool asleep, const int cpus
 	int status = 1;
 
 	fflush(stdout);
+	/* Pinned before it is born: on the producer's CPU it might never run. */
+	if (pin(cpus[1]) < 0)
+		perror("hop: cannot pin the consumer");
 	const pid_t pid = fork();
 	if (pid < 0) {
 		perror("hop: fork");
 		return 1;
 	}
 	if (pid == 0)
-		_exit(child(r, hops, asleep, cpus[1], out));
+		_exit(child(r, hops, asleep, out));
 	if (pin(cpus[0]) < 0)
 		perror("hop: cannot pin the producer");
 	const int rc = produce(r, hops, asleep);

@@ -83,7 +83,7 @@ static void test_processes(void **state)
 
 static void test_spans(void **state)
 {
-	static const char *const names[] = { "ring wait", "local layer", "global layer",
+	static const char *const names[] = { "ring wait", "embed", "attention local", "attention global", "ffn",
 					     "head", "send", "sample" };
 
 	(void)state;
