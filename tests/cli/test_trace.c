@@ -83,8 +83,8 @@ static void test_processes(void **state)
 
 static void test_spans(void **state)
 {
-	static const char *const names[] = { "ring wait", "embed", "attention local", "attention global", "ffn",
-					     "head", "send", "sample" };
+	static const char *const names[] = { "ring wait", "embed", "attention local",
+					     "attention global", "ffn", "head", "send", "sample" };
 
 	(void)state;
 	/* The prompt and seven of the eight tokens, through two stages. */
