@@ -16,7 +16,7 @@ PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 SAN_FLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 LDFLAGS += -pthread $(SAN_FLAGS)
-LIBS = $(PKG_LIBS) -lnuma -ldl -lm
+LIBS = $(PKG_LIBS) -lm
 
 .DEFAULT_GOAL := all
 

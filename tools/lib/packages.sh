@@ -13,7 +13,6 @@ build_packages() {
 	libprotobuf-c-dev    pc:libprotobuf-c      control messages
 	protobuf-c-compiler  cmd:protoc-c          control messages, at build time
 	libjansson-dev       pc:jansson            JSON: tokenizer, configuration, results
-	libnuma-dev          header:numa.h         memory near the cores that use it
 	LIST
 }
 
