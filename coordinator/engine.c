@@ -291,6 +291,14 @@ static int turn(struct gp_engine *e)
 	return rc == -EAGAIN ? 0 : rc;
 }
 
+/* Interrupted while workers are down: what was in flight died with the epoch. */
+static void abandon_all(struct gp_engine *e)
+{
+	atomic_store(&e->interrupted, false);
+	cancel_all(e);
+	replay_all(e);
+}
+
 int gp_engine_run(struct gp_engine *e)
 {
 	bool cancelled = false;
@@ -304,6 +312,11 @@ int gp_engine_run(struct gp_engine *e)
 		}
 		if (has_work(e))
 			rc = turn(e);
+		if (rc == -EINTR) {
+			abandon_all(e);
+			cancelled = true;
+			rc = 0;
+		}
 	}
 	return rc < 0 ? rc : cancelled ? gp_fail(EINTR, "interrupted") : 0;
 }

@@ -296,6 +296,33 @@ static void test_external_worker(void **state)
 	assert_nothing_left();
 }
 
+/* Ctrl-C is answered while the pipeline waits for a worker that left. */
+static void test_interrupt_while_waiting(void **state)
+{
+	const char *const argv[] = { program("run"), "-m", MINI, "-p", "In the beginning", "-n",
+				     TOKENS, "--stages", "cpu:0-2,external:3-5", NULL };
+	char endpoint[256];
+	struct process p, worker;
+	struct result r, w;
+
+	(void)state;
+	process_start(&p, argv, 0);
+	find_endpoint(&p, endpoint);
+	process_start(&worker, (const char *const[]){ program("worker-cpu"), "--connect", endpoint,
+						      "--stage", "1", NULL }, 0);
+	await_text(&p, 20);
+	kill(worker.pid, SIGKILL);
+	process_finish(&worker, &w, 10);
+	assert_int_equal(w.status, 128 + SIGKILL);
+	result_free(&w);
+	assert_true(process_says(p.err_fd, "worker 1 left", 10));
+	kill(p.pid, SIGINT);
+	process_finish(&p, &r, 10);
+	assert_int_equal(r.status, 130);
+	result_free(&r);
+	assert_nothing_left();
+}
+
 static void test_unwanted_worker(void **state)
 {
 	const char *const argv[] = { program("run"), "-m", MINI, "-p", "x", "--stages",
@@ -329,6 +356,7 @@ int main(void)
 		cmocka_unit_test(test_many_sequences_survive), cmocka_unit_test(test_gives_up),
 		cmocka_unit_test(test_missing_worker), cmocka_unit_test(test_coordinator_killed),
 		cmocka_unit_test(test_interrupt), cmocka_unit_test(test_external_worker),
+		cmocka_unit_test(test_interrupt_while_waiting),
 		cmocka_unit_test(test_unwanted_worker),
 	};
 
