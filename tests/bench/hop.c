@@ -111,13 +111,17 @@ static int consume(struct gp_ring *r, uint32_t hops, struct results *out)
 
 /* The next hop starts when the ring is empty and the consumer had time to come
  * to rest: busy, for a sleeping producer would measure its own waking, too. */
-static void pace(const struct gp_ring *r, bool asleep)
+static bool pace(const struct gp_ring *r, bool asleep)
 {
+	const uint64_t give_up = gp_now_ns() + WAIT_NS;
+
 	while (gp_ring_used(r) > 0)
-		;
+		if (gp_now_ns() > give_up)
+			return false;
 	const uint64_t until = gp_now_ns() + (asleep ? 3 * GAP_NS : GAP_NS);
 	while (gp_now_ns() < until)
 		;
+	return true;
 }
 
 static int produce(struct gp_ring *r, uint32_t hops, bool asleep)
@@ -128,7 +132,10 @@ static int produce(struct gp_ring *r, uint32_t hops, bool asleep)
 	for (uint32_t i = 0; i < WARM_UP + hops; i++) {
 		for (size_t k = 0; k < PAYLOAD_WORDS; k++)
 			payload[k] = i + (uint32_t)k;
-		pace(r, asleep);
+		if (!pace(r, asleep)) {
+			fprintf(stderr, "hop: the consumer takes nothing\n");
+			return 1;
+		}
 		const uint64_t start = gp_now_ns();
 		const int rc = gp_ring_reserve(r, WAIT_NS, &slot);
 		if (rc < 0) {
