@@ -142,7 +142,8 @@ check-asan:
 	$(Q)GP_CHUNKS=4 $(MAKE) SAN=address,undefined BUILD=$(BUILD)-asan check
 # Where the kernel spreads addresses widely, ThreadSanitizer needs them unspread.
 check-tsan:
-	$(Q)GP_CHUNKS=1 GP_RUN_UNDER="$$(setarch -R true 2>/dev/null && echo setarch -R)" \
+	$(Q)TSAN_OPTIONS="suppressions=$(CURDIR)/tests/tsan.supp $$TSAN_OPTIONS" \
+		GP_CHUNKS=1 GP_RUN_UNDER="$$(setarch -R true 2>/dev/null && echo setarch -R)" \
 		$(MAKE) SAN=thread BUILD=$(BUILD)-tsan ONLY="$(filter $(THREADED),$(TEST_DIRS))" check
 check-san: check-asan check-tsan
 check-gemma-tokenizer: all

@@ -142,9 +142,9 @@ bool gp_job_seat(struct gp_engine *e, struct job *j)
 		kept = oldest_kept(e);
 	if (!kept && !is_free)
 		return false;
-	if (kept)
-		take_over(e, j, kept);
 	gp_meter_time(e);
+	if (kept)
+		take_over(e, j, kept); /* frees it; its slot is j's from here on */
 	e->slots[j->slot] = j;
 	j->state = JOB_LIVE;
 	return true;
