@@ -35,6 +35,14 @@ void gp_log_init(const char *process, enum gp_log_level most); /* keeps a copy o
 enum gp_log_level gp_log_most(void);
 void gp_log(enum gp_log_level level, const char *fmt, ...) GP_PRINTF(2, 3);
 
+/* ---- process (base/process.c) --------------------------------------------
+ * First thing in a main: descriptors 0 to 2 that the parent closed are opened on
+ * /dev/null, or the next file opened would get their number, and messages would
+ * go into it. Raises the soft limit of open files to the hard one. */
+void gp_process_init(void);
+/* -EMFILE (message): fewer than need descriptors may be open. */
+int gp_process_check_files(size_t need);
+
 /* ---- clock (base/clock.c) ------------------------------------------------ */
 uint64_t gp_now_ns(void); /* CLOCK_MONOTONIC: one clock for all processes */
 
@@ -60,9 +68,12 @@ bool gp_trace_on(void);
 /* name and category are literals without quotes; arg_name may be NULL. */
 void gp_trace_span(const char *category, const char *name, uint64_t start_ns,
                    uint64_t end_ns, const char *arg_name, int64_t arg);
-/* Arrow between processes: the same id at its two ends, each inside a span. */
-void gp_trace_flow(bool begins, uint64_t id, uint64_t at_ns);
+/* Arrow between processes, of a step through ring (< 128): named the same at its
+ * two ends, each inside a span. */
+void gp_trace_flow(bool begins, uint64_t step, uint32_t ring, uint64_t at_ns);
 void gp_trace_close(void);
+/* Before the work: could a trace be written there? Writes nothing. */
+int gp_trace_check(const char *out_path);
 /* Joins the parts into one JSON document at out_path (temporary name, then renamed);
  * a part's unfinished last line is dropped. */
 int gp_trace_join(const char *out_path, const char *const *part_paths, size_t n_parts);

@@ -30,7 +30,8 @@ int gp_trace_open(const char *part_path, const char *process, int sort_index)
 			close(fd);
 		return gp_fail(e, "%s: trace not opened: %s", part_path, strerror(e));
 	}
-	fprintf(f, "{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"args\":{\"name\":\"%s\"}}\n"
+	/* A killed process may have left half a line: it ends here. */
+	fprintf(f, "\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"args\":{\"name\":\"%s\"}}\n"
 		"{\"ph\":\"M\",\"name\":\"process_sort_index\",\"pid\":%d,\"args\":{\"sort_index\":%d}}\n",
 		getpid(), process, getpid(), sort_index);
 	fflush(f);
@@ -73,8 +74,10 @@ void gp_trace_span(const char *category, const char *name, uint64_t start_ns, ui
 	pthread_mutex_unlock(&lock);
 }
 
-void gp_trace_flow(bool begins, uint64_t id, uint64_t at_ns)
+void gp_trace_flow(bool begins, uint64_t step, uint32_t ring, uint64_t at_ns)
 {
+	const uint64_t id = step << 7 | ring;
+
 	if (!gp_trace_on())
 		return;
 	pthread_mutex_lock(&lock);
@@ -96,7 +99,17 @@ void gp_trace_close(void)
 	pthread_mutex_unlock(&lock);
 }
 
-/* A line counts only when it is whole: the writer may have been killed. */
+/* A line counts only when it is whole, every brace of it closed: the writer may
+ * have been killed. No text in a line holds a brace. */
+static bool is_whole(const char *line, ssize_t n)
+{
+	int depth = 0;
+
+	for (ssize_t i = 0; i < n; i++)
+		depth += (line[i] == '{') - (line[i] == '}');
+	return n > 2 && line[0] == '{' && line[n - 1] == '\n' && depth == 0;
+}
+
 static int append_part(FILE *out, const char *path, bool *first)
 {
 	FILE *in = fopen(path, "re");
@@ -107,7 +120,7 @@ static int append_part(FILE *out, const char *path, bool *first)
 	if (!in)
 		return errno == ENOENT ? 0 : gp_fail(errno, "%s: %s", path, strerror(errno));
 	while ((n = getline(&line, &room, in)) > 0) {
-		if (n < 3 || line[n - 1] != '\n' || line[n - 2] != '}')
+		if (!is_whole(line, n))
 			continue;
 		line[n - 1] = '\0';
 		fprintf(out, "%s%s", *first ? "" : ",\n", line);
@@ -115,6 +128,21 @@ static int append_part(FILE *out, const char *path, bool *first)
 	}
 	free(line);
 	fclose(in);
+	return 0;
+}
+
+int gp_trace_check(const char *out_path)
+{
+	char temporary[4096];
+
+	if (snprintf(temporary, sizeof temporary, "%s.part", out_path) >= (int)sizeof temporary)
+		return gp_fail(ENAMETOOLONG, "%.80s...: name too long for a trace", out_path);
+	const int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0)
+		return gp_fail(errno, "%s: no trace can be written there: %s", out_path,
+			       strerror(errno));
+	close(fd);
+	unlink(temporary);
 	return 0;
 }
 

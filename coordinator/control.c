@@ -10,6 +10,8 @@
 
 #define WAIT_MS 200
 #define HELLO_NS 20000000000u  /* a worker that has not said hello by then is broken */
+#define LAST_WORDS_NS 60000000u
+#define SILENCE_NS 5000000000u /* without a heartbeat; worth a warning */
 #define STOP_NS 2000000000u    /* after STOP a worker is killed */
 #define HANG_NS 60000000000u   /* a step this old is worth a warning */
 
@@ -127,7 +129,8 @@ static void start_member(struct gp_pool *p, uint32_t k)
 		m->announced = true;
 		return;
 	}
-	m->started_ns = gp_now_ns();
+	m->heard_ns = gp_now_ns();
+	m->silent = false;
 	if (gp_spawn_worker(p, k, m) < 0)
 		fail_pool(p, -EIO, gp_error());
 	else
@@ -184,7 +187,6 @@ static void send_load(struct gp_pool *p, uint32_t k)
 	l->context = p->plan->context;
 	l->max_sequences = p->plan->max_sequences;
 	l->vocab = gp_model_config(p->model)->vocab;
-	l->epoch = p->epoch;
 	l->coordinator_pid = (uint32_t)getpid();
 	l->log_level = gp_log_most();
 	fill_ring(p, k, s->external, &l->in);
@@ -226,19 +228,26 @@ static void on_hello(struct gp_pool *p, const struct gp_peer *peer, const struct
 	if (why) {
 		gp_log(GP_LOG_WARNING, "refused a worker: %s", why);
 		refuse(p, peer, why);
-		if (h->stage < p->plan->n_stages && (pid_t)h->pid == p->members[h->stage].pid)
+		if (h->stage < p->plan->n_stages && h->pid > 0 &&
+		    (pid_t)h->pid == p->members[h->stage].pid)
 			fail_pool(p, -EPROTO, why);
 		return;
 	}
 	struct gp_member *m = &p->members[h->stage];
+	if (p->plan->stage[h->stage].external) {
+		m->pid_fd = (int)syscall(SYS_pidfd_open, (pid_t)h->pid, 0);
+		if (m->pid_fd < 0) {
+			refuse(p, peer, "the coordinator cannot watch the worker's process");
+			return;
+		}
+		m->announced = false;
+	}
 	m->peer = *peer;
 	m->has_peer = true;
 	m->error[0] = '\0';
 	m->said_goodbye = false;
-	if (p->plan->stage[h->stage].external) {
-		m->pid_fd = (int)syscall(SYS_pidfd_open, (pid_t)h->pid, 0);
-		m->announced = false;
-	}
+	m->silent = false;
+	m->heard_ns = gp_now_ns();
 	pthread_mutex_lock(&p->lock);
 	m->hello = *h;
 	pthread_mutex_unlock(&p->lock);
@@ -247,10 +256,15 @@ static void on_hello(struct gp_pool *p, const struct gp_peer *peer, const struct
 
 /* ---- death ---------------------------------------------------------------- */
 
+/* One that its user started is asked to end; its pidfd tells when it has. */
 static void kill_member(struct gp_pool *p, uint32_t k)
 {
-	if (!p->plan->stage[k].external && p->members[k].pid > 0)
-		kill(p->members[k].pid, SIGKILL);
+	struct gp_member *m = &p->members[k];
+
+	if (!p->plan->stage[k].external && m->pid > 0)
+		kill(m->pid, SIGKILL);
+	else if (m->has_peer)
+		send_or_forget(p, m, GP_MSG_STOP);
 }
 
 /* Gives up, or lets start_absent try again. */
@@ -260,8 +274,10 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 	const struct gp_plan_stage *s = &p->plan->stage[k];
 	char text[GP_ERROR_BYTES];
 
+	/* In a row means: without new tokens in between, whoever died. */
 	if (atomic_exchange(&p->progressed, false))
-		m->failures = 0;
+		for (uint32_t i = 0; i < p->plan->n_stages; i++)
+			p->members[i].failures = 0;
 	m->failures++;
 	/* What fails before it ever worked, and says why, will fail again. */
 	if ((!m->was_ready && m->error[0]) || m->failures >= GP_POOL_TRIES) {
@@ -291,8 +307,11 @@ static void hear_last_words(struct gp_pool *p)
 	struct gp_message m;
 	struct gp_peer peer;
 	size_t which;
+	const uint64_t deadline = gp_now_ns() + LAST_WORDS_NS;
 
-	while (gp_channel_wait(p->channel, NULL, 0, 20, &m, &peer, &which) == GP_EVENT_MESSAGE)
+	/* Others' heartbeats must not keep it here. */
+	while (gp_now_ns() < deadline &&
+	       gp_channel_wait(p->channel, NULL, 0, 20, &m, &peer, &which) == GP_EVENT_MESSAGE)
 		on_message(p, &peer, &m);
 }
 
@@ -385,6 +404,8 @@ static void on_message(struct gp_pool *p, const struct gp_peer *peer, const stru
 	if (k < 0)
 		return; /* of one that is gone already */
 	struct gp_member *m = &p->members[k];
+	m->heard_ns = gp_now_ns();
+	m->silent = false;
 	switch (msg->kind) {
 	case GP_MSG_PROGRESS:
 		m->done_bytes = msg->progress.done_bytes;
@@ -440,6 +461,28 @@ static void drain_wake(struct gp_pool *p)
 		gp_log(GP_LOG_WARNING, "eventfd: %s", strerror(errno));
 }
 
+/* A worker that says nothing: its control thread hangs, or it was stopped. One
+ * that everybody waits for is ended; any other may be under a debugger. */
+static void check_silence(struct gp_pool *p)
+{
+	const uint64_t now = gp_now_ns();
+
+	for (uint32_t k = 0; k < p->plan->n_stages; k++) {
+		struct gp_member *m = &p->members[k];
+		const uint64_t silent_ns = now - m->heard_ns;
+
+		if (m->state == MEMBER_ABSENT || silent_ns < SILENCE_NS)
+			continue;
+		if (!m->silent)
+			gp_log(GP_LOG_WARNING, "worker %u has said nothing for %u s; is it stopped?",
+			       k, (unsigned)(silent_ns / 1000000000u));
+		m->silent = true;
+		if ((m->state == MEMBER_STARTING || m->state == MEMBER_PARKING) &&
+		    silent_ns > HELLO_NS)
+			kill_member(p, k);
+	}
+}
+
 /* Messages come before deaths: a worker's last words explain its end. */
 static void wait_event(struct gp_pool *p)
 {
@@ -464,23 +507,10 @@ static void wait_event(struct gp_pool *p)
 			drain_wake(p);
 		else
 			on_gone(p, owner[which]);
+	} else if (event == GP_EVENT_TIMEOUT) {
+		check_silence(p); /* only when no message waits to be read */
 	} else if (event < 0) {
 		fail_pool(p, event, gp_error());
-	}
-}
-
-static void check_hello(struct gp_pool *p)
-{
-	const uint64_t now = gp_now_ns();
-
-	for (uint32_t k = 0; k < p->plan->n_stages; k++) {
-		struct gp_member *m = &p->members[k];
-
-		if (m->state == MEMBER_STARTING && now - m->started_ns > HELLO_NS) {
-			snprintf(m->error, sizeof m->error, "no hello within %u s",
-				 (unsigned)(HELLO_NS / 1000000000u));
-			kill_member(p, k);
-		}
 	}
 }
 
@@ -540,7 +570,6 @@ void *gp_pool_control_thread(void *arg)
 		start_absent(p);
 		resume_when_parked(p);
 		wait_event(p);
-		check_hello(p);
 	}
 	stop_members(p);
 	return NULL;

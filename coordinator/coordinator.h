@@ -110,8 +110,9 @@ struct gp_engine_stats {
 struct gp_engine;
 /* Spawns the workers and waits until all are loaded. */
 int gp_engine_create(struct gp_engine **e, const struct gp_engine_options *o);
-/* Stops the workers, joins the trace, leaves nothing behind. NULL is fine. */
-void gp_engine_destroy(struct gp_engine *e);
+/* Stops the workers, joins the trace, leaves nothing behind. NULL is fine. < 0:
+ * the trace could not be written; everything is released all the same. */
+int gp_engine_destroy(struct gp_engine *e);
 const struct gp_config *gp_engine_config(const struct gp_engine *e);
 const struct gp_model *gp_engine_model(const struct gp_engine *e);
 const struct gp_plan *gp_engine_plan(const struct gp_engine *e);

@@ -4,6 +4,9 @@
 
 #include "coordinator/engine_internal.h"
 
+/* Model files, what ZeroMQ opens for itself; a ring, a pidfd, a peer's socket. */
+#define FILES 48u
+#define FILES_PER_STAGE 4u
 #define WAIT_NS 100000000u /* how late an interrupt from a signal may be seen */
 
 /* ---- life --------------------------------------------------------------------- */
@@ -49,7 +52,9 @@ static int start(struct gp_engine *e, const struct gp_engine_options *o)
 	int rc;
 
 	if ((rc = copy_options(e, o)) < 0 || (rc = gp_model_open(&e->model, o->model)) < 0 ||
-	    (rc = gp_plan_make(&e->plan, &o->plan, e->model)) < 0 || (rc = allocate(e)) < 0 ||
+	    (rc = gp_plan_make(&e->plan, &o->plan, e->model)) < 0 ||
+	    (rc = gp_process_check_files(FILES + FILES_PER_STAGE * e->plan.n_stages)) < 0 ||
+	    (o->trace && (rc = gp_trace_check(o->trace)) < 0) || (rc = allocate(e)) < 0 ||
 	    (rc = gp_pool_create(&e->pool, &e->options, &e->plan, e->model)) < 0 ||
 	    (rc = open_trace(e)) < 0 ||
 	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0)
@@ -72,18 +77,21 @@ int gp_engine_create(struct gp_engine **out, const struct gp_engine_options *o)
 	/* Visible before the workers are up: a signal must reach a long load. */
 	*out = e;
 	const int rc = start(e, o);
-	if (rc < 0) {
-		*out = NULL;
-		gp_engine_destroy(e);
-	}
-	return rc;
+	if (rc == 0)
+		return 0;
+	*out = NULL;
+	/* The cleaning up has messages of its own. */
+	char why[GP_ERROR_BYTES];
+	snprintf(why, sizeof why, "%s", gp_error());
+	gp_engine_destroy(e);
+	return gp_fail(-rc, "%s", why);
 }
 
-void gp_engine_destroy(struct gp_engine *e)
+int gp_engine_destroy(struct gp_engine *e)
 {
 	if (!e)
-		return;
-	gp_pool_destroy(e->pool);
+		return 0;
+	const int rc = gp_pool_destroy(e->pool);
 	for (struct job *j = e->queue, *next; j; j = next) {
 		next = j->next;
 		gp_job_destroy(j);
@@ -98,6 +106,7 @@ void gp_engine_destroy(struct gp_engine *e)
 	gp_model_close(e->model);
 	free(e->trace_path);
 	free(e);
+	return rc;
 }
 
 const struct gp_config *gp_engine_config(const struct gp_engine *e)
@@ -135,11 +144,6 @@ int gp_engine_submit(struct gp_engine *e, const struct gp_request *r, uint32_t *
 
 /* ---- steps out ------------------------------------------------------------------ */
 
-static uint64_t flow_id(uint64_t step, uint32_t ring)
-{
-	return step * (GP_MAX_STAGES + 1) + ring;
-}
-
 static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
 {
 	const uint64_t start = gp_now_ns();
@@ -156,7 +160,7 @@ static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
 	e->n_ops = 0;
 	e->in_flight++;
 	gp_trace_span("coordinator", "send", start, gp_now_ns(), "rows", n_rows);
-	gp_trace_flow(true, flow_id(h.step, 0), start);
+	gp_trace_flow(true, h.step, 0, start);
 	return 0;
 }
 
@@ -213,7 +217,7 @@ static int take_step(struct gp_engine *e, const void *slot)
 	}
 	gp_ring_release(&e->pool->rings[e->plan.n_stages]);
 	gp_trace_span("coordinator", "sample", start, gp_now_ns(), "rows", e->view.header.n_rows);
-	gp_trace_flow(false, flow_id(e->view.header.step, e->plan.n_stages), start);
+	gp_trace_flow(false, e->view.header.step, e->plan.n_stages, start);
 	return rc;
 }
 
@@ -251,7 +255,7 @@ static bool has_work(const struct gp_engine *e)
 	if (e->queue)
 		return true;
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
-		if (e->slots[i] && e->slots[i]->state != JOB_KEPT)
+		if (e->slots[i] && e->slots[i]->state == JOB_LIVE)
 			return true;
 	return false;
 }

@@ -222,6 +222,7 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos, const floa
 	if (j->state == JOB_LIVE && logits && j->request.on_logits && pos < j->request.n_prompt &&
 	    pos >= j->scored) {
 		j->scored = pos + 1;
+		atomic_store(&e->pool->progressed, true);
 		j->request.on_logits(j->request.user, pos, logits);
 	}
 	if (j->state == JOB_LIVE && j->back == j->n_tokens) {

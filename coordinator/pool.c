@@ -18,7 +18,7 @@ static int create_rings(struct gp_pool *p)
 		size_t bytes;
 
 		gp_plan_geometry(p->plan, c, i, &g);
-		snprintf(name, sizeof name, "gempipe-ring-%u", i);
+		snprintf(name, sizeof name, "ring-%u", i);
 		if ((rc = gp_slot_bytes(&g, &bytes)) == 0)
 			rc = gp_ring_create(&p->rings[i], name, p->plan->ring_slots, bytes);
 	}
@@ -100,28 +100,27 @@ static void stop_control(struct gp_pool *p)
 }
 
 /* Workers have written their last: the parts can be joined. */
-static void join_trace(struct gp_pool *p)
+static int join_trace(struct gp_pool *p)
 {
 	char paths[GP_MAX_STAGES + 1][GP_PROTO_TEXT];
 	const char *list[GP_MAX_STAGES + 1];
 
 	if (!p->options->trace || !p->thread_runs)
-		return;
+		return 0;
 	gp_trace_close();
 	for (uint32_t i = 0; i <= p->plan->n_stages; i++) {
 		gp_pool_trace_part(p, i, paths[i]);
 		list[i] = paths[i];
 	}
-	if (gp_trace_join(p->options->trace, list, p->plan->n_stages + 1) < 0)
-		gp_log(GP_LOG_ERROR, "%s", gp_error());
+	return gp_trace_join(p->options->trace, list, p->plan->n_stages + 1);
 }
 
-void gp_pool_destroy(struct gp_pool *p)
+int gp_pool_destroy(struct gp_pool *p)
 {
 	if (!p)
-		return;
+		return 0;
 	stop_control(p);
-	join_trace(p);
+	const int rc = join_trace(p);
 	gp_channel_destroy(p->channel);
 	if (p->dir[0])
 		gp_runtime_dir_remove(p->dir);
@@ -132,6 +131,7 @@ void gp_pool_destroy(struct gp_pool *p)
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
+	return rc;
 }
 
 /* Slices, so that an interrupt from a signal handler is seen. */
@@ -159,11 +159,12 @@ int gp_pool_sync(struct gp_pool *p, const _Atomic bool *interrupted, uint32_t *e
 	while (p->state == POOL_WAITING && !atomic_load(interrupted))
 		wait_slice(p);
 	p->engine_parked = false;
-	*epoch = p->epoch;
 	if (p->state == POOL_FAILED)
 		rc = gp_fail(-p->rc, "%s", p->error);
 	else if (p->state == POOL_WAITING)
 		rc = gp_fail(EINTR, "interrupted");
+	else
+		*epoch = p->epoch;
 	pthread_mutex_unlock(&p->lock);
 	return rc;
 }

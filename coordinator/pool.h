@@ -30,11 +30,13 @@ struct gp_member {              /* a stage's worker */
 	enum gp_member_state state;
 	pid_t pid;              /* 0: none */
 	int pid_fd;             /* -1: none */
-	bool has_peer, was_ready, said_goodbye, announced, warned;
+	bool has_peer, was_ready, said_goodbye, announced;
+	bool warned, silent;    /* said so in the log */
 	struct gp_peer peer;
 	uint32_t epoch;         /* parked in */
 	uint32_t failures;      /* in a row, without new tokens in between */
-	uint64_t started_ns, done_bytes, total_bytes;
+	uint64_t heard_ns;      /* spawned, or last message */
+	uint64_t done_bytes, total_bytes;
 	char error[GP_PROTO_TEXT];
 	/* for the statistics; under the lock */
 	struct gp_msg_hello hello;
@@ -70,7 +72,7 @@ struct gp_pool {
 /* Options, plan and model must outlive the pool. Does not wait for the workers. */
 int gp_pool_create(struct gp_pool **p, const struct gp_engine_options *o,
 		   const struct gp_plan *plan, const struct gp_model *model);
-void gp_pool_destroy(struct gp_pool *p); /* NULL is fine */
+int gp_pool_destroy(struct gp_pool *p); /* NULL is fine; < 0: no trace was written */
 /* Engine thread: waits until the pipeline runs; its epoch. -EINTR when
  * *interrupted becomes true; else the failure the pool gave up with. */
 int gp_pool_sync(struct gp_pool *p, const _Atomic bool *interrupted, uint32_t *epoch);

@@ -169,7 +169,6 @@ static void put_load(struct parts *p, const struct gp_msg_load *m)
 	w->context = m->context;
 	w->max_sequences = m->max_sequences;
 	w->vocab = m->vocab;
-	w->epoch = m->epoch;
 	w->coordinator_pid = m->coordinator_pid;
 	put_ring(&p->in, &m->in);
 	put_ring(&p->out, &m->out);
@@ -195,11 +194,6 @@ static void put_heartbeat(Gempipe__Heartbeat *w, const struct gp_msg_heartbeat *
 	gempipe__heartbeat__init(w);
 	w->step = m->step;
 	w->step_age_ns = m->step_age_ns;
-	w->steps = m->steps;
-	w->rows = m->rows;
-	w->busy_ns = m->busy_ns;
-	w->ring_wait_ns = m->ring_wait_ns;
-	w->kv_bytes = m->kv_bytes;
 }
 
 static void put_epoch(Gempipe__Epoch *w, const struct gp_msg_epoch *m)
@@ -340,7 +334,6 @@ static int take_load(struct gp_msg_load *m, const Gempipe__Load *w)
 	m->context = w->context;
 	m->max_sequences = w->max_sequences;
 	m->vocab = w->vocab;
-	m->epoch = w->epoch;
 	m->coordinator_pid = w->coordinator_pid;
 	m->log_level = w->log_level;
 	int rc = take_text("load.model", m->model, sizeof m->model, w->model);
@@ -354,11 +347,7 @@ static int take_load(struct gp_msg_load *m, const Gempipe__Load *w)
 
 static void take_heartbeat(struct gp_msg_heartbeat *m, const Gempipe__Heartbeat *w)
 {
-	*m = (struct gp_msg_heartbeat){
-		.step = w->step, .step_age_ns = w->step_age_ns, .steps = w->steps,
-		.rows = w->rows, .busy_ns = w->busy_ns, .ring_wait_ns = w->ring_wait_ns,
-		.kv_bytes = w->kv_bytes,
-	};
+	*m = (struct gp_msg_heartbeat){ .step = w->step, .step_age_ns = w->step_age_ns };
 }
 
 static int take_error(struct gp_msg_error *m, const Gempipe__Error *w)

@@ -47,7 +47,7 @@ struct gp_msg_load {
 	bool embeds, has_head;
 	uint32_t threads, first_cpu; /* threads 0: all; pinned from first_cpu on */
 	uint32_t kv_type;            /* enum gp_type */
-	uint32_t context, max_sequences, vocab, epoch;
+	uint32_t context, max_sequences, vocab;
 	uint32_t coordinator_pid;
 	struct gp_msg_ring in, out;
 	char trace_part[GP_PROTO_TEXT]; /* "" : no trace */
@@ -56,10 +56,7 @@ struct gp_msg_load {
 struct gp_msg_progress { uint64_t done_bytes, total_bytes; };
 struct gp_msg_ready { uint64_t memory_bytes, load_ns; };
 struct gp_msg_epoch { uint32_t epoch; };
-struct gp_msg_heartbeat {
-	uint64_t step, step_age_ns;       /* age 0: idle */
-	uint64_t steps, rows, busy_ns, ring_wait_ns, kv_bytes;
-};
+struct gp_msg_heartbeat { uint64_t step, step_age_ns; }; /* age 0: idle */
 struct gp_msg_error { int32_t code; char text[GP_PROTO_TEXT]; };
 
 struct gp_message {

@@ -19,7 +19,7 @@ static const char help[] =
 	"  -n, --tokens N         tokens of the decode test (default 128; 0: none)\n"
 	"  -b, --batch LIST       sequences decoded together (default 1)\n"
 	"  -r, --repeat N         runs of each test (default 3)\n"
-	CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_JSON_HELP CLI_CTX_HELP CLI_ENGINE_HELP
 	"\nExample:\n"
 	"  gempipe bench -m gemma-3-4b-q4_0.gguf -p 512 -n 128 -b 1,4,8 -r 5 --json\n";
 
@@ -79,7 +79,7 @@ static int read_arguments(struct bench *b, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "p:n:b:r:", options, NULL)) != -1) {
 		if (o == '?')
-			return cli_see_help(&b->cli);
+			return cli_bad_option(&b->cli, argv);
 		rc = cli_option(&b->cli, o, help);
 		if (rc == 1)
 			rc = own_option(b, o);
@@ -88,6 +88,8 @@ static int read_arguments(struct bench *b, int argc, char **argv)
 	}
 	if (optind < argc)
 		return cli_misused(&b->cli, "'%s' is no option", argv[optind]);
+	if (!b->n_prompt && !b->n_tokens)
+		return cli_misused(&b->cli, "-p 0 and -n 0 leave nothing to measure");
 	return b->cli.model ? 0 : cli_misused(&b->cli, "no model; give one with -m");
 }
 
@@ -195,7 +197,8 @@ static void add_result(struct bench *b, bool decode, uint32_t batch, double *run
 	const double bytes = bytes_per_token(b, decode, batch);
 
 	qsort(runs, b->repeats, sizeof *runs, by_value);
-	const double median = runs[b->repeats / 2], gbs = bytes * median / 1e9;
+	const double median = (runs[(b->repeats - 1) / 2] + runs[b->repeats / 2]) / 2;
+	const double gbs = bytes * median / 1e9;
 	const double share = b->gbs_all > 0 ? gbs / b->gbs_all : 0;
 	const char *note = verdict(b, gbs);
 	json_array_append_new(b->results, json_pack(
@@ -282,6 +285,12 @@ static int prepare(struct bench *b)
 	b->prompt = calloc(b->n_prompt + 1, sizeof *b->prompt);
 	if (!b->prompt || !b->results)
 		return gp_fail(ENOMEM, "no memory for the prompt");
+	/* A model that is not there is told before the memory is measured. */
+	struct gp_model *m;
+	const int rc = gp_model_open(&m, b->cli.model);
+	if (rc < 0)
+		return rc;
+	gp_model_close(m);
 	b->gbs_one = bandwidth_read_gbs(1);
 	b->gbs_all = bandwidth_read_gbs(b->n_cpus);
 	return cli_open_engine(&b->cli);
@@ -313,7 +322,7 @@ static int bench(struct bench *b)
 		putchar('\n');
 		json_decref(all);
 	}
-	return 0;
+	return cli_flush_stdout();
 }
 
 int main(int argc, char **argv)
@@ -327,7 +336,7 @@ int main(int argc, char **argv)
 		return status;
 	if (bench(&b) < 0)
 		status = cli_failed(&b.cli);
-	cli_close_engine(&b.cli);
+	status = cli_close_engine(&b.cli, status);
 	json_decref(b.results);
 	free(b.prompt);
 	return status;

@@ -52,7 +52,7 @@ static int read_arguments(struct chat *c, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "n:", options, &index)) != -1) {
 		if (o == '?')
-			return cli_see_help(&c->cli);
+			return cli_bad_option(&c->cli, argv);
 		rc = cli_option(&c->cli, o, help);
 		if (rc == 1 && o == OPT_SYSTEM) {
 			c->system = optarg;
@@ -67,6 +67,8 @@ static int read_arguments(struct chat *c, int argc, char **argv)
 	}
 	if (optind < argc)
 		return cli_misused(&c->cli, "'%s' is no option", argv[optind]);
+	if (c->cli.json)
+		return cli_misused(&c->cli, "a chat is text, there is no --json; see gempipe run");
 	return c->cli.model ? 0 : cli_misused(&c->cli, "no model; give one with -m");
 }
 
@@ -133,7 +135,10 @@ static int answer_turn(struct chat *c, const char *text)
 	}
 	if (rc == 0)
 		rc = answer.rc;
-	putchar('\n');
+	if (rc == 0) {
+		putchar('\n');
+		rc = cli_flush_stdout();
+	}
 	if (rc == 0)
 		rc = add_message(c, "assistant", answer.text);
 	else
@@ -202,7 +207,7 @@ int main(int argc, char **argv)
 		status = cli_failed(&c.cli);
 	if (status == 0 && !c.cli.quiet)
 		cli_print_stats(&c.cli, stderr);
-	cli_close_engine(&c.cli);
+	status = cli_close_engine(&c.cli, status);
 	forget(&c, 0);
 	free(c.messages);
 	gp_tokenizer_close(c.tokenizer);

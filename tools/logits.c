@@ -36,7 +36,7 @@ static int read_arguments(struct logits *l, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "o:", options, NULL)) != -1) {
 		if (o == '?')
-			return cli_see_help(&l->cli);
+			return cli_bad_option(&l->cli, argv);
 		rc = cli_option(&l->cli, o, help);
 		if (rc == 1 && o == 'o')
 			l->out = optarg;
@@ -49,6 +49,10 @@ static int read_arguments(struct logits *l, int argc, char **argv)
 		return cli_misused(&l->cli, "'%s' is no option", argv[optind]);
 	if (!l->cli.model || !l->ids_text || !l->out)
 		return cli_misused(&l->cli, "-m, --ids and --out are needed");
+	if (l->cli.json)
+		return cli_misused(&l->cli, "logits are written as .npy, there is no --json");
+	if (cli_parse_ids(l->ids_text, &l->ids, &l->n) < 0)
+		return cli_misused(&l->cli, "%s", gp_error());
 	return 0;
 }
 
@@ -61,18 +65,28 @@ static void on_logits(void *user, uint32_t pos, const float *row)
 		l->rc = npy_write_row(l->npy, row);
 }
 
+/* Before the weights are loaded: can the file be written? */
+static int create_output(struct logits *l)
+{
+	struct gp_model *m;
+	int rc = gp_model_open(&m, l->cli.model);
+
+	if (rc < 0)
+		return rc;
+	rc = npy_create(&l->npy, l->out, l->n, gp_model_config(m)->vocab);
+	gp_model_close(m);
+	return rc;
+}
+
 static int compute(struct logits *l)
 {
-	uint32_t id;
-	int rc;
-
-	if ((rc = cli_parse_ids(l->ids_text, &l->ids, &l->n)) < 0 ||
-	    (rc = cli_open_engine(&l->cli)) < 0)
-		return rc;
 	const struct gp_request r = {
 		.prompt = l->ids, .n_prompt = l->n, .user = l, .on_logits = on_logits,
 	};
-	if ((rc = npy_create(&l->npy, l->out, l->n, gp_engine_config(l->cli.engine)->vocab)) < 0 ||
+	uint32_t id;
+	int rc;
+
+	if ((rc = create_output(l)) < 0 || (rc = cli_open_engine(&l->cli)) < 0 ||
 	    (rc = gp_engine_submit(l->cli.engine, &r, &id)) < 0 ||
 	    (rc = gp_engine_run(l->cli.engine)) < 0 || (rc = l->rc) < 0)
 		return rc;
@@ -94,7 +108,7 @@ int main(int argc, char **argv)
 	if (compute(&l) < 0)
 		status = cli_failed(&l.cli);
 	npy_abandon(l.npy);
-	cli_close_engine(&l.cli);
+	status = cli_close_engine(&l.cli, status);
 	free(l.ids);
 	return status;
 }

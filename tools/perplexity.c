@@ -1,5 +1,4 @@
 /* gempipe perplexity: how well a model predicts a text. */
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -15,7 +14,7 @@ static const char help[] =
 	"      --ctx N            ids in a chunk (default 512)\n"
 	"      --chunks N         only the first N chunks\n"
 	"      --parallel N       chunks in flight at once (default 1)\n"
-	CLI_ENGINE_HELP
+	CLI_JSON_HELP CLI_ENGINE_HELP
 	"\nExample:\n"
 	"  gempipe perplexity -m MODEL -f wiki.test.raw --json\n";
 
@@ -75,7 +74,7 @@ static int read_arguments(struct perplexity *p, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "f:", options, NULL)) != -1) {
 		if (o == '?')
-			return cli_see_help(&p->cli);
+			return cli_bad_option(&p->cli, argv);
 		/* Here the context is the chunk. */
 		rc = o == CLI_CTX ? 1 : cli_option(&p->cli, o, help);
 		if (rc == 1)
@@ -112,8 +111,9 @@ static double nll_of(const float *row, uint32_t vocab, uint32_t target)
 {
 	double max = (double)row[0], sum = 0;
 
+	/* A NaN goes through into the sum, and from there into the result. */
 	for (uint32_t i = 1; i < vocab; i++)
-		max = fmax(max, (double)row[i]);
+		max = (double)row[i] > max ? (double)row[i] : max;
 	for (uint32_t i = 0; i < vocab; i++)
 		sum += exp((double)row[i] - max);
 	return max + log(sum) - (double)row[target];
@@ -189,9 +189,13 @@ static int check_ids(struct perplexity *p)
 	return 0;
 }
 
-static void print_result(const struct perplexity *p)
+static int print_result(const struct perplexity *p)
 {
 	const double mean = p->nll / (double)p->tokens;
+
+	if (!isfinite(exp(mean)))
+		return gp_fail(EDOM, "%s: its logits are not finite; the weights are broken",
+			       p->cli.model);
 
 	if (p->cli.json)
 		printf("{\"perplexity\": %.6f, \"mean_nll\": %.8f, \"tokens\": %llu}\n", exp(mean),
@@ -199,6 +203,7 @@ static void print_result(const struct perplexity *p)
 	else
 		printf("perplexity %.4f (mean -log p %.6f over %llu tokens)\n", exp(mean), mean,
 		       (unsigned long long)p->tokens);
+	return cli_flush_stdout();
 }
 
 static int measure(struct perplexity *p)
@@ -217,10 +222,9 @@ static int measure(struct perplexity *p)
 	p->cli.plan.context = (uint32_t)p->chunk;
 	if ((rc = cli_open_engine(&p->cli)) < 0 || (rc = check_ids(p)) < 0 || (rc = score(p)) < 0)
 		return rc;
-	print_result(p);
-	if (!p->cli.quiet)
+	if ((rc = print_result(p)) == 0 && !p->cli.quiet)
 		cli_print_stats(&p->cli, stderr);
-	return 0;
+	return rc;
 }
 
 int main(int argc, char **argv)
@@ -233,7 +237,7 @@ int main(int argc, char **argv)
 		return status;
 	if (measure(&p) < 0)
 		status = cli_failed(&p.cli);
-	cli_close_engine(&p.cli);
+	status = cli_close_engine(&p.cli, status);
 	free(p.ids);
 	return status;
 }

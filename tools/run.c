@@ -19,7 +19,7 @@ static const char help[] =
 	"      --top-k K, --top-p P, --min-p P, --repeat-penalty R, --seed S\n"
 	"      --no-bos           do not put <bos> in front\n"
 	"      --parse-special    control tokens in the prompt are control tokens\n"
-	CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_JSON_HELP CLI_CTX_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe run -m gemma-3-27b-it-q4_0.gguf -p 'The capital of France is' -n 20\n"
 	"  gempipe run -m MODEL --prompts questions.txt --parallel 4 --json\n"
@@ -35,6 +35,8 @@ struct run {
 	char **texts;
 	size_t *text_bytes, n;
 	char *buffer;               /* what texts point into */
+	uint32_t **ids;
+	size_t *n_ids;
 	struct completion *completions;
 };
 
@@ -102,7 +104,7 @@ static int read_arguments(struct run *r, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "p:f:n:", options, &index)) != -1) {
 		if (o == '?')
-			return cli_see_help(&r->cli);
+			return cli_bad_option(&r->cli, argv);
 		rc = cli_option(&r->cli, o, help);
 		if (rc == 1)
 			rc = own_option(r, o, index);
@@ -176,11 +178,26 @@ static int read_prompts(struct run *r)
 	return 0;
 }
 
+static int encode_all(struct run *r)
+{
+	r->ids = calloc(r->n, sizeof *r->ids);
+	r->n_ids = calloc(r->n, sizeof *r->n_ids);
+	if (!r->ids || !r->n_ids)
+		return gp_fail(ENOMEM, "no memory for %zu prompts", r->n);
+	for (size_t i = 0; i < r->n; i++) {
+		const int rc = gp_tokenizer_encode(r->tokenizer, r->texts[i], r->text_bytes[i],
+						   r->encode_flags, &r->ids[i], &r->n_ids[i]);
+
+		if (rc < 0)
+			return gp_fail_in(rc, "prompt %zu", i + 1);
+	}
+	return 0;
+}
+
 static int submit_all(struct run *r)
 {
 	FILE *stream = r->n == 1 && !r->prompts && !r->cli.json ? stdout : NULL;
-	uint32_t *ids, id;
-	size_t n;
+	uint32_t id;
 	int rc = 0;
 
 	r->completions = calloc(r->n, sizeof *r->completions);
@@ -189,14 +206,10 @@ static int submit_all(struct run *r)
 	for (size_t i = 0; i < r->n && rc == 0; i++) {
 		struct completion *c = &r->completions[i];
 
-		rc = gp_tokenizer_encode(r->tokenizer, r->texts[i], r->text_bytes[i],
-					 r->encode_flags, &ids, &n);
-		if (rc < 0)
-			return gp_fail_in(rc, "prompt %zu", i + 1);
-		if ((rc = completion_init(c, r->tokenizer, stream)) == 0)
-			rc = completion_submit(c, r->cli.engine, ids, n, r->n_tokens, &r->sampling,
-					       0, false, &id);
-		free(ids);
+		if ((rc = completion_init(c, r->tokenizer, stream)) == 0 &&
+		    (rc = completion_submit(c, r->cli.engine, r->ids[i], r->n_ids[i], r->n_tokens,
+					    &r->sampling, 0, false, &id)) < 0)
+			rc = gp_fail_in(rc, "prompt %zu", i + 1);
 	}
 	return rc;
 }
@@ -246,9 +259,7 @@ static int print_results(const struct run *r)
 	}
 	if (rc == 0 && !r->cli.json && !r->prompts)
 		putchar('\n');
-	if (rc == 0 && fflush(stdout) != 0)
-		rc = gp_fail(errno, "stdout: %s", strerror(errno));
-	return rc;
+	return rc == 0 ? cli_flush_stdout() : rc;
 }
 
 /* What may fail early fails before the weights are loaded. */
@@ -260,7 +271,8 @@ static int generate(struct run *r)
 		return gp_fail(ENOTSUP, "%s: gempipe runs the language model only and takes no image; "
 			       "describe it in the prompt", r->image);
 	if ((rc = read_prompts(r)) < 0 ||
-	    (rc = gp_tokenizer_open(&r->tokenizer, r->cli.model)) < 0)
+	    (rc = gp_tokenizer_open(&r->tokenizer, r->cli.model)) < 0 ||
+	    (rc = encode_all(r)) < 0)
 		return rc;
 	if (!r->cli.plan.max_sequences)
 		r->cli.plan.max_sequences = r->n < 8 ? (uint32_t)r->n : 8;
@@ -279,7 +291,10 @@ static int generate(struct run *r)
 
 static void release(struct run *r)
 {
-	cli_close_engine(&r->cli);
+	for (size_t i = 0; r->ids && i < r->n; i++)
+		free(r->ids[i]);
+	free(r->ids);
+	free(r->n_ids);
 	for (size_t i = 0; r->completions && i < r->n; i++)
 		completion_finish(&r->completions[i]);
 	free(r->completions);
@@ -303,6 +318,7 @@ int main(int argc, char **argv)
 		status = 130;
 	else if (rc < 0)
 		status = cli_failed(&r.cli);
+	status = cli_close_engine(&r.cli, status);
 	release(&r);
 	return status;
 }

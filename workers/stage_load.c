@@ -75,6 +75,11 @@ static int check_layers(const struct worker *w)
 	const struct gp_msg_load *l = &w->load;
 	const uint32_t out_cols = l->has_head ? c->vocab : c->hidden;
 
+	if (l->in.payload != (l->embeds ? GP_PAYLOAD_NONE : GP_PAYLOAD_HIDDEN) ||
+	    l->out.payload != (l->has_head ? GP_PAYLOAD_LOGITS : GP_PAYLOAD_HIDDEN) ||
+	    (!l->has_head && l->out.max_payload_rows < l->in.max_rows))
+		return gp_fail(EPROTO, "rings %u and %u do not fit this stage; coordinator and worker "
+			       "disagree", l->stage, l->stage + 1);
 	if (l->first_layer < l->end_layer && l->end_layer <= c->n_layers && l->vocab == c->vocab &&
 	    l->out.payload_cols == out_cols && (l->embeds || l->in.payload_cols == c->hidden))
 		return 0;

@@ -25,7 +25,7 @@ static void enter(struct worker *w, enum worker_state s, int rc)
 	if (rc < 0)
 		snprintf(w->error, sizeof w->error, "%s", gp_error());
 	if (s == WORKER_PARKED)
-		w->parked_epoch = w->want_epoch;
+		w->parked_epoch = w->epoch;
 	pthread_mutex_unlock(&w->lock);
 	notify(w);
 }
@@ -77,11 +77,6 @@ static uint32_t payload_rows(const struct worker *w)
 	return n;
 }
 
-static uint64_t flow_id(const struct worker *w, uint32_t ring)
-{
-	return w->view.header.step * (GP_MAX_STAGES + 1) + ring;
-}
-
 static void trace_step(const struct worker *w, uint64_t start, uint64_t end)
 {
 	const uint32_t stage = w->load.stage;
@@ -89,8 +84,8 @@ static void trace_step(const struct worker *w, uint64_t start, uint64_t end)
 	if (!gp_trace_on())
 		return;
 	gp_trace_span("stage", "step", start, end, "rows", w->view.header.n_rows);
-	gp_trace_flow(false, flow_id(w, stage), start);
-	gp_trace_flow(true, flow_id(w, stage + 1), end);
+	gp_trace_flow(false, w->view.header.step, stage, start);
+	gp_trace_flow(true, w->view.header.step, stage + 1, end);
 }
 
 /* The slot out carries the header on, with this stage's times filled in. */
@@ -108,15 +103,6 @@ static int write_out(struct worker *w, void *out, uint64_t start)
 	h->payload_cols = w->out_geometry.payload_cols;
 	trace_step(w, start, end);
 	return gp_slot_write(&w->out_geometry, out, h, w->view.ops, w->view.rows);
-}
-
-static void count(struct worker *w, uint64_t start)
-{
-	atomic_fetch_add_explicit(&w->steps, 1, memory_order_relaxed);
-	atomic_fetch_add_explicit(&w->rows_done, w->view.header.n_rows, memory_order_relaxed);
-	atomic_fetch_add_explicit(&w->busy_ns, gp_now_ns() - start, memory_order_relaxed);
-	atomic_store_explicit(&w->step_start_ns, 0, memory_order_relaxed);
-	atomic_store_explicit(&w->ring_wait_ns, w->in.waited_ns, memory_order_relaxed);
 }
 
 static int serve_slot(struct worker *w, const void *in)
@@ -143,7 +129,7 @@ static int serve_slot(struct worker *w, const void *in)
 	/* In this order: whoever sees the slot out may count on room for one in. */
 	gp_ring_release(&w->in);
 	gp_ring_publish(&w->out);
-	count(w, start);
+	atomic_store_explicit(&w->step_start_ns, 0, memory_order_relaxed);
 	return 0;
 }
 

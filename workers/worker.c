@@ -96,10 +96,6 @@ static int send_heartbeat(struct control *c)
 		return send_progress(c);
 	m.heartbeat.step = atomic_load(&w->step);
 	m.heartbeat.step_age_ns = start && now > start ? now - start : 0;
-	m.heartbeat.steps = atomic_load(&w->steps);
-	m.heartbeat.rows = atomic_load(&w->rows_done);
-	m.heartbeat.busy_ns = atomic_load(&w->busy_ns);
-	m.heartbeat.ring_wait_ns = atomic_load(&w->ring_wait_ns);
 	return send_message(c, &m);
 }
 
@@ -228,7 +224,8 @@ static int user_stop(struct control *c)
 {
 	const struct gp_message m = { .kind = GP_MSG_GOODBYE };
 
-	/* The kernel sends this signal when the coordinator's first thread ends. */
+	/* The kernel sends this signal when the thread that spawned us ends, a moment
+	 * before its process counts as dead. */
 	if (c->spawned && coordinator_died(c, 500))
 		return coordinator_lost(c);
 	send_message(c, &m);
@@ -265,7 +262,12 @@ static int serve(struct control *c)
 		rc = serve_event(c);
 		if (rc == 0)
 			rc = send_heartbeat(c);
+		/* A coordinator that was stopped does not read; it may go on later. */
+		if (rc == -EAGAIN)
+			rc = 0;
 	}
+	if (rc == -EHOSTUNREACH)
+		rc = coordinator_lost(c);
 	return rc < 0 ? rc : 0;
 }
 
@@ -279,25 +281,28 @@ static void end_thread(struct control *c)
 	const bool loading = w->state == WORKER_LOADING;
 	pthread_mutex_unlock(&w->lock);
 	/* A load can take minutes and holds nothing that outlives the process. */
-	if (loading)
+	if (loading) {
+		gp_channel_destroy(c->channel);
 		_exit(1);
+	}
 	want(w, WANT_STOP, 0);
 	pthread_join(c->thread, NULL);
 	c->thread_runs = false;
 }
 
 /* Every signal that ends a worker comes through a descriptor; under a
- * coordinator, Ctrl-C in the terminal is the coordinator's affair. */
+ * coordinator, what the terminal sends is the coordinator's affair. */
 static int take_signals(struct control *c)
 {
+	static const int of_the_terminal[] = { SIGINT, SIGHUP, SIGQUIT };
 	sigset_t set;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	if (!c->spawned)
 		sigaddset(&set, SIGINT);
-	else
-		signal(SIGINT, SIG_IGN);
+	for (size_t i = 0; c->spawned && i < GP_ARRAY_LEN(of_the_terminal); i++)
+		signal(of_the_terminal[i], SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	c->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -337,9 +342,15 @@ static void close_control(struct control *c)
 		close(c->w->notify_fd);
 }
 
-static int usage(const struct gp_worker_device *d, FILE *to)
+static int misused(const struct gp_worker_device *d, const char *text)
 {
-	fprintf(to, "Usage: gempipe worker %s --connect ENDPOINT --stage K\n"
+	fprintf(stderr, "gempipe worker: %s; see gempipe worker %s --help\n", text, d->ops->name);
+	return 2;
+}
+
+static int help(const struct gp_worker_device *d)
+{
+	return printf("Usage: gempipe worker %s --connect ENDPOINT --stage K\n"
 		"Serves one stage of a pipeline; `gempipe run --stages ...,external:A-B` prints\n"
 		"the exact command. Ctrl-C leaves the pipeline, which then waits for another.\n"
 		"  --connect ENDPOINT  the coordinator's control socket (ipc://...)\n"
@@ -347,8 +358,7 @@ static int usage(const struct gp_worker_device *d, FILE *to)
 		"      --version       print the version\n"
 		"  -h, --help          print this\n"
 		"Example: gempipe worker %s --connect ipc:///run/user/1000/gempipe-4711-x/control --stage 1\n",
-		d->ops->name, d->ops->name);
-	return to == stdout ? 0 : 2;
+		d->ops->name, d->ops->name) < 0;
 }
 
 static int read_arguments(struct control *c, int argc, char **argv)
@@ -359,24 +369,33 @@ static int read_arguments(struct control *c, int argc, char **argv)
 		{ "version", no_argument, NULL, 'V' }, { 0 },
 	};
 	bool have_stage = false;
-	uint64_t v;
-	int o;
+	uint64_t v = 0;
+	int o, rc = 0;
 
-	while ((o = getopt_long(argc, argv, "c:s:h", options, NULL)) != -1) {
+	opterr = 0;
+	while (rc == 0 && (o = getopt_long(argc, argv, "c:s:h", options, NULL)) != -1) {
 		if (o == 'c')
 			c->endpoint = optarg;
-		else if (o == 's' && gp_parse_u64("--stage", optarg, 0, GP_MAX_STAGES - 1, &v) == 0)
-			c->stage = (uint32_t)v, have_stage = true;
-		else if (o == 'S' && gp_parse_u64("--spawned-by", optarg, 1, INT32_MAX, &v) == 0)
-			c->coordinator_pid = (pid_t)v, c->spawned = true;
+		else if (o == 's')
+			rc = gp_parse_u64("--stage", optarg, 0, GP_MAX_STAGES - 1, &v);
+		else if (o == 'S')
+			rc = gp_parse_u64("--spawned-by", optarg, 1, INT32_MAX, &v);
 		else if (o == 'V')
 			exit(printf("gempipe %s\n", GP_VERSION) < 0);
 		else if (o == 'h')
-			exit(usage(c->w->device, stdout));
+			exit(help(c->w->device));
 		else
-			return usage(c->w->device, stderr);
+			rc = gp_fail(EINVAL, "'%s' is no option, or lacks its value", argv[optind - 1]);
+		if (rc == 0 && o == 's')
+			c->stage = (uint32_t)v, have_stage = true;
+		if (rc == 0 && o == 'S')
+			c->coordinator_pid = (pid_t)v, c->spawned = true;
 	}
-	return c->endpoint && have_stage && optind == argc ? 0 : usage(c->w->device, stderr);
+	if (rc < 0)
+		return misused(c->w->device, gp_error());
+	if (!c->endpoint || !have_stage || optind < argc)
+		return misused(c->w->device, "--connect ENDPOINT and --stage K are needed, no more");
+	return 0;
 }
 
 int gp_worker_main(const struct gp_worker_device *device, int argc, char **argv)
@@ -390,6 +409,7 @@ int gp_worker_main(const struct gp_worker_device *device, int argc, char **argv)
 	int rc;
 
 	w.device = device;
+	gp_process_init();
 	gp_log_init("gempipe worker", GP_LOG_WARNING);
 	if ((rc = read_arguments(&c, argc, argv)) != 0)
 		return rc;

@@ -49,7 +49,7 @@ struct worker {
 
 	/* counters: the stage thread stores, the control thread loads */
 	_Atomic uint64_t loaded_bytes, total_bytes, memory_bytes, load_ns;
-	_Atomic uint64_t step, step_start_ns, steps, rows_done, busy_ns, ring_wait_ns;
+	_Atomic uint64_t step, step_start_ns;
 };
 
 /* workers/stage_thread.c: thread function; arg is the worker. */

@@ -78,7 +78,7 @@ static void test_trace_join_drops_half_lines(void **state)
 	const int fd = mkstemp(part), out_fd = mkstemp(out);
 
 	(void)state;
-	dprintf(fd, "{\"a\":1}\n{\"b\":2}\n{\"c\":");
+	dprintf(fd, "{\"a\":1}\n{\"half\":{}\n{\"b\":2}\n{\"c\":");
 	close(fd);
 	close(out_fd);
 	assert_int_equal(gp_trace_join(out, parts, 2), 0);
@@ -88,6 +88,7 @@ static void test_trace_join_drops_half_lines(void **state)
 	unlink(part);
 	unlink(out);
 	assert_non_null(strstr(text, "{\"a\":1},\n{\"b\":2}\n]"));
+	assert_null(strstr(text, "half"));
 	assert_null(strstr(text, "{\"c\""));
 }
 
@@ -101,7 +102,7 @@ static void test_trace_writes_spans(void **state)
 	gp_trace_span("c", "ignored", 1, 2, NULL, 0);
 	assert_int_equal(gp_trace_open(part, "p", 1), 0);
 	gp_trace_span("c", "work", 1000, 3000, "rows", 5);
-	gp_trace_flow(true, 42, 1500);
+	gp_trace_flow(true, 42, 1, 1500);
 	gp_trace_close();
 	FILE *f = fopen(part, "re");
 	assert_true(fread(text, 1, sizeof text - 1, f) > 0);

@@ -78,7 +78,13 @@ static void test_usage(void **state)
 	REFUSED(2, "-n: '-3'", run, "-m", MINI, "-p", "x", "-n", "-3");
 	REFUSED(2, "--threads: 'many'", run, "-m", MINI, "-p", "x", "--threads", "many");
 	REFUSED(2, "--kv-type 'q4_0'", run, "-m", MINI, "-p", "x", "--kv-type", "q4_0");
-	REFUSED(2, "--temp 'hot'", run, "-m", MINI, "-p", "x", "--temp", "hot");
+	REFUSED(2, "--temp: 'hot'", run, "-m", MINI, "-p", "x", "--temp", "hot");
+	REFUSED(2, "--temp: 'nan'", run, "-m", MINI, "-p", "x", "--temp", "nan");
+	REFUSED(2, "--top-p: '2'", run, "-m", MINI, "-p", "x", "--top-p", "2");
+	REFUSED(2, "'--frobnicate' is no option", run, "--frobnicate");
+	REFUSED(2, "'-m' is no option, or lacks", run, "-m");
+	REFUSED(2, "there is no --json", program("chat"), "-m", MINI, "--json");
+	REFUSED(2, "nothing to measure", program("bench"), "-m", MINI, "-p", "0", "-n", "0");
 	REFUSED(2, "--ids and --out", program("logits"), "-m", MINI);
 	REFUSED(2, "one of -f and --ids", program("perplexity"), "-m", MINI);
 	REFUSED(2, "--batch", program("bench"), "-m", MINI, "-b", "0");
@@ -192,14 +198,106 @@ static void test_ids(void **state)
 
 	(void)state;
 	snprintf(out, sizeof out, "%s/out.npy", folder);
-	REFUSED(1, "no token ids", program("logits"), "-m", TEXT_MODEL, "--ids", "", "--out", out);
-	REFUSED(1, "'banana'", program("logits"), "-m", TEXT_MODEL, "--ids", "2,banana", "--out", out);
+	REFUSED(2, "no token ids", program("logits"), "-m", TEXT_MODEL, "--ids", "", "--out", out);
+	REFUSED(2, "'banana'", program("logits"), "-m", TEXT_MODEL, "--ids", "2,banana", "--out", out);
 	REFUSED(1, "token id 512", program("logits"), "-m", TEXT_MODEL, "--ids", "2,512", "--out", out);
-	REFUSED(1, "'-1'", program("logits"), "-m", TEXT_MODEL, "--ids", "-1", "--out", out);
+	REFUSED(2, "'-1'", program("logits"), "-m", TEXT_MODEL, "--ids", "-1", "--out", out);
 	REFUSED(1, "/nowhere", program("logits"), "-m", TEXT_MODEL, "--ids", "2", "--out",
 		"/nowhere/out.npy");
 	REFUSED(1, "no image", program("run"), "-m", "tests/data/gemma3-random-vision-text",
 		"--image", "x.png", "-p", "x");
+}
+
+static void test_closed_descriptors(void **state)
+{
+	static const char *const closed[] = { "<&-", ">&-", "2>&-", "<&- 2>&-" };
+	char command[8192], out[64];
+
+	(void)state;
+	snprintf(out, sizeof out, "%s/out.npy", folder);
+	for (size_t i = 0; i < sizeof closed / sizeof closed[0]; i++) {
+		struct result r;
+		struct stat st;
+
+		snprintf(command, sizeof command, "%s -m " TEXT_MODEL " --ids 2,3,4 --out %s -q %s",
+			 program("logits"), out, closed[i]);
+		RUN(&r, "/bin/sh", "-c", command);
+		if (r.status != 0 || stat(out, &st) != 0 || st.st_size != 128 + 3 * 512 * 4)
+			fail_msg("%s: status %d, %s", closed[i], r.status, r.err);
+		unlink(out);
+		result_free(&r);
+	}
+}
+
+static void test_stdout_full(void **state)
+{
+	char command[8192];
+	struct result r;
+
+	(void)state;
+	snprintf(command, sizeof command, "%s -m " MINI " -f tests/data/gemma3-mini-valid.txt "
+		 "--chunks 1 -q > /dev/full", program("perplexity"));
+	RUN(&r, "/bin/sh", "-c", command);
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "stdout"));
+	result_free(&r);
+}
+
+/* Python's header for shape, order and type; then n int32 of zero. */
+static void write_npy(char path[64], const char *dict, size_t n)
+{
+	char data[128 + 4096] = "\x93NUMPY\x01";
+
+	data[8] = 118;
+	memset(data + 10, ' ', 118);
+	memcpy(data + 10, dict, strlen(dict));
+	data[127] = '\n';
+	write_file(path, "ids.npy", data, 128 + 4 * n);
+}
+
+static void test_npy(void **state)
+{
+	static const struct {
+		const char *dict;
+		size_t n;
+		const char *says;
+	} bad[] = {
+		{ "{'descr': '<f4', 'fortran_order': False, 'shape': (600,), }", 600, "integers" },
+		{ "{'descr': [('a', '<i4')], 'fortran_order': False, 'shape': (600,), }", 600,
+		  "integers" },
+		{ "{'descr': '<i4', 'fortran_order': True, 'shape': (2, 300), }", 600, "C order" },
+		{ "{'descr': '<i4', 'fortran_order': False, 'shape': (601,), }", 600, "cut short" },
+		{ "{'descr': '<i4', 'fortran_order': False, 'shape': (-1,), }", 600, "cut short" },
+		{ "{'descr': '<i4', 'fortran_order': False, }", 600, "cut short" },
+		{ "{'descr': '<i4', 'fortran_order': False, 'shape': (5,), }", 5, "less than one" },
+	};
+	char path[64];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+		write_npy(path, bad[i].dict, bad[i].n);
+		REFUSED(1, bad[i].says, program("perplexity"), "-m", MINI, "--ids", path);
+		unlink(path);
+	}
+	write_npy(path, "{'descr': '<i4', 'fortran_order': False, 'shape': (2, 300), }", 600);
+	struct result r;
+	RUN(&r, program("perplexity"), "-m", MINI, "--ids", path, "-q");
+	assert_int_equal(r.status, 0);
+	result_free(&r);
+	unlink(path);
+}
+
+static void test_few_files(void **state)
+{
+	struct result r;
+	char command[8192];
+
+	(void)state;
+	snprintf(command, sizeof command, "ulimit -n 20; exec %s -m " MINI " -p x", program("run"));
+	RUN(&r, "/bin/sh", "-c", command);
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "ulimit -n"));
+	result_free(&r);
 }
 
 static void test_socket_path_too_long(void **state)
@@ -235,7 +333,7 @@ static void test_no_ring_memory(void **state)
 	process_start(&p, argv, (size_t)200 << 20);
 	process_finish(&p, &r, 60);
 	assert_int_equal(r.status, 1);
-	assert_non_null(strstr(r.err, "gempipe-ring-"));
+	assert_non_null(strstr(r.err, "ring-"));
 	result_free(&r);
 }
 
@@ -259,7 +357,9 @@ int main(void)
 		cmocka_unit_test(test_usage), cmocka_unit_test(test_unknown_option),
 		cmocka_unit_test(test_help_and_version), cmocka_unit_test(test_stages),
 		cmocka_unit_test(test_models), cmocka_unit_test(test_prompts),
-		cmocka_unit_test(test_ids), cmocka_unit_test(test_socket_path_too_long),
+		cmocka_unit_test(test_ids), cmocka_unit_test(test_closed_descriptors),
+		cmocka_unit_test(test_stdout_full), cmocka_unit_test(test_npy),
+		cmocka_unit_test(test_few_files), cmocka_unit_test(test_socket_path_too_long),
 		cmocka_unit_test(test_no_ring_memory), cmocka_unit_test(test_disk_full),
 	};
 

@@ -237,6 +237,72 @@ static void test_coordinator_killed(void **state)
 	assert_nothing_left();
 }
 
+/* Each death has new text between it and the same worker's last one. */
+static void test_workers_killed_in_turn(void **state)
+{
+	static const size_t victims[] = { 0, 0, 1, 0, 1, 1 };
+	struct process p;
+	struct result r;
+	pid_t workers[8];
+	size_t killed = 0;
+
+	(void)state;
+	start_two_stages(&p);
+	for (size_t i = 0; i < sizeof victims / sizeof victims[0]; i++) {
+		await_text(&p, output_bytes(&p) + 40);
+		if (process_workers(p.pid, workers, 8) == 2)
+			killed += kill(workers[victims[i]], SIGKILL) == 0;
+	}
+	process_finish(&p, &r, 120);
+	assert_true(killed >= 3);
+	assert_int_equal(r.status, 0);
+	assert_string_equal(r.out, undisturbed);
+	result_free(&r);
+	assert_nothing_left();
+}
+
+/* Scoring makes no tokens, but it gets on. */
+static void test_scoring_survives(void **state)
+{
+	const char *const argv[] = { program("perplexity"), "-m", MINI, "-f",
+				     "tests/data/gemma3-mini-valid.txt", "--chunks", "24", "--json",
+				     "--max-rows", "64", "-q", NULL };
+	struct process p;
+	struct result calm, r;
+	pid_t workers[8];
+
+	(void)state;
+	run_program(&calm, argv);
+	process_start(&p, argv, 0);
+	for (int i = 0; i < 4; i++) {
+		sleep_ms(700);
+		if (process_workers(p.pid, workers, 8) == 1)
+			kill(workers[0], SIGKILL);
+	}
+	process_finish(&p, &r, 240);
+	assert_int_equal(calm.status | r.status, 0);
+	assert_string_equal(calm.out, r.out);
+	result_free(&calm);
+	result_free(&r);
+	assert_nothing_left();
+}
+
+/* A terminal that closes tells the whole process group. */
+static void test_terminal_closed(void **state)
+{
+	struct process p;
+	struct result r;
+
+	(void)state;
+	start_two_stages(&p);
+	await_text(&p, 20);
+	kill(p.pid, SIGHUP);
+	process_finish(&p, &r, 10);
+	assert_int_equal(r.status, 130);
+	result_free(&r);
+	assert_nothing_left();
+}
+
 static void test_interrupt(void **state)
 {
 	struct process p;
@@ -355,6 +421,8 @@ int main(void)
 		cmocka_unit_test(test_both_workers_killed),
 		cmocka_unit_test(test_many_sequences_survive), cmocka_unit_test(test_gives_up),
 		cmocka_unit_test(test_missing_worker), cmocka_unit_test(test_coordinator_killed),
+		cmocka_unit_test(test_workers_killed_in_turn),
+		cmocka_unit_test(test_scoring_survives), cmocka_unit_test(test_terminal_closed),
 		cmocka_unit_test(test_interrupt), cmocka_unit_test(test_external_worker),
 		cmocka_unit_test(test_interrupt_while_waiting),
 		cmocka_unit_test(test_unwanted_worker),

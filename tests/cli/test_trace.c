@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,44 @@ static int drop(void **state)
 	(void)state;
 	json_decref(events);
 	return 0;
+}
+
+/* A killed worker leaves half a line; the trace stays JSON. */
+static void test_killed_worker(void **state)
+{
+	char path[] = "/tmp/gp-trace-XXXXXX";
+	const char *const argv[] = { program("run"), "-m", MINI, "-p", "In the beginning", "-n", "300",
+				     "--stages", "cpu:0-2,cpu:3-5", "--trace", path, NULL };
+	struct process p;
+	struct result r;
+	pid_t workers[8];
+
+	(void)state;
+	assert_int_equal(close(mkstemp(path)), 0);
+	process_start(&p, argv, 0);
+	for (int i = 0; i < 2000 && lseek(p.out_fd, 0, SEEK_END) < 400; i++)
+		sleep_ms(10);
+	assert_int_equal(process_workers(p.pid, workers, 8), 2);
+	kill(workers[1], SIGKILL);
+	process_finish(&p, &r, 120);
+	assert_int_equal(r.status, 0);
+	json_t *all = json_load_file(path, 0, NULL);
+	unlink(path);
+	assert_true(json_is_array(json_object_get(all, "traceEvents")));
+	json_decref(all);
+	result_free(&r);
+}
+
+static void test_unwritable(void **state)
+{
+	struct result r;
+
+	(void)state;
+	RUN(&r, program("run"), "-m", MINI, "-p", "x", "-n", "2", "--trace", "/nowhere/t.json");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "/nowhere/t.json"));
+	assert_string_equal(r.out, "");
+	result_free(&r);
 }
 
 static const char *text(const json_t *e, const char *key)
@@ -134,7 +173,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_processes), cmocka_unit_test(test_spans),
-		cmocka_unit_test(test_arrows),
+		cmocka_unit_test(test_arrows), cmocka_unit_test(test_killed_worker),
+		cmocka_unit_test(test_unwritable),
 	};
 
 	return cmocka_run_group_tests(tests, record, drop);

@@ -215,15 +215,17 @@ static double seconds_to_encode(const char *text, size_t bytes)
 static void speed(void **state)
 {
 	const size_t mb = 1000000;
-	FILE *f = fopen("tests/data/gemma3-mini-valid.txt", "rb");
-	char *text = malloc(mb), *word = malloc(mb);
+	char *text, *word;
 	size_t n;
 	double s;
 
 	(void)state;
 	if (!gemma)
 		skip();
-	assert_non_null(f);
+	FILE *f = fopen("tests/data/gemma3-mini-valid.txt", "rbe");
+	text = malloc(mb);
+	word = malloc(mb);
+	assert_true(f && text && word);
 	n = fread(text, 1, mb, f);
 	fclose(f);
 	for (size_t i = 0; i < mb; i++) {

@@ -26,7 +26,7 @@ static struct gp_message load_message(void)
 	return (struct gp_message){ .kind = GP_MSG_LOAD, .load = {
 		.model = "a model.gguf", .stage = 1, .n_stages = 3, .first_layer = 4,
 		.end_layer = 9, .embeds = true, .has_head = true, .threads = 2, .first_cpu = 1,
-		.kv_type = 30, .context = 4096, .max_sequences = 8, .vocab = 262144, .epoch = 6,
+		.kv_type = 30, .context = 4096, .max_sequences = 8, .vocab = 262144,
 		.coordinator_pid = 4321, .in = ring(1), .out = ring(2),
 		.trace_part = "/tmp/part", .log_level = GP_LOG_DEBUG,
 	} };
@@ -47,7 +47,7 @@ static size_t all_messages(struct gp_message m[16])
 	m[n++] = (struct gp_message){ .kind = GP_MSG_PARKED, .epoch = { UINT32_MAX } };
 	m[n++] = (struct gp_message){ .kind = GP_MSG_RESUME, .epoch = { 0 } };
 	m[n++] = (struct gp_message){ .kind = GP_MSG_HEARTBEAT,
-				      .heartbeat = { 1, 2, 3, 4, 5, 6, 7 } };
+				      .heartbeat = { 1, 2 } };
 	m[n++] = (struct gp_message){ .kind = GP_MSG_ERROR, .error = { -5, "went wrong" } };
 	m[n++] = (struct gp_message){ .kind = GP_MSG_STOP };
 	m[n++] = (struct gp_message){ .kind = GP_MSG_GOODBYE };

@@ -7,11 +7,11 @@ void cli_init(struct cli *c, const char *verb)
 {
 	char name[48];
 
+	gp_process_init();
+	opterr = 0;
 	*c = (struct cli){ .verb = verb, .plan = { .kv_type = -1 } };
 	snprintf(name, sizeof name, "gempipe %s", verb);
 	gp_log_init(name, GP_LOG_WARNING);
-	/* getopt's own messages begin with argv[0]; ours with the verb. */
-	setvbuf(stderr, NULL, _IOLBF, 0);
 }
 
 static int number_option(const char *what, uint32_t max, uint32_t *out)
@@ -43,6 +43,8 @@ static void print_and_end(const char *text)
 
 int cli_option(struct cli *c, int option, const char *help)
 {
+	char name[48];
+
 	switch (option) {
 	case 'm':
 		c->model = optarg;
@@ -51,7 +53,7 @@ int cli_option(struct cli *c, int option, const char *help)
 		c->plan.stages = optarg;
 		return 0;
 	case CLI_THREADS:
-		return number_option("--threads", 1024, &c->plan.threads);
+		return number_option("--threads", 256, &c->plan.threads);
 	case CLI_CTX:
 		return number_option("--ctx", 1u << 24, &c->plan.context);
 	case CLI_ROWS:
@@ -65,7 +67,8 @@ int cli_option(struct cli *c, int option, const char *help)
 		c->json = true;
 		return 0;
 	case 'v':
-		gp_log_init("gempipe", c->verbose ? GP_LOG_DEBUG : GP_LOG_INFO);
+		snprintf(name, sizeof name, "gempipe %s", c->verb);
+		gp_log_init(name, c->verbose ? GP_LOG_DEBUG : GP_LOG_INFO);
 		c->verbose = true;
 		return 0;
 	case 'q':
@@ -100,10 +103,22 @@ int cli_misused(const struct cli *c, const char *fmt, ...)
 	return 2;
 }
 
+int cli_bad_option(const struct cli *c, char **argv)
+{
+	return cli_misused(c, "'%s' is no option, or lacks its value", argv[optind - 1]);
+}
+
 int cli_see_help(const struct cli *c)
 {
 	fprintf(stderr, "gempipe %s: see gempipe %s --help\n", c->verb, c->verb);
 	return 2;
+}
+
+int cli_flush_stdout(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	return gp_fail(errno ? errno : EIO, "stdout: %s", strerror(errno ? errno : EIO));
 }
 
 static int read_stream(FILE *f, const char *name, char **text, size_t *bytes)
@@ -190,14 +205,14 @@ int cli_parse_ids(const char *text, uint32_t **out, size_t *n)
 	return rc;
 }
 
-static int parse_float(const char *name, const char *text, float *out)
+static int parse_float(const char *name, const char *text, float max, float *out)
 {
 	char *end;
 
 	errno = 0;
 	*out = strtof(text, &end);
-	if (end == text || *end || errno)
-		return gp_fail(EINVAL, "--%s '%s' is no number", name, text);
+	if (end == text || *end || errno || !(*out >= 0 && *out <= max))
+		return gp_fail(EINVAL, "--%s: '%s' is no number from 0 to %g", name, text, (double)max);
 	return 0;
 }
 
@@ -213,8 +228,11 @@ int cli_sampling_option(struct gp_sampling *s, const char *name, const char *val
 		s->top_k = (uint32_t)v;
 		return rc;
 	}
-	return parse_float(name, value,
-			   strcmp(name, "temp") == 0 ? &s->temperature
-			   : strcmp(name, "top-p") == 0 ? &s->top_p
-			   : strcmp(name, "min-p") == 0 ? &s->min_p : &s->repeat_penalty);
+	if (strcmp(name, "temp") == 0)
+		return parse_float(name, value, 100, &s->temperature);
+	if (strcmp(name, "top-p") == 0)
+		return parse_float(name, value, 1, &s->top_p);
+	if (strcmp(name, "min-p") == 0)
+		return parse_float(name, value, 1, &s->min_p);
+	return parse_float(name, value, 100, &s->repeat_penalty);
 }

@@ -38,10 +38,10 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
 	"      --max-rows N       token rows a step may carry (default 512)\n"               \
 	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
-	"      --json             results as JSON\n"                                         \
 	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \
 	"  -h, --help             this text;  --version: the version\n"
 
+#define CLI_JSON_HELP "      --json             results as JSON\n"
 #define CLI_CTX_HELP "      --ctx N            positions a sequence may have (default: up to 8192)\n"
 
 /* Begins a program: log, verb. */
@@ -52,13 +52,17 @@ int cli_option(struct cli *c, int option, const char *help);
 /* Prints "gempipe VERB: message" and returns the exit status. */
 int cli_failed(const struct cli *c);            /* gp_error(), 1 */
 int cli_misused(const struct cli *c, const char *fmt, ...) GP_PRINTF(2, 3); /* 2 */
-/* For getopt's '?' (which printed its own line): 2. */
+/* For getopt's '?': names the word. 2. */
+int cli_bad_option(const struct cli *c, char **argv);
 int cli_see_help(const struct cli *c);
 
 /* Loads the model into workers; progress bar when stderr is a terminal; Ctrl-C
  * interrupts the engine (a second one ends the program). */
 int cli_open_engine(struct cli *c);
-void cli_close_engine(struct cli *c);
+/* Returns the exit status: status, or 1 (printed) when the trace was not written. */
+int cli_close_engine(struct cli *c, int status);
+/* What was printed must have arrived: -errno when stdout took it not. */
+int cli_flush_stdout(void);
 /* A Ctrl-C was answered; the next one is the first again. */
 void cli_forget_interrupt(void);
 /* Ctrl-C ends a read from the terminal with EINTR, or leaves it waiting. */

@@ -29,6 +29,7 @@ void cli_interrupt_reads(bool yes)
 	sigemptyset(&a.sa_mask);
 	sigaction(SIGINT, &a, NULL);
 	sigaction(SIGTERM, &a, NULL);
+	sigaction(SIGHUP, &a, NULL);
 }
 
 static void catch_signals(void)
@@ -72,13 +73,15 @@ int cli_open_engine(struct cli *c)
 	return rc;
 }
 
-void cli_close_engine(struct cli *c)
+int cli_close_engine(struct cli *c, int status)
 {
 	struct gp_engine *e = c->engine;
 
-	running = NULL;
 	c->engine = NULL;
-	gp_engine_destroy(e);
+	if (gp_engine_destroy(e) < 0)
+		status = cli_failed(c);
+	running = NULL;
+	return status;
 }
 
 static double per_second(uint64_t n, uint64_t ns)

@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tools/common/cli.h"
@@ -36,14 +37,26 @@ static void free_writer(struct npy_writer *w)
 	free(w);
 }
 
+/* A device or a pipe (/dev/null, a FIFO) is written to as it is; only a file can
+ * be put in place of another. */
+static bool is_file_or_new(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) != 0 || S_ISREG(st.st_mode);
+}
+
 static int open_part(struct npy_writer *w, const char *path)
 {
+	const bool replaces = is_file_or_new(path);
+
 	w->path = strdup(path);
-	w->part = malloc(strlen(path) + sizeof ".part");
-	if (!w->path || !w->part)
+	w->part = replaces ? malloc(strlen(path) + sizeof ".part") : NULL;
+	if (!w->path || (replaces && !w->part))
 		return gp_fail(ENOMEM, "%s: no memory to write it", path);
-	sprintf(w->part, "%s.part", path);
-	w->f = fopen(w->part, "we");
+	if (w->part)
+		sprintf(w->part, "%s.part", path);
+	w->f = fopen(w->part ? w->part : path, "we");
 	if (!w->f)
 		return gp_fail(errno, "%s: not written: %s", path, strerror(errno));
 	return 0;
@@ -82,9 +95,9 @@ int npy_finish(struct npy_writer *w)
 		rc = gp_fail(EIO, "%s: %zu of %zu rows were computed", w->path, w->written, w->rows);
 	else if (fflush(w->f) != 0)
 		rc = gp_fail(errno, "%s: not written: %s", w->path, strerror(errno));
-	else if (rename(w->part, w->path) != 0)
+	else if (w->part && rename(w->part, w->path) != 0)
 		rc = gp_fail(errno, "%s: not written: %s", w->path, strerror(errno));
-	if (rc < 0)
+	if (rc < 0 && w->part)
 		unlink(w->part);
 	free_writer(w);
 	return rc;
@@ -94,25 +107,55 @@ void npy_abandon(struct npy_writer *w)
 {
 	if (!w)
 		return;
-	if (w->f)
+	if (w->f && w->part)
 		unlink(w->part);
 	free_writer(w);
 }
 
 /* ---- reading ---------------------------------------------------------------- */
 
+/* What follows 'key': in the header, or "". */
+static const char *field(const char *header, const char *key)
+{
+	char quoted[32];
+
+	snprintf(quoted, sizeof quoted, "'%s':", key);
+	const char *p = strstr(header, quoted);
+	if (!p)
+		return "";
+	p += strlen(quoted);
+	return p + strspn(p, " ");
+}
+
 /* Bytes of an element, or 0: not integers that ids come in. */
 static size_t element_bytes(const char *header)
 {
-	static const char *const four[] = { "'<i4'", "'<u4'" }, *const eight[] = { "'<i8'", "'<u8'" };
+	const char *descr = field(header, "descr");
 
-	for (size_t i = 0; i < 2; i++) {
-		if (strstr(header, four[i]))
-			return 4;
-		if (strstr(header, eight[i]))
-			return 8;
+	if (strncmp(descr, "'<i4'", 5) == 0 || strncmp(descr, "'<u4'", 5) == 0)
+		return 4;
+	return strncmp(descr, "'<i8'", 5) == 0 || strncmp(descr, "'<u8'", 5) == 0 ? 8 : 0;
+}
+
+/* Product of "(4, 512)" times each; false: no shape, or it does not fit. */
+static bool shape_bytes(const char *header, size_t each, size_t *bytes)
+{
+	const char *p = field(header, "shape");
+
+	if (*p++ != '(')
+		return false;
+	for (*bytes = each; *p != ')'; p += strspn(p, ", ")) {
+		char *end;
+
+		if (*p < '0' || *p > '9')
+			return false;
+		errno = 0;
+		const unsigned long long n = strtoull(p, &end, 10);
+		if (errno || !gp_size_mul(*bytes, (size_t)n, bytes))
+			return false;
+		p = end;
 	}
-	return 0;
+	return true;
 }
 
 static int convert(const char *path, const uint8_t *data, size_t bytes, size_t each,
@@ -150,9 +193,14 @@ static int parse_npy(const char *path, const char *text, size_t bytes, uint32_t 
 		return gp_fail(EINVAL, "%s: header is cut short or too long", path);
 	memcpy(header, text + 10, length);
 	header[length] = '\0';
-	const size_t each = element_bytes(header);
-	if (!each || (bytes - 10 - length) % each)
-		return gp_fail(EINVAL, "%s: holds no whole 32- or 64-bit integers", path);
+	const size_t each = element_bytes(header), have = bytes - 10 - length;
+	size_t need;
+	if (!each || strncmp(field(header, "fortran_order"), "False", 5) != 0)
+		return gp_fail(EINVAL, "%s: holds no 32- or 64-bit integers in C order; save ids with "
+			       "numpy.save", path);
+	if (!shape_bytes(header, each, &need) || need != have)
+		return gp_fail(EINVAL, "%s: has %zu bytes of ids, not what its shape says; is it cut "
+			       "short?", path, have);
 	return convert(path, u + 10 + length, bytes - 10 - length, each, ids, n);
 }
 
