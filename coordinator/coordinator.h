@@ -101,7 +101,9 @@ struct gp_engine_stats {
 	uint32_t n_stages;
 	struct gp_stage_stats stage[GP_MAX_STAGES];
 	uint64_t prompt_tokens, prompt_ns;       /* first rows sent until first token, summed */
-	uint64_t generated_tokens, generate_ns;  /* wall time with a request in decode */
+	uint64_t generated_tokens;
+	uint64_t decoded_tokens, generate_ns;    /* those after a request's first, and the wall
+	                                            time with a request in decode */
 	uint64_t load_ns;
 	uint32_t epoch;
 	bool huge_pages;                         /* all rings on huge pages */

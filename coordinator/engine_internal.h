@@ -55,7 +55,7 @@ struct gp_engine {
 	struct gp_row *rows;        /* scratch for composing a step */
 
 	struct stage_meter *meters;
-	uint64_t load_ns, account_ns, prompt_ns, generate_ns, prompt_tokens, generated_tokens;
+	uint64_t load_ns, account_ns, prompt_ns, generate_ns, prompt_tokens, generated_tokens, decoded_tokens;
 };
 
 /* job.c */

@@ -9,7 +9,7 @@ static int check_request(const struct gp_engine *e, const struct gp_request *r)
 	const uint32_t vocab = gp_engine_config(e)->vocab;
 
 	if (!r->n_prompt)
-		return gp_fail(EINVAL, "the prompt has no tokens; give at least one (<bos> counts)");
+		return gp_fail(EINVAL, "the prompt has no tokens; give at least one");
 	if (r->n_prompt > e->plan.context)
 		return gp_fail(E2BIG, "the prompt has %zu tokens, the context %u; shorten it or "
 			       "raise --ctx", r->n_prompt, e->plan.context);
@@ -193,8 +193,8 @@ static int generate(struct gp_engine *e, struct job *j, const float *logits)
 	if (rc < 0)
 		return rc;
 	gp_meter_time(e);
-	if (j->generated++)
-		e->generated_tokens++;
+	e->generated_tokens++;
+	e->decoded_tokens += j->generated++ > 0;
 	atomic_store(&e->pool->progressed, true);
 	const bool stop = is_stop(j, token);
 	const bool enough = j->request.on_token && j->request.on_token(j->request.user, token, stop);

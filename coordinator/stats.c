@@ -74,7 +74,7 @@ void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s)
 	*s = (struct gp_engine_stats){
 		.n_stages = e->plan.n_stages, .prompt_tokens = e->prompt_tokens,
 		.prompt_ns = e->prompt_ns, .generated_tokens = e->generated_tokens,
-		.generate_ns = e->generate_ns, .load_ns = e->load_ns, .epoch = e->epoch,
+		.decoded_tokens = e->decoded_tokens, .generate_ns = e->generate_ns, .load_ns = e->load_ns, .epoch = e->epoch,
 		.huge_pages = true,
 	};
 	for (uint32_t k = 0; k <= e->plan.n_stages; k++)
@@ -95,5 +95,6 @@ void gp_engine_stats_reset(struct gp_engine *e)
 	gp_meter_time(e);
 	for (uint32_t k = 0; k < e->plan.n_stages; k++)
 		e->meters[k] = (struct stage_meter){ .last_end_ns = e->meters[k].last_end_ns };
-	e->prompt_tokens = e->prompt_ns = e->generated_tokens = e->generate_ns = 0;
+	e->prompt_tokens = e->prompt_ns = 0;
+	e->generated_tokens = e->decoded_tokens = e->generate_ns = 0;
 }

@@ -110,5 +110,5 @@ void cli_print_stats(const struct cli *c, FILE *to)
 		"%.1f tokens/s\n", (double)s.load_ns / 1e9, (unsigned long long)s.prompt_tokens,
 		per_second(s.prompt_tokens, s.prompt_ns),
 		(unsigned long long)s.generated_tokens,
-		per_second(s.generated_tokens, s.generate_ns));
+		per_second(s.decoded_tokens, s.generate_ns));
 }

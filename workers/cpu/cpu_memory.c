@@ -83,6 +83,25 @@ static int check_weight(const struct gp_tensor *t)
 	return 0;
 }
 
+struct copy {
+	char *to;
+	const char *from;
+	size_t bytes;
+};
+
+/* In huge pages, so that each is faulted in and filled by one thread. */
+static void copy_part(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	const struct copy *c = arg;
+	const size_t pages = (c->bytes + HUGE_PAGE - 1) / HUGE_PAGE;
+	const size_t begin = pages * thread / n_threads * HUGE_PAGE;
+	const size_t end = pages * (thread + 1) / n_threads * HUGE_PAGE;
+
+	if (begin < c->bytes)
+		memcpy(c->to + begin, c->from + begin,
+		       (end < c->bytes ? end : c->bytes) - begin);
+}
+
 int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
 {
 	struct cpu_device *d = dev;
@@ -105,7 +124,9 @@ int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle 
 		for (uint32_t i = 0; i < w->cols; i++)
 			v[i] += norm_offset;
 	} else {
-		memcpy(w->pages.data, t->data, t->bytes);
+		struct copy c = { w->pages.data, t->data, t->bytes };
+
+		gp_threads_run(d->threads, copy_part, &c);
 	}
 	*out = ++d->n_weights;
 	return 0;
