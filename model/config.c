@@ -8,14 +8,15 @@
 
 static int check_counts(const struct gp_config *c)
 {
+	/* A matrix of one row would pass for a norm. */
 	const struct { const char *name; uint32_t v, min, max; } range[] = {
 		{ "layers", c->n_layers, 1, GP_MAX_LAYERS },
-		{ "hidden size", c->hidden, 1, 1u << 16 },
+		{ "hidden size", c->hidden, 2, 1u << 16 },
 		{ "heads", c->n_heads, 1, 1024 },
 		{ "KV heads", c->n_kv_heads, 1, 1024 },
 		{ "head size", c->head_dim, 8, 512 },
-		{ "feed-forward size", c->ffn, 1, 1u << 20 },
-		{ "vocabulary", c->vocab, 1, 1u << 22 },
+		{ "feed-forward size", c->ffn, 2, 1u << 20 },
+		{ "vocabulary", c->vocab, 2, 1u << 22 },
 		{ "window", c->window, 1, 1u << 24 },
 		{ "context", c->context, 1, 1u << 24 },
 	};
@@ -174,8 +175,12 @@ static int get_scaling(const struct source *s, bool may_scale, float *factor)
 
 	if (type && strcmp(type, "default") == 0)
 		return 0;
-	if (type && may_scale && strcmp(type, "linear") == 0)
+	if (type && may_scale && strcmp(type, "linear") == 0) {
+		if (!field(s, "factor"))
+			return gp_fail(EINVAL, "%s: config.json: linear RoPE scaling lacks 'factor'; "
+				       "fetch the file again", s->path);
 		return get_f32(s, "factor", factor);
+	}
 	return gp_fail(EINVAL, "%s: config.json: RoPE type '%s'; gempipe knows 'default', and "
 		       "'linear' on global layers", s->path, type ? type : "(no text)");
 }
@@ -317,32 +322,4 @@ int gp_config_from_json(struct gp_config *c, const json_t *root, const json_t *g
 		return rc;
 	c->attn_scale = 1 / sqrtf(query_scalar);
 	return 0;
-}
-
-int gp_json_load(json_t **root, const char *folder, const char *name)
-{
-	json_error_t e;
-	char *path;
-	FILE *f;
-
-	if (asprintf(&path, "%s/%s", folder, name) < 0)
-		return gp_fail(ENOMEM, "%s: out of memory", folder);
-	f = fopen(path, "rbe");
-	if (!f) {
-		int rc = gp_fail(errno, "%s: %s", path, strerror(errno));
-
-		free(path);
-		return rc;
-	}
-	*root = json_loadf(f, JSON_REJECT_DUPLICATES, &e);
-	fclose(f);
-	if (*root && !json_is_object(*root)) {
-		json_decref(*root);
-		*root = NULL;
-		snprintf(e.text, sizeof e.text, "no object");
-	}
-	if (!*root)
-		gp_fail(EINVAL, "%s: is damaged: line %d: %s", path, e.line, e.text);
-	free(path);
-	return *root ? 0 : -EINVAL;
 }

@@ -73,17 +73,18 @@ static int read_rope_scaling(struct gp_config *c, const struct gp_gguf *g)
 {
 	const char *s = "linear";
 	size_t n = strlen(s);
-	int rc;
+	int named, rc;
 
 	c->rope_scale_global = 1;
-	if ((rc = gp_gguf_get_string(g, ARCH ".rope.scaling.type", &s, &n)) < 0)
-		return rc;
+	if ((named = gp_gguf_get_string(g, ARCH ".rope.scaling.type", &s, &n)) < 0)
+		return named;
 	if (n == 4 && memcmp(s, "none", 4) == 0)
 		return 0;
 	if (n != 6 || memcmp(s, "linear", 6) != 0)
 		return gp_fail(EINVAL, "%s: rope scaling '%.*s'; gempipe knows 'linear' and 'none'",
 			       gp_gguf_path(g), (int)(n < 64 ? n : 64), s);
-	return gp_gguf_get_f32(g, ARCH ".rope.scaling.factor", &c->rope_scale_global);
+	rc = gp_gguf_get_f32(g, ARCH ".rope.scaling.factor", &c->rope_scale_global);
+	return rc == 0 && named ? missing(g, ARCH ".rope.scaling.factor") : rc;
 }
 
 static int read_floats(struct gp_config *c, const struct gp_gguf *g)
@@ -187,7 +188,8 @@ static int add_pattern(struct gp_gguf_writer *w, const struct gp_config *c)
 	if (period == 6 || (all_local && period < 6))
 		return 0;
 	if (period == 0)
-		return gp_fail(EINVAL, "the global layers follow no period; GGUF can't say that");
+		return gp_fail(EINVAL, "the global layers follow no period; gempipe writes "
+			       "GGUF files with one only");
 	return gp_gguf_add_u32(w, ARCH ".attention.sliding_window_pattern", period);
 }
 

@@ -16,7 +16,10 @@ int gp_config_from_json(struct gp_config *c, const json_t *root, const json_t *g
 /* What the attention scale is where a file does not say it. */
 float gp_config_default_scale(const struct gp_config *c);
 
-/* Reads FOLDER/NAME as a JSON object; -ENOENT when it is not there. */
+/* A regular file of bounded size as a JSON object; -ENOENT when it is not there.
+ * flags: jansson's. */
+int gp_json_read(json_t **root, const char *path, size_t flags);
+/* FOLDER/NAME. */
 int gp_json_load(json_t **root, const char *folder, const char *name);
 
 /* Every value as text; long ones are cut. */

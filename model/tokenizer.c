@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "model/mapped_file.h"
 #include "model/tokenizer_internal.h"
 #include "model/utf8.h"
 
@@ -294,15 +295,14 @@ bool gp_tokenizer_is_stop(const struct gp_tokenizer *t, uint32_t id)
 /* ---- opening ------------------------------------------------------------------------- */
 static int is_gguf(const char *path)
 {
-	char magic[4] = "";
-	FILE *f = fopen(path, "rb");
-	size_t n;
+	struct gp_mapped_file f;
+	int rc = gp_mapped_file_open(&f, path);
 
-	if (!f)
-		return gp_fail(errno, "%s: %s", path, strerror(errno));
-	n = fread(magic, 1, sizeof(magic), f);
-	fclose(f);
-	return n == sizeof(magic) && !memcmp(magic, "GGUF", 4);
+	if (rc < 0)
+		return rc;
+	rc = f.bytes >= 4 && memcmp(f.data, "GGUF", 4) == 0;
+	gp_mapped_file_close(&f);
+	return rc;
 }
 
 static int read_folder(struct gp_tokenizer *t, const char *path)
@@ -327,8 +327,6 @@ static int read_any(struct gp_tokenizer *t, const char *path)
 		return gp_fail(errno, "%s: %s", path, strerror(errno));
 	if (S_ISDIR(st.st_mode))
 		return read_folder(t, path);
-	if (!S_ISREG(st.st_mode))
-		return gp_fail(EINVAL, "%s: neither a file nor a folder", path);
 	rc = is_gguf(path);
 	if (rc < 0)
 		return rc;

@@ -5,22 +5,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "model/internal.h"
 #include "model/tokenizer_internal.h"
-
-static int load_json(json_t **root, const char *path)
-{
-	json_error_t error;
-
-	*root = json_load_file(path, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
-	if (!*root)
-		return gp_fail(EINVAL, "%s: line %d: %.160s; download the file again", path,
-		               error.line, error.text);
-	if (json_is_object(*root))
-		return 0;
-	json_decref(*root);
-	*root = NULL;
-	return gp_fail(EINVAL, "%s: the file is not a JSON object", path);
-}
 
 static bool is_text(const json_t *j, const char *text)
 {
@@ -224,7 +210,7 @@ static int read_config(struct gp_tokenizer *t, const char *json_path)
 	              slash ? (int)(slash + 1 - json_path) : 0, json_path);
 	if (rc >= (int)sizeof(path) || stat(path, &st) < 0)
 		return 0;
-	if ((rc = load_json(&config, path)) < 0)
+	if ((rc = gp_json_read(&config, path, JSON_ALLOW_NUL)) < 0)
 		return rc;
 	t->vocab.bos = named_token(t, config, "bos_token");
 	t->vocab.eos = named_token(t, config, "eos_token");
@@ -260,7 +246,7 @@ static int read_root(struct gp_tokenizer *t, const json_t *root)
 int gp_tokenizer_read_json(struct gp_tokenizer *t, const char *path)
 {
 	json_t *root;
-	int rc = load_json(&root, path);
+	int rc = gp_json_read(&root, path, JSON_ALLOW_NUL);
 
 	if (rc < 0)
 		return rc;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -209,6 +210,9 @@ static void test_config_refused(void **state)
 		{ G "\"num_hidden_layers\":1,\"layer_types\":[1]}", "layer 0" },
 		{ G "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", "'yarn'" },
 		{ G "\"rope_scaling\":7}", "rope_scaling" },
+		{ G "\"rope_scaling\":{\"rope_type\":\"linear\"}}", "'factor'" },
+		{ G "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\"}}}",
+		  "'factor'" },
 		{ G "\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\"}}}",
 		  "'linear'" },
 		{ G "\"attention_bias\":true}", "attention_bias" },
@@ -243,14 +247,14 @@ static void test_config_check(void **state)
 	} while (0)
 	REFUSE(n_layers, 0, "layers");
 	REFUSE(n_layers, GP_MAX_LAYERS + 1, "layers");
-	REFUSE(hidden, 0, "hidden");
+	REFUSE(hidden, 1, "hidden");
 	REFUSE(hidden, UINT32_MAX, "hidden");
 	REFUSE(n_heads, 5, "multiple");
 	REFUSE(n_kv_heads, 0, "KV heads");
 	REFUSE(head_dim, 12, "multiple of 8");
 	REFUSE(head_dim, 520, "head size");
-	REFUSE(ffn, 0, "feed-forward");
-	REFUSE(vocab, 0, "vocabulary");
+	REFUSE(ffn, 1, "feed-forward");
+	REFUSE(vocab, 1, "vocabulary");
 	REFUSE(window, 0, "window");
 	REFUSE(context, 0, "context");
 	REFUSE(rope_base_local, NAN, "RoPE");
@@ -347,6 +351,7 @@ static void test_gguf_changes(void **state)
 		      "'blk.1.attn_k.weight' is missing");
 	refuse_change("blk.1.attn_k.weight", "blk.1.attn_v.weight", "there twice");
 	refuse_change("general.type", "general.name", "there twice");
+	refuse_change("scaling.factor", "scaling.factoq", "'gemma3.rope.scaling.factor' is missing");
 	refuse_change("gemma3.block_count", "gemma3.block_coun_", "'gemma3.block_count' is missing");
 	refuse_change("token_embd.weight", "token_embx.weight", "'token_embd.weight' is missing");
 	refuse_change("sliding_window\x04", "sliding_windoq\x04", "is missing");
@@ -423,6 +428,83 @@ static void test_architecture(void **state)
 	}
 }
 
+/* ---- a head of its own, and files that are none ---------------------------------------- */
+/* tiny's embedding as BF16 bytes; changed: one row is another. */
+static void write_with_head(const char *name, enum gp_type type, uint64_t rows, uint64_t changed)
+{
+	const struct gp_config c = tiny_config();
+	const size_t row = c.hidden * 2, n = (size_t)rows * c.hidden * (type == GP_TYPE_F32 ? 4 : 2);
+	uint8_t *data = malloc(n);
+	struct gp_gguf_writer *w;
+
+	assert_non_null(data);
+	for (size_t i = 0; i < n; i++)
+		data[i] = i % 2 ? 0x3d : (uint8_t)(i / 2);
+	if (changed < rows)
+		data[changed * row] ^= 1;
+	assert_int_equal(gp_gguf_writer_create(&w, path), 0);
+	assert_int_equal(gp_gguf_add_config(w, &c, "headed"), 0);
+	tiny_add_tensors(w, &c, 0, c.n_layers);
+	assert_int_equal(gp_gguf_add_tensor(w, name, type, rows, c.hidden), 0);
+	tiny_write_tensors(w, &c, 0, c.n_layers);
+	assert_int_equal(gp_gguf_write(w, data, n), 0);
+	assert_int_equal(gp_gguf_writer_finish(w), 0);
+	gp_gguf_writer_destroy(w);
+	free(data);
+}
+
+static void test_head(void **state)
+{
+	static const struct { enum gp_type type; uint64_t rows, changed; } other[] = {
+		{ GP_TYPE_BF16, 128, 0 }, { GP_TYPE_BF16, 128, 127 }, { GP_TYPE_F32, 128, 128 },
+		{ GP_TYPE_F16, 128, 128 }, { GP_TYPE_BF16, 127, 127 },
+	};
+	struct gp_model *m;
+
+	(void)state;
+	write_with_head("output.weight", GP_TYPE_BF16, 128, 128);
+	assert_int_equal(gp_model_open(&m, path), 0);
+	gp_model_close(m);
+	for (size_t i = 0; i < GP_ARRAY_LEN(other); i++) {
+		write_with_head("output.weight", other[i].type, other[i].rows, other[i].changed);
+		assert_int_equal(gp_model_open(&m, path), -ENOTSUP);
+		expect_error("'output.weight' differs from its embedding");
+	}
+}
+
+static void refuse_fifo(const char *name, const char *gone)
+{
+	char *fifo = tiny_path(folder, name), *without = gone ? tiny_path(folder, gone) : NULL;
+	struct gp_tokenizer *t;
+	struct gp_model *m;
+
+	tiny_write_safetensors(folder, "model");
+	if (without)
+		assert_int_equal(remove(without), 0);
+	remove(fifo);
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	if (strncmp(name, "tokenizer", 9) == 0)
+		assert_int_equal(gp_tokenizer_open(&t, folder), -EINVAL);
+	else
+		assert_int_equal(gp_model_open(&m, folder), -EINVAL);
+	expect_error(name);
+	expect_error("is no regular file");
+	assert_int_equal(remove(fifo), 0);
+	free(fifo);
+	free(without);
+}
+
+/* A FIFO has no end to read to: it would hang. */
+static void test_fifos(void **state)
+{
+	(void)state;
+	refuse_fifo("config.json", NULL);
+	refuse_fifo("generation_config.json", NULL);
+	refuse_fifo("model.safetensors.index.json", "model.safetensors");
+	refuse_fifo("model.safetensors", NULL);
+	refuse_fifo("tokenizer.json", NULL);
+}
+
 /* ---- splits ---------------------------------------------------------------------------- */
 struct part {
 	const char *name;
@@ -480,7 +562,9 @@ static void test_split(void **state)
 	expect_error("give the first");
 	assert_int_equal(remove(second), 0);
 	assert_int_equal(gp_model_open(&m, first), -ENOENT);
-	expect_error("00002-of-00002");
+	expect_error("s-00002-of-00002.gguf");
+	expect_error("part 2 of 2 of ");
+	expect_error(first);
 	free(first);
 	free(second);
 }
@@ -525,6 +609,8 @@ int main(void)
 		cmocka_unit_test(test_gguf_changes),
 		cmocka_unit_test(test_gguf_misfits),
 		cmocka_unit_test(test_architecture),
+		cmocka_unit_test(test_head),
+		cmocka_unit_test(test_fifos),
 		cmocka_unit_test(test_split),
 		cmocka_unit_test(test_bad_split),
 	};

@@ -162,7 +162,7 @@ static void test_bad_index(void **state)
 		{ "{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "names no file" },
 		{ "{\"weight_map\":{\"a\":\"absent.safetensors\"}}", "absent.safetensors" },
 		{ "{\"weight_map\":", "damaged" },
-		{ "[]", "no object" },
+		{ "[]", "no JSON object" },
 	};
 	char *index = tiny_path(folder, "model.safetensors.index.json");
 	struct gp_safetensors *s;

@@ -386,7 +386,7 @@ static void missing_files_are_named(void **state)
 	(void)state;
 	expect_refused("tests/data/none.json", ENOENT, "tests/data/none.json");
 	expect_refused("tests/data", ENOENT, "no tokenizer.json in this folder");
-	expect_refused("/dev/null", EINVAL, "neither a file nor a folder");
+	expect_refused("/dev/null", EINVAL, "is no regular file");
 }
 
 static int open_all(void **state)
