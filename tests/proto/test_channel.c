@@ -148,9 +148,12 @@ static int loses_the_coordinator(struct gp_channel *c)
 	return say(c, GP_MSG_HEARTBEAT) == -EHOSTUNREACH ? 0 : 5;
 }
 
+/* Ends only when it was heard: what is unsent is lost after the linger time. */
 static int hello_then_end(struct gp_channel *c)
 {
-	return say_hello(c) < 0;
+	struct gp_message m;
+
+	return say_hello(c) < 0 || hear(c, &m) != GP_EVENT_MESSAGE;
 }
 
 /* ---- the coordinator --------------------------------------------------------------- */
@@ -217,6 +220,7 @@ static void test_peer_gone(void **state)
 
 	assert_int_equal(gp_channel_bind(&c, f->dir), 0);
 	expect_kind(c, GP_MSG_HELLO, &peer);
+	assert_int_equal(gp_channel_send(c, &peer, &stop), 0);
 	expect_exit(pid, 0);
 	/* The kernel tells libzmq's thread, that one tells us. */
 	for (int i = 0; i < LONG_MS && (rc = gp_channel_send(c, &peer, &stop)) == 0; i++)
