@@ -6,6 +6,7 @@
 #include "model/gguf.h"
 #include "model/model.h"
 #include "tools/common/cli.h"
+#include "tools/common/unlink_on_signal.h"
 
 static const char help[] =
 	"Usage: gempipe convert SOURCE -o OUT.gguf [--type TYPE]\n"
@@ -217,9 +218,14 @@ static int convert(struct convert *c)
 	int rc;
 
 	if ((rc = gp_model_open(&c->model, c->source)) < 0 || (rc = alloc_chunk(c)) < 0 ||
-	    (rc = gp_gguf_writer_create(&c->writer, c->out)) < 0 || (rc = add_metadata(c)) < 0 ||
-	    (rc = each_tensor(c, declare)) < 0)
+	    (rc = gp_gguf_writer_create(&c->writer, c->out)) < 0)
 		return rc;
+	cli_unlink_part_on_signal(c->out);
+	if ((rc = add_metadata(c)) < 0 || (rc = each_tensor(c, declare)) < 0)
+		return rc;
+	if (gp_model_config(c->model)->has_vision)
+		fprintf(stderr, "gempipe convert: %s has a vision tower, which is left out\n",
+			c->source);
 	if (c->substituted)
 		fprintf(stderr, "gempipe convert: %u matrices are not %s: embeddings of 4-bit files, "
 			"and rows that its blocks do not divide\n", c->substituted, c->type->name);
@@ -258,7 +264,7 @@ static int parse(struct convert *c, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "o:qh", options, NULL)) != -1 && status == 0) {
 		if (o == '?')
-			return cli_see_help(&c->cli);
+			return cli_bad_option(&c->cli, argv);
 		if (cli_option(&c->cli, o, help) == 1)
 			status = own_option(c, o);
 	}

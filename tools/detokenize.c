@@ -1,10 +1,10 @@
 /* gempipe detokenize: token ids to text. */
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/model.h"
 #include "tools/common/cli.h"
+#include "tools/common/jsonl.h"
 
 static const char help[] =
 	"Usage: gempipe detokenize -m MODEL [options] < IDS\n"
@@ -41,7 +41,7 @@ static int parse(struct detokenize *d, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "m:h", options, NULL)) != -1) {
 		if (o == '?')
-			return cli_see_help(&d->cli);
+			return cli_bad_option(&d->cli, argv);
 		if (cli_option(&d->cli, o, help) != 1)
 			continue;
 		d->skip_special |= o == OPT_SKIP_SPECIAL;
@@ -52,25 +52,6 @@ static int parse(struct detokenize *d, int argc, char **argv)
 		                   argv[optind]);
 	if (!d->cli.model)
 		return cli_misused(&d->cli, "-m MODEL is needed");
-	return 0;
-}
-
-/* ids has room for every number that text can hold. Cuts text into words. */
-static int split_ids(char *text, uint32_t *ids, size_t *n)
-{
-	static const char blanks[] = " \t\r\n,";
-	char *rest = NULL;
-
-	*n = 0;
-	for (char *word = strtok_r(text, blanks, &rest); word;
-	     word = strtok_r(NULL, blanks, &rest)) {
-		uint64_t id;
-		int rc = gp_parse_u64("token id", word, 0, UINT32_MAX, &id);
-
-		if (rc < 0)
-			return gp_fail_in(rc, "stdin");
-		ids[(*n)++] = (uint32_t)id;
-	}
 	return 0;
 }
 
@@ -87,26 +68,37 @@ static int print_text(const struct detokenize *d, const uint32_t *ids, size_t n)
 	return 0;
 }
 
+/* No ids are the empty text; "@" would name a file to cli_parse_ids. */
+static int parse_ids(const char *text, size_t bytes, uint32_t **ids, size_t *n)
+{
+	char problem[GP_ERROR_BYTES];
+	int rc;
+
+	if (memchr(text, '\0', bytes) || text[0] == '@')
+		return gp_fail(EINVAL, "stdin: holds more than numbers; give token ids such as 2 5 17");
+	if (text[strspn(text, " \t\r\n")] == '\0')
+		return 0;
+	if ((rc = cli_parse_ids(text, ids, n)) >= 0)
+		return rc;
+	/* It speaks of the option that the others have. */
+	snprintf(problem, sizeof problem, "%s", gp_error());
+	return gp_fail(-rc, "stdin: %s", problem + (strncmp(problem, "--ids: ", 7) == 0 ? 7 : 0));
+}
+
 static int detokenize_stdin(const struct detokenize *d)
 {
-	uint32_t *ids;
+	uint32_t *ids = NULL;
 	size_t bytes, n = 0;
 	char *text;
 	int rc = cli_read_file("-", &text, &bytes);
 
 	if (rc < 0)
 		return rc;
-	ids = calloc(bytes / 2 + 1, sizeof(*ids));
-	if (memchr(text, '\0', bytes))
-		rc = gp_fail(EINVAL, "stdin: a NUL byte; give numbers such as 2 5 17");
-	else if (ids)
-		rc = split_ids(text, ids, &n);
-	else
-		rc = gp_fail(ENOMEM, "no memory for token ids");
+	rc = parse_ids(text, bytes, &ids, &n);
+	free(text);
 	if (rc == 0)
 		rc = print_text(d, ids, n);
 	free(ids);
-	free(text);
 	return rc;
 }
 
@@ -143,8 +135,9 @@ static int print_object(const struct detokenize *d, const uint32_t *ids, size_t 
 	return rc;
 }
 
-static int detokenize_object(const struct detokenize *d, const json_t *object)
+static int detokenize_object(const void *user, const json_t *object)
 {
+	const struct detokenize *d = user;
 	const json_t *list = json_object_get(object, "ids");
 	const json_t *skip = json_object_get(object, "skip_special");
 	const size_t n = json_array_size(list);
@@ -163,40 +156,6 @@ static int detokenize_object(const struct detokenize *d, const json_t *object)
 	return rc;
 }
 
-static int detokenize_line(const struct detokenize *d, const char *line, size_t bytes)
-{
-	json_error_t error;
-	json_t *object = json_loadb(line, bytes, JSON_ALLOW_NUL, &error);
-	int rc;
-
-	if (!object)
-		return gp_fail(EINVAL, "not JSON: %.200s", error.text);
-	rc = detokenize_object(d, object);
-	json_decref(object);
-	return rc;
-}
-
-static int detokenize_lines(const struct detokenize *d)
-{
-	char *line = NULL;
-	size_t room = 0, n = 0;
-	ssize_t bytes;
-	int rc = 0;
-
-	while (rc == 0 && (bytes = getline(&line, &room, stdin)) > 0) {
-		n++;
-		if (bytes == 1 && line[0] == '\n')
-			continue;
-		rc = detokenize_line(d, line, (size_t)bytes);
-		if (rc < 0)
-			gp_fail_in(rc, "stdin, line %zu", n);
-	}
-	if (rc == 0 && ferror(stdin))
-		rc = gp_fail(EIO, "stdin: not read to its end");
-	free(line);
-	return rc;
-}
-
 int main(int argc, char **argv)
 {
 	struct detokenize d = { 0 };
@@ -207,9 +166,9 @@ int main(int argc, char **argv)
 		return rc;
 	rc = gp_tokenizer_open(&d.tokenizer, d.cli.model);
 	if (rc == 0)
-		rc = d.jsonl ? detokenize_lines(&d) : detokenize_stdin(&d);
-	if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
-		rc = gp_fail(EIO, "stdout: not written");
+		rc = d.jsonl ? cli_each_json_line(detokenize_object, &d) : detokenize_stdin(&d);
+	if (rc == 0)
+		rc = cli_flush_stdout();
 	gp_tokenizer_close(d.tokenizer);
 	return rc < 0 ? cli_failed(&d.cli) : 0;
 }

@@ -204,7 +204,7 @@ static void gather_uses(struct inspect *in)
 {
 	json_t *uses = json_object_get(in->out, "uses");
 	const struct gp_vocab *v = in->tokenizer ? gp_tokenizer_vocab(in->tokenizer) : NULL;
-	const char *const with_ids[] = { "logits", "perplexity", "bench", "convert" };
+	const char *const with_ids[] = { "logits", "bench", "convert" };
 
 	if (!in->model)
 		return;
@@ -212,6 +212,9 @@ static void gather_uses(struct inspect *in)
 		json_array_append_new(uses, json_string("run"));
 	if (v && v->end_of_turn >= 0)
 		json_array_append_new(uses, json_string("chat"));
+	/* Every chunk begins with <bos>. */
+	if (gp_model_config(in->model)->bos >= 0)
+		json_array_append_new(uses, json_string("perplexity"));
 	for (size_t i = 0; i < GP_ARRAY_LEN(with_ids); i++)
 		json_array_append_new(uses, json_string(with_ids[i]));
 	if (gp_model_config(in->model)->has_vision)
@@ -364,7 +367,7 @@ static int parse(struct inspect *in, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "m:h", options, NULL)) != -1) {
 		if (o == '?')
-			return cli_see_help(&in->cli);
+			return cli_bad_option(&in->cli, argv);
 		if (cli_option(&in->cli, o, help) == 1)
 			in->tensors = true;
 	}

@@ -9,6 +9,7 @@
 #include "model/gguf.h"
 #include "model/model.h"
 #include "tools/common/cli.h"
+#include "tools/common/unlink_on_signal.h"
 
 static const char help[] =
 	"Usage: gempipe synth --size SIZE --type TYPE -o OUT.gguf [--seed N]\n"
@@ -348,8 +349,10 @@ static int synth(struct synth *s)
 
 	s->config = config_of(s->size);
 	snprintf(name, sizeof name, "Gemma 3 %s of random weights", s->size->name);
-	if ((rc = gp_gguf_writer_create(&s->writer, s->out)) < 0 ||
-	    (rc = gp_gguf_add_config(s->writer, &s->config, name)) < 0 ||
+	if ((rc = gp_gguf_writer_create(&s->writer, s->out)) < 0)
+		return rc;
+	cli_unlink_part_on_signal(s->out);
+	if ((rc = gp_gguf_add_config(s->writer, &s->config, name)) < 0 ||
 	    (rc = gp_gguf_add_u32(s->writer, "general.file_type", file_type(s->type))) < 0 ||
 	    (rc = add_vocab(s)) < 0 || (rc = each_tensor(s, declare)) < 0 ||
 	    (rc = each_tensor(s, write_tensor)) < 0)
@@ -400,7 +403,7 @@ static int parse(struct synth *s, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "o:qh", options, NULL)) != -1 && status == 0) {
 		if (o == '?')
-			return cli_see_help(&s->cli);
+			return cli_bad_option(&s->cli, argv);
 		if (cli_option(&s->cli, o, help) == 1)
 			status = own_option(s, o);
 	}

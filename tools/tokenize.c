@@ -1,10 +1,9 @@
 /* gempipe tokenize: text to token ids. */
-#include <jansson.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "model/model.h"
 #include "tools/common/cli.h"
+#include "tools/common/jsonl.h"
 
 static const char help[] =
 	"Usage: gempipe tokenize -m MODEL [options] < TEXT\n"
@@ -59,7 +58,7 @@ static int parse(struct tokenize *t, int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "m:h", options, NULL)) != -1) {
 		if (o == '?')
-			return cli_see_help(&t->cli);
+			return cli_bad_option(&t->cli, argv);
 		if (cli_option(&t->cli, o, help) == 1)
 			own_option(t, o);
 	}
@@ -102,8 +101,9 @@ static int tokenize_stdin(const struct tokenize *t)
 	return rc < 0 ? gp_fail_in(rc, "stdin") : 0;
 }
 
-static int tokenize_object(const struct tokenize *t, const json_t *object)
+static int tokenize_object(const void *user, const json_t *object)
 {
+	const struct tokenize *t = user;
 	const json_t *text = json_object_get(object, "text");
 	const json_t *add = json_object_get(object, "add_special");
 	unsigned flags = t->flags;
@@ -117,40 +117,6 @@ static int tokenize_object(const struct tokenize *t, const json_t *object)
 	                 "{\"ids\": [", ", ", "]}\n");
 }
 
-static int tokenize_line(const struct tokenize *t, const char *line, size_t bytes)
-{
-	json_error_t error;
-	json_t *object = json_loadb(line, bytes, JSON_ALLOW_NUL, &error);
-	int rc;
-
-	if (!object)
-		return gp_fail(EINVAL, "not JSON: %.200s", error.text);
-	rc = tokenize_object(t, object);
-	json_decref(object);
-	return rc;
-}
-
-static int tokenize_lines(const struct tokenize *t)
-{
-	char *line = NULL;
-	size_t room = 0, n = 0;
-	ssize_t bytes;
-	int rc = 0;
-
-	while (rc == 0 && (bytes = getline(&line, &room, stdin)) > 0) {
-		n++;
-		if (bytes == 1 && line[0] == '\n')
-			continue;
-		rc = tokenize_line(t, line, (size_t)bytes);
-		if (rc < 0)
-			gp_fail_in(rc, "stdin, line %zu", n);
-	}
-	if (rc == 0 && ferror(stdin))
-		rc = gp_fail(EIO, "stdin: not read to its end");
-	free(line);
-	return rc;
-}
-
 int main(int argc, char **argv)
 {
 	struct tokenize t = { .flags = GP_ENCODE_BOS };
@@ -161,9 +127,9 @@ int main(int argc, char **argv)
 		return rc;
 	rc = gp_tokenizer_open(&t.tokenizer, t.cli.model);
 	if (rc == 0)
-		rc = t.jsonl ? tokenize_lines(&t) : tokenize_stdin(&t);
-	if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout)))
-		rc = gp_fail(EIO, "stdout: not written");
+		rc = t.jsonl ? cli_each_json_line(tokenize_object, &t) : tokenize_stdin(&t);
+	if (rc == 0)
+		rc = cli_flush_stdout();
 	gp_tokenizer_close(t.tokenizer);
 	return rc < 0 ? cli_failed(&t.cli) : 0;
 }
