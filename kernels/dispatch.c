@@ -14,6 +14,7 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 		.attention = gp_attention_scalar,
 		.store_kv = gp_store_kv_scalar,
 		.dequantize = gp_dequantize,
+		.read = gp_read_scalar,
 	};
 	if (!(have & GP_CPU_AVX2))
 		return;
@@ -25,6 +26,7 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	k->attention = gp_attention_avx2;
 	k->store_kv = gp_store_kv_avx2;
 	k->dequantize = gp_dequantize_avx2;
+	k->read = gp_read_avx2;
 	if (!(have & GP_CPU_AVX512))
 		return;
 	k->matmul = gp_matmul_avx512;

@@ -95,6 +95,9 @@ struct gp_kernels {
 	void (*store_kv)(enum gp_type t, const float *src, void *dst, uint32_t n);
 	/* One weight row to float32 (embedding). */
 	void (*dequantize)(enum gp_type t, const void *src, float *dst, size_t n);
+	/* The sum of all whole 64-byte lines as 64-bit numbers: to measure how fast
+	 * this instruction set reads memory. bytes: a multiple of 64. */
+	uint64_t (*read)(const void *data, size_t bytes);
 };
 /* Fills the table for flags & gp_cpu_flags(). */
 void gp_kernels_init(struct gp_kernels *k, unsigned flags);

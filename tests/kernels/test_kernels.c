@@ -145,6 +145,20 @@ static void add(void **state)
 	for_shapes(check_add);
 }
 
+/* Every line counts once: otherwise less was read than is claimed. */
+static void read_memory(void **state)
+{
+	uint8_t data[64 * 41 + 1];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)check_random();
+	for (int s = 0; s < n_sets; s++)
+		for (size_t lines = 0; lines <= 41; lines++)
+			assert_true(sets[s].read(data + 1, 64 * lines) == ref.read(data + 1, 64 * lines));
+	assert_true(ref.read(data, 64) != ref.read(data + 1, 64));
+}
+
 static void nan_is_not_lost(void **state)
 {
 	float x[40], w[40], y[40];
@@ -385,6 +399,7 @@ int main(void)
 		cmocka_unit_test(rope),
 		cmocka_unit_test(geglu),
 		cmocka_unit_test(add),
+		cmocka_unit_test(read_memory),
 		cmocka_unit_test(nan_is_not_lost),
 		cmocka_unit_test(store_kv),
 		cmocka_unit_test(dequantize),

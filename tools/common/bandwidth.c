@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "kernels/kernels.h"
 
 #define MAX_THREADS 256u
 #define LEAST_BYTES ((uint64_t)1 << 30)
@@ -15,8 +16,9 @@
 
 struct reader {
 	pthread_t thread;
-	const uint64_t *data;
-	size_t n;
+	const struct gp_kernels *kernels;
+	const uint8_t *data;
+	size_t bytes;
 	uint64_t sum;
 };
 
@@ -27,17 +29,11 @@ uint64_t bandwidth_cache_bytes(void)
 	return l3 > 0 ? (uint64_t)l3 : l2 > 0 ? (uint64_t)l2 : 0;
 }
 
-/* Eight sums: enough loads under way that memory, not the adder, is the limit. */
 static void *read_all(void *arg)
 {
 	struct reader *r = arg;
-	uint64_t s[8] = { 0 };
 
-	for (size_t i = 0; i + 8 <= r->n; i += 8)
-		for (size_t k = 0; k < 8; k++)
-			s[k] += r->data[i + k];
-	for (size_t k = 0; k < 8; k++)
-		r->sum += s[k];
+	r->sum = r->kernels->read(r->data, r->bytes);
 	return NULL;
 }
 
@@ -59,8 +55,10 @@ double bandwidth_read_gbs(uint32_t n_threads)
 	const uint64_t cache = 4 * bandwidth_cache_bytes();
 	const size_t bytes = cache < LEAST_BYTES ? LEAST_BYTES : cache > MOST_BYTES ? MOST_BYTES : cache;
 	const uint32_t n = n_threads < MAX_THREADS ? n_threads : MAX_THREADS;
+	struct gp_kernels k;
 	double best = 0;
 
+	gp_kernels_init(&k, GP_CPU_ALL);
 	uint8_t *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (data == MAP_FAILED)
 		return 0;
@@ -68,7 +66,7 @@ double bandwidth_read_gbs(uint32_t n_threads)
 	memset(data, 1, bytes);
 	const size_t share = bytes / n / 64 * 64;
 	for (uint32_t i = 0; i < n; i++)
-		r[i] = (struct reader){ .data = (const void *)(data + i * share), .n = share / 8 };
+		r[i] = (struct reader){ .kernels = &k, .data = data + i * share, .bytes = share };
 	for (int pass = 0; pass < PASSES; pass++) {
 		const uint64_t ns = pass_ns(r, n);
 		const double gbs = ns ? (double)(share * n) / (double)ns : 0;

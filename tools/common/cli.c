@@ -108,12 +108,6 @@ int cli_bad_option(const struct cli *c, char **argv)
 	return cli_misused(c, "'%s' is no option, or lacks its value", argv[optind - 1]);
 }
 
-int cli_see_help(const struct cli *c)
-{
-	fprintf(stderr, "gempipe %s: see gempipe %s --help\n", c->verb, c->verb);
-	return 2;
-}
-
 int cli_flush_stdout(void)
 {
 	if (fflush(stdout) == 0 && !ferror(stdout))

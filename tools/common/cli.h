@@ -54,7 +54,6 @@ int cli_failed(const struct cli *c);            /* gp_error(), 1 */
 int cli_misused(const struct cli *c, const char *fmt, ...) GP_PRINTF(2, 3); /* 2 */
 /* For getopt's '?': names the word. 2. */
 int cli_bad_option(const struct cli *c, char **argv);
-int cli_see_help(const struct cli *c);
 
 /* Loads the model into workers; progress bar when stderr is a terminal; Ctrl-C
  * interrupts the engine (a second one ends the program). */
