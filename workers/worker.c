@@ -56,16 +56,6 @@ static void send_error(struct control *c, int code, const char *text)
 	send_message(c, &m);
 }
 
-static int send_ready(struct control *c)
-{
-	struct gp_message m = { .kind = GP_MSG_READY };
-
-	m.ready.memory_bytes = atomic_load(&c->w->memory_bytes);
-	m.ready.load_ns = atomic_load(&c->w->load_ns);
-	c->ready_sent = true;
-	return send_message(c, &m);
-}
-
 static int send_progress(struct control *c)
 {
 	struct gp_message m = { .kind = GP_MSG_PROGRESS };
@@ -73,6 +63,18 @@ static int send_progress(struct control *c)
 	m.progress.done_bytes = atomic_load(&c->w->loaded_bytes);
 	m.progress.total_bytes = atomic_load(&c->w->total_bytes);
 	return send_message(c, &m);
+}
+
+static int send_ready(struct control *c)
+{
+	struct gp_message m = { .kind = GP_MSG_READY };
+
+	m.ready.memory_bytes = atomic_load(&c->w->memory_bytes);
+	m.ready.load_ns = atomic_load(&c->w->load_ns);
+	c->ready_sent = true;
+	/* A load shorter than a heartbeat has reported none yet. */
+	const int rc = send_progress(c);
+	return rc < 0 ? rc : send_message(c, &m);
 }
 
 static int send_parked(struct control *c, uint32_t epoch)

@@ -6,10 +6,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/common/process.h"
@@ -69,6 +71,85 @@ static void test_greedy_texts(void **state)
 		assert_non_null(strstr(r.err, "hop p99"));
 		result_free(&r);
 	}
+}
+
+static size_t count_of(const char *text, const char *what)
+{
+	size_t n = 0;
+
+	for (const char *p = text; (p = strstr(p, what)); p += strlen(what))
+		n++;
+	return n;
+}
+
+static bool has_free_huge_pages(void)
+{
+	char line[128];
+	long n = 0;
+	FILE *f = fopen("/proc/meminfo", "re");
+
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "HugePages_Free: %ld", &n) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return n > 0;
+}
+
+/* Three rings in three processes, and one line about them. */
+static void test_no_huge_pages_is_said_once(void **state)
+{
+	struct result r;
+
+	(void)state;
+	if (has_free_huge_pages())
+		skip();
+	RUN(&r, program("run"), "-m", MINI, "-p", "x", "-n", "2", "--stages", "cpu:0-2,cpu:3-5", "-q");
+	assert_int_equal(r.status, 0);
+	assert_int_equal(count_of(r.err, "no free huge pages"), 1);
+	assert_int_equal(count_of(r.err, "\n"), 1);
+	result_free(&r);
+}
+
+/* What a program writes to a terminal on stderr. */
+static void on_terminal(const char *const *argv, char *text, size_t room)
+{
+	const int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	size_t n = 0;
+	ssize_t got;
+
+	assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+	const int terminal = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_true(terminal >= 0);
+	const pid_t pid = fork();
+	if (pid == 0) {
+		dup2(open("/dev/null", O_RDWR), 1);
+		dup2(terminal, 2);
+		execv(argv[0], (char *const *)(uintptr_t)argv);
+		_exit(127);
+	}
+	close(terminal);
+	/* EIO: the last process closed its end. */
+	while (n + 1 < room && (got = read(master, text + n, room - 1 - n)) > 0)
+		n += (size_t)got;
+	text[n] = '\0';
+	close(master);
+	waitpid(pid, NULL, 0);
+}
+
+static void test_progress_only_on_a_terminal(void **state)
+{
+	const char *const argv[] = { program("run"), "-m", MINI, "-p", "x", "-n", "2", NULL };
+	static char text[1 << 16];
+	struct result r;
+
+	(void)state;
+	run_program(&r, argv);
+	assert_null(strstr(r.err, "loading ["));
+	result_free(&r);
+	on_terminal(argv, text, sizeof text);
+	assert_non_null(strstr(text, "loading ["));
+	assert_non_null(strstr(text, "100%"));
 }
 
 static void write_prompts(char path[64])
@@ -253,6 +334,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_greedy_texts), cmocka_unit_test(test_many_prompts),
+		cmocka_unit_test(test_no_huge_pages_is_said_once),
+		cmocka_unit_test(test_progress_only_on_a_terminal),
 		cmocka_unit_test(test_seed_repeats), cmocka_unit_test(test_logits_invariant),
 		cmocka_unit_test(test_vision_language_model), cmocka_unit_test(test_chat_keeps_up),
 		cmocka_unit_test(test_perplexity_of_text), cmocka_unit_test(test_bench_json),
