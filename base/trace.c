@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -134,15 +135,22 @@ static int append_part(FILE *out, const char *path, bool *first)
 int gp_trace_check(const char *out_path)
 {
 	char temporary[4096];
+	struct stat st;
 
 	if (snprintf(temporary, sizeof temporary, "%s.part", out_path) >= (int)sizeof temporary)
 		return gp_fail(ENAMETOOLONG, "%.80s...: name too long for a trace", out_path);
-	const int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-	if (fd < 0)
+	/* The trace is renamed into place, which would do away with anything else. */
+	if (lstat(out_path, &st) == 0 && !S_ISREG(st.st_mode))
+		return gp_fail(EINVAL, "%s: is no ordinary file; name another for the trace",
+			       out_path);
+	const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	if (fd < 0 && errno != EEXIST)
 		return gp_fail(errno, "%s: no trace can be written there: %s", out_path,
 			       strerror(errno));
-	close(fd);
-	unlink(temporary);
+	if (fd >= 0) {
+		close(fd);
+		unlink(temporary);
+	}
 	return 0;
 }
 

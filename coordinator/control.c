@@ -12,6 +12,7 @@
 #define HELLO_NS 20000000000u  /* a worker that has not said hello by then is broken */
 #define LAST_WORDS_NS 60000000u
 #define SILENCE_NS 5000000000u /* without a heartbeat; worth a warning */
+#define CHECK_NS 1000000000u
 #define STOP_NS 2000000000u    /* after STOP a worker is killed */
 #define HANG_NS 60000000000u   /* a step this old is worth a warning */
 
@@ -463,23 +464,37 @@ static void drain_wake(struct gp_pool *p)
 
 /* A worker that says nothing: its control thread hangs, or it was stopped. One
  * that everybody waits for is ended; any other may be under a debugger. */
+static void check_member(struct gp_pool *p, uint32_t k, uint64_t silent_ns)
+{
+	struct gp_member *m = &p->members[k];
+	const unsigned seconds = (unsigned)(silent_ns / 1000000000u);
+
+	if (m->state == MEMBER_ABSENT || silent_ns < SILENCE_NS)
+		return;
+	if (!m->silent)
+		gp_log(GP_LOG_WARNING, "worker %u has said nothing for %u s; is it stopped?", k,
+		       seconds);
+	m->silent = true;
+	if ((m->state != MEMBER_STARTING && m->state != MEMBER_PARKING) || silent_ns < HELLO_NS ||
+	    p->plan->stage[k].external)
+		return;
+	snprintf(m->error, sizeof m->error, "%s within %u s", m->state == MEMBER_STARTING ?
+		 "no hello" : "no answer", seconds);
+	kill_member(p, k);
+}
+
 static void check_silence(struct gp_pool *p)
 {
-	const uint64_t now = gp_now_ns();
+	const uint64_t now = gp_now_ns(), passed = now - p->checked_ns;
 
+	if (passed < CHECK_NS)
+		return;
+	p->checked_ns = now;
 	for (uint32_t k = 0; k < p->plan->n_stages; k++) {
-		struct gp_member *m = &p->members[k];
-		const uint64_t silent_ns = now - m->heard_ns;
-
-		if (m->state == MEMBER_ABSENT || silent_ns < SILENCE_NS)
-			continue;
-		if (!m->silent)
-			gp_log(GP_LOG_WARNING, "worker %u has said nothing for %u s; is it stopped?",
-			       k, (unsigned)(silent_ns / 1000000000u));
-		m->silent = true;
-		if ((m->state == MEMBER_STARTING || m->state == MEMBER_PARKING) &&
-		    silent_ns > HELLO_NS)
-			kill_member(p, k);
+		/* We were stopped ourselves: what they said then is still to be read. */
+		if (passed > 3 * CHECK_NS)
+			p->members[k].heard_ns = now;
+		check_member(p, k, now - p->members[k].heard_ns);
 	}
 }
 
@@ -507,8 +522,6 @@ static void wait_event(struct gp_pool *p)
 			drain_wake(p);
 		else
 			on_gone(p, owner[which]);
-	} else if (event == GP_EVENT_TIMEOUT) {
-		check_silence(p); /* only when no message waits to be read */
 	} else if (event < 0) {
 		fail_pool(p, event, gp_error());
 	}
@@ -566,10 +579,12 @@ void *gp_pool_control_thread(void *arg)
 	/* Signals are the main thread's. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	p->checked_ns = gp_now_ns();
 	while (!stopping(p)) {
 		start_absent(p);
 		resume_when_parked(p);
 		wait_event(p);
+		check_silence(p);
 	}
 	stop_members(p);
 	return NULL;

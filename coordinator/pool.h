@@ -57,6 +57,7 @@ struct gp_pool {
 	bool thread_runs;
 	int wake_fd;            /* eventfd: the engine thread did something */
 	struct gp_member members[GP_MAX_STAGES];
+	uint64_t checked_ns;    /* last look for silent ones */
 
 	/* shared */
 	pthread_mutex_t lock;

@@ -71,18 +71,23 @@ static int send_ready(struct control *c)
 
 	m.ready.memory_bytes = atomic_load(&c->w->memory_bytes);
 	m.ready.load_ns = atomic_load(&c->w->load_ns);
-	c->ready_sent = true;
 	/* A load shorter than a heartbeat has reported none yet. */
-	const int rc = send_progress(c);
-	return rc < 0 ? rc : send_message(c, &m);
+	int rc = send_progress(c);
+	if (rc == 0)
+		rc = send_message(c, &m);
+	c->ready_sent = rc == 0;
+	return rc;
 }
 
 static int send_parked(struct control *c, uint32_t epoch)
 {
 	struct gp_message m = { .kind = GP_MSG_PARKED, .epoch = { .epoch = epoch } };
 
-	c->parked_sent = epoch;
-	return send_message(c, &m);
+	const int rc = send_message(c, &m);
+
+	if (rc == 0)
+		c->parked_sent = epoch;
+	return rc;
 }
 
 static int send_heartbeat(struct control *c)

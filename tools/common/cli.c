@@ -105,7 +105,11 @@ int cli_misused(const struct cli *c, const char *fmt, ...)
 
 int cli_bad_option(const struct cli *c, char **argv)
 {
-	return cli_misused(c, "'%s' is no option, or lacks its value", argv[optind - 1]);
+	const char letter[] = { '-', (char)optopt, '\0' };
+
+	/* A letter may stand in a bundle; getopt names it, but no long option. */
+	return cli_misused(c, "'%s' is no option, or lacks its value",
+			   optopt > ' ' && optopt < 127 ? letter : argv[optind - 1]);
 }
 
 int cli_flush_stdout(void)

@@ -24,12 +24,14 @@ void cli_forget_interrupt(void)
 
 void cli_interrupt_reads(bool yes)
 {
-	struct sigaction a = { .sa_handler = on_signal, .sa_flags = yes ? 0 : SA_RESTART };
+	struct sigaction a = { .sa_handler = on_signal, .sa_flags = yes ? 0 : SA_RESTART }, old;
 
 	sigemptyset(&a.sa_mask);
 	sigaction(SIGINT, &a, NULL);
 	sigaction(SIGTERM, &a, NULL);
-	sigaction(SIGHUP, &a, NULL);
+	/* Ignored by nohup: that stays. */
+	if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+		sigaction(SIGHUP, &a, NULL);
 }
 
 static void catch_signals(void)

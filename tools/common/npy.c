@@ -37,13 +37,13 @@ static void free_writer(struct npy_writer *w)
 	free(w);
 }
 
-/* A device or a pipe (/dev/null, a FIFO) is written to as it is; only a file can
- * be put in place of another. */
+/* A device, a pipe or a link (/dev/null, /dev/stdout) is written to as it is; only
+ * a file can be put in place of another. */
 static bool is_file_or_new(const char *path)
 {
 	struct stat st;
 
-	return stat(path, &st) != 0 || S_ISREG(st.st_mode);
+	return lstat(path, &st) != 0 || S_ISREG(st.st_mode);
 }
 
 static int open_part(struct npy_writer *w, const char *path)
