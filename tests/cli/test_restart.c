@@ -303,6 +303,49 @@ static void test_terminal_closed(void **state)
 	assert_nothing_left();
 }
 
+/* nohup's choice. */
+static void test_hang_up_ignored(void **state)
+{
+	struct process p;
+	struct result r;
+
+	(void)state;
+	signal(SIGHUP, SIG_IGN);
+	start_two_stages(&p);
+	signal(SIGHUP, SIG_DFL);
+	await_text(&p, 20);
+	kill(p.pid, SIGHUP);
+	process_finish(&p, &r, 120);
+	assert_int_equal(r.status, 0);
+	assert_string_equal(r.out, undisturbed);
+	result_free(&r);
+}
+
+/* A worker that hangs while all wait for it is ended, however many others go on
+ * sending heartbeats. */
+static void test_stopped_worker_in_recovery(void **state)
+{
+	const char *const argv[] = { program("run"), "-m", MINI, "-p", "In the beginning", "-n",
+				     TOKENS, "--threads", "1", "--stages",
+				     "cpu:0,cpu:1,cpu:2,cpu:3,cpu:4-5", NULL };
+	struct process p;
+	struct result r;
+	pid_t workers[8];
+
+	(void)state;
+	process_start(&p, argv, 0);
+	await_text(&p, 20);
+	assert_int_equal(process_workers(p.pid, workers, 8), 5);
+	kill(workers[1], SIGSTOP);
+	kill(workers[3], SIGKILL);
+	process_finish(&p, &r, 120);
+	assert_int_equal(r.status, 0);
+	assert_string_equal(r.out, undisturbed);
+	assert_non_null(strstr(r.err, "is it stopped?"));
+	result_free(&r);
+	assert_nothing_left();
+}
+
 static void test_interrupt(void **state)
 {
 	struct process p;
@@ -423,6 +466,8 @@ int main(void)
 		cmocka_unit_test(test_missing_worker), cmocka_unit_test(test_coordinator_killed),
 		cmocka_unit_test(test_workers_killed_in_turn),
 		cmocka_unit_test(test_scoring_survives), cmocka_unit_test(test_terminal_closed),
+		cmocka_unit_test(test_hang_up_ignored),
+		cmocka_unit_test(test_stopped_worker_in_recovery),
 		cmocka_unit_test(test_interrupt), cmocka_unit_test(test_external_worker),
 		cmocka_unit_test(test_interrupt_while_waiting),
 		cmocka_unit_test(test_unwanted_worker),
