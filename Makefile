@@ -50,7 +50,9 @@ $(BUILD)/obj/%.o: %.c
 
 # One file an instruction set; nothing outside these may use it.
 $(BUILD)/obj/kernels/%avx2.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c
-$(BUILD)/obj/kernels/%avx512.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
+AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
+$(BUILD)/obj/kernels/%avx512.o: EXTRA_CFLAGS = $(AVX512)
+$(BUILD)/obj/kernels/%avx512vnni.o: EXTRA_CFLAGS = $(AVX512) -mavx512vnni
 
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
 	@mkdir -p $(BUILD)/proto

@@ -7,6 +7,9 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	*k = (struct gp_kernels){
 		.name = gp_cpu_text(have),
 		.matmul = gp_matmul_scalar,
+		.lanes = 1,
+		.quantize_q8 = gp_quantize_q8_scalar,
+		.matmul_packed = gp_matmul_packed_scalar,
 		.rms_norm = gp_rms_norm_scalar,
 		.rope = gp_rope_scalar,
 		.geglu = gp_geglu_scalar,
@@ -19,6 +22,9 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	if (!(have & GP_CPU_AVX2))
 		return;
 	k->matmul = gp_matmul_avx2;
+	k->lanes = 8;
+	k->quantize_q8 = gp_quantize_q8_avx2;
+	k->matmul_packed = gp_matmul_packed_avx2;
 	k->rms_norm = gp_rms_norm_avx2;
 	k->rope = gp_rope_avx2;
 	k->geglu = gp_geglu_avx2;
@@ -30,7 +36,13 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	if (!(have & GP_CPU_AVX512))
 		return;
 	k->matmul = gp_matmul_avx512;
+	k->lanes = 16;
+	k->quantize_q8 = gp_quantize_q8_avx512;
+	k->matmul_packed = gp_matmul_packed_avx512;
 	k->rms_norm = gp_rms_norm_avx512;
 	k->geglu = gp_geglu_avx512;
 	k->attention = gp_attention_avx512;
+	if (!(have & GP_CPU_AVX512VNNI))
+		return;
+	k->matmul_packed = gp_matmul_packed_avx512vnni;
 }

@@ -29,6 +29,11 @@ static inline float gp_load_half(const void *p)
 	return gp_f16_to_f32(gp_load16(p));
 }
 
+/* What counts as zero, and the most whose inverse is normal: outside these a
+ * block's quants are zero (its scale still tells of infinity and NaN). */
+#define GP_Q8_LEAST 1e-30f
+#define GP_Q8_MOST 3e38f
+
 /* The formats with blocks of 256 elements (dequantize_k.c). */
 void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n);
 void gp_dequantize_q4_k(const uint8_t *src, float *dst, size_t n);
@@ -42,6 +47,10 @@ extern const int8_t gp_iq4_values[16];
 typedef void gp_matmul_fn(float *y, size_t y_stride, const float *x, size_t x_stride,
                           uint32_t rows, const void *w, enum gp_type type, uint32_t k,
                           uint32_t n0, uint32_t n1, float *scratch);
+typedef void gp_matmul_packed_fn(float *y, size_t y_stride, const struct gp_q8 *x,
+                                 uint32_t rows, const void *w, enum gp_type type, uint32_t k,
+                                 uint32_t n0, uint32_t n1);
+typedef void gp_quantize_q8_fn(struct gp_q8 *dst, size_t stride, const float *x, uint32_t k);
 typedef void gp_rms_norm_fn(float *y, const float *x, const float *w, float offset,
                             float eps, uint32_t n);
 typedef void gp_rope_fn(float *x, const float *cos, const float *sin, uint32_t n);
@@ -53,6 +62,9 @@ typedef uint64_t gp_read_fn(const void *data, size_t bytes);
 typedef void gp_dequantize_fn(enum gp_type t, const void *src, float *dst, size_t n);
 
 gp_matmul_fn gp_matmul_scalar, gp_matmul_avx2, gp_matmul_avx512;
+gp_matmul_packed_fn gp_matmul_packed_scalar, gp_matmul_packed_avx2, gp_matmul_packed_avx512,
+	gp_matmul_packed_avx512vnni;
+gp_quantize_q8_fn gp_quantize_q8_scalar, gp_quantize_q8_avx2, gp_quantize_q8_avx512;
 gp_rms_norm_fn gp_rms_norm_scalar, gp_rms_norm_avx2, gp_rms_norm_avx512;
 gp_rope_fn gp_rope_scalar, gp_rope_avx2;
 gp_geglu_fn gp_geglu_scalar, gp_geglu_avx2, gp_geglu_avx512;

@@ -45,13 +45,52 @@ int gp_quantize(enum gp_type t, const float *src, void *dst, size_t n);
 enum {
 	GP_CPU_AVX2 = 1u, /* AVX2 + FMA + F16C */
 	GP_CPU_AVX512 = 2u, /* F BW VL DQ */
+	GP_CPU_AVX512VNNI = 4u,
+	GP_CPU_AVX512BF16 = 8u,
 	GP_CPU_ALL = ~0u,
 };
 unsigned gp_cpu_flags(void);                     /* of this machine and its OS */
-/* "scalar", "avx2", "avx512" or "": all. GP_CPU in the environment is read by
- * the caller. -EINVAL names the text. */
+/* "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", each with those before
+ * it, or "": all. GP_CPU in the environment is read by the caller. -EINVAL names
+ * the text. */
 int gp_cpu_mask(const char *text, unsigned *mask);
 const char *gp_cpu_text(unsigned flags);         /* "AVX-512" */
+
+/* ---- packed weights (kernels/packed.c) --------------------------------------
+ * Integer products read the weights of `lanes` matrix rows side by side: a
+ * group holds that many rows, block by block. A block is cut into units (a
+ * scale of 2 bytes, 4 bytes of quants, ...) in the order the table in packed.c
+ * gives; a unit of all rows of the group stands together. A group has exactly the bytes its
+ * rows have in the file; rows missing in the last group read as zero. */
+bool gp_pack_has(enum gp_type t);
+/* rows (1 to lanes) rows of k elements, packed as in the file, to one group. */
+void gp_pack(enum gp_type t, uint32_t lanes, const void *src, uint32_t rows, uint32_t k,
+             void *group);
+/* Row `lane` of a group, as in the file. */
+void gp_unpack_row(enum gp_type t, uint32_t lanes, const void *group, uint32_t lane, uint32_t k,
+                   void *dst);
+
+/* 32 activations in 8 bits: x[i] ~ q[i] d, |q| <= 127, round to nearest. Not
+ * finite inputs make d so. The sums let unsigned quants stand for signed ones. */
+struct gp_q8 {
+	int8_t q[32];
+	float d;
+	int32_t sum8;        /* -8 sum of q */
+	int32_t half8[2];    /* -8 sum of q[0..15], of q[16..31] */
+};
+#define GP_Q8_TILE 16u /* rows whose blocks stand side by side */
+/* Rows are quantised in tiles: block b of row m is element
+ * gp_q8_at(m, k / 32) + b * gp_q8_stride(m, rows). */
+static inline uint32_t gp_q8_stride(uint32_t m, uint32_t rows)
+{
+	const uint32_t left = rows - m / GP_Q8_TILE * GP_Q8_TILE;
+
+	return left < GP_Q8_TILE ? left : GP_Q8_TILE;
+}
+static inline size_t gp_q8_at(uint32_t m, uint32_t n_blocks)
+{
+	return (size_t)(m / GP_Q8_TILE * GP_Q8_TILE) * n_blocks + m % GP_Q8_TILE;
+}
 
 /* ---- the table (kernels/dispatch.c; scalar.c, avx2.c, avx512.c) ------------ */
 #define GP_KV_BLOCK 64u /* positions in a block of the KV cache */
@@ -80,6 +119,19 @@ struct gp_kernels {
 	void (*matmul)(float *y, size_t y_stride, const float *x, size_t x_stride,
 	               uint32_t rows, const void *w, enum gp_type type, uint32_t k,
 	               uint32_t n0, uint32_t n1, float *scratch);
+	/* Matrix rows of a packed group: 8 (AVX2), 16 (AVX-512); 1: this set has no
+	 * integer products of its own, its matmul_packed is the reference. */
+	uint32_t lanes;
+	/* dst[0], dst[stride], ...: k floats (a multiple of 32) in 8 bits. */
+	void (*quantize_q8)(struct gp_q8 *dst, size_t stride, const float *x, uint32_t k);
+	/* y[m][n] = x[m] . w[n], n in [n0, n1): x as above, w: packed groups of a
+	 * matrix of n1 or more rows; n0 is a multiple of lanes, n1 one or the last
+	 * row's end. Nothing outside y[.][n0..n1) is written. gp_pack_has(type).
+	 * Sums within 32 elements (16: Q6_K) are exact integers; these, times both
+	 * scales, are summed in float32 upwards over k. */
+	void (*matmul_packed)(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
+	                      const void *w, enum gp_type type, uint32_t k, uint32_t n0,
+	                      uint32_t n1);
 	/* y = x / sqrt(mean(x^2) + eps) * (w + offset), n elements; y may be x. */
 	void (*rms_norm)(float *y, const float *x, const float *w, float offset,
 	                 float eps, uint32_t n);

@@ -136,14 +136,17 @@ static inline void guarded_free(float *p)
 
 
 /* The instruction sets of this machine above the scalar one. */
-static inline int check_sets(struct gp_kernels sets[2])
+enum { MAX_CHECK_SETS = 4 };
+
+static inline int check_sets(struct gp_kernels sets[MAX_CHECK_SETS])
 {
+	static const unsigned each[MAX_CHECK_SETS] = { GP_CPU_AVX2, GP_CPU_AVX512,
+		                                       GP_CPU_AVX512VNNI, GP_CPU_AVX512BF16 };
 	int n = 0;
 
-	if (gp_cpu_flags() & GP_CPU_AVX2)
-		gp_kernels_init(&sets[n++], GP_CPU_AVX2);
-	if (gp_cpu_flags() & GP_CPU_AVX512)
-		gp_kernels_init(&sets[n++], GP_CPU_ALL);
+	for (size_t i = 0; i < MAX_CHECK_SETS; i++)
+		if (gp_cpu_flags() & each[i]) /* and all those before it */
+			gp_kernels_init(&sets[n++], 2 * each[i] - 1);
 	return n;
 }
 

@@ -4,7 +4,7 @@
 
 enum { MAX_N = 600 };
 
-static struct gp_kernels ref, sets[2];
+static struct gp_kernels ref, sets[MAX_CHECK_SETS];
 static int n_sets;
 
 static void near(const char *set, const char *what, const float *want, const float *got,
@@ -375,7 +375,7 @@ static void move_blocks(struct heads *h, float *moved[2][BLOCKS])
 static void attention_is_invariant(void **state)
 {
 	struct heads h = heads_open(GP_TYPE_F32, 64, 7, 300, FILL_RANDOM);
-	float before[2][64], after[64];
+	float before[MAX_CHECK_SETS][64], after[64];
 	float *moved[2][BLOCKS];
 
 	(void)state;

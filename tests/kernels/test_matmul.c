@@ -108,7 +108,7 @@ static void outside_untouched(const struct problem *p, const float *y, size_t st
 static void check_problem(struct problem *p)
 {
 	const size_t stride = p->n + 3;
-	struct gp_kernels ref, sets[2];
+	struct gp_kernels ref, sets[MAX_CHECK_SETS];
 	const int n_sets = check_sets(sets);
 	float *want = guarded(p->rows * stride);
 
@@ -183,7 +183,7 @@ static void in_pieces(const struct gp_kernels *k, const struct problem *p, uint3
 static void check_invariance(enum gp_type type, uint32_t k)
 {
 	struct problem p = problem_open(type, 33, 43, k, FILL_RANDOM);
-	struct gp_kernels sets[3];
+	struct gp_kernels sets[MAX_CHECK_SETS + 1];
 	const int n_sets = check_sets(sets) + 1;
 	const size_t n = (size_t)p.rows * p.n;
 	float *whole = guarded(n), *pieces = guarded(n);

@@ -16,7 +16,7 @@
 #define SEQUENCES 3u
 #define LENGTH 150u            /* of the first; each next one is 20 shorter */
 
-static const char *const sets[] = { "scalar", "avx2", "avx512" };
+static const char *const sets[] = { "scalar", "avx2", "avx512", "avx512vnni" };
 
 static uint32_t length_of(uint32_t seq)
 {

@@ -1,0 +1,189 @@
+/* Packed weights, and the reference of the integer products. */
+#include <math.h>
+
+#include "base/base.h"
+#include "kernels/isa.h"
+
+enum { MAX_PARTS = 5 };
+
+/* A run of equal units of a block, in the order in which a group has them.
+ * gather: the units hold one bit of each of 32 elements; packed, bit v of byte j
+ * is element 4v + j's, so that all bits of a vector of quants sit alike. */
+struct unit_run {
+	uint8_t at, bytes, n;
+	bool gather;
+};
+
+static const struct format {
+	enum gp_type type;
+	struct unit_run run[MAX_PARTS];
+} formats[] = {
+	{ GP_TYPE_Q4_0, { { 0, 2, 1, false }, { 2, 4, 4, false } } },
+	{ GP_TYPE_IQ4_NL, { { 0, 2, 1, false }, { 2, 4, 4, false } } },
+	{ GP_TYPE_Q4_1, { { 0, 2, 2, false }, { 4, 4, 4, false } } },
+	{ GP_TYPE_Q5_0, { { 0, 2, 1, false }, { 2, 4, 1, true }, { 6, 4, 4, false } } },
+	{ GP_TYPE_Q5_1, { { 0, 2, 2, false }, { 4, 4, 1, true }, { 8, 4, 4, false } } },
+	{ GP_TYPE_Q8_0, { { 0, 2, 1, false }, { 2, 4, 8, false } } },
+	{ GP_TYPE_Q4_K, { { 0, 2, 2, false }, { 4, 1, 12, false }, { 16, 4, 32, false } } },
+	{ GP_TYPE_Q5_K, { { 0, 2, 2, false }, { 4, 1, 12, false }, { 16, 4, 40, false } } },
+	{ GP_TYPE_Q6_K, { { 208, 2, 1, false }, { 192, 1, 16, false }, { 0, 4, 48, false } } },
+	{ GP_TYPE_IQ4_XS, { { 0, 2, 2, false }, { 4, 1, 4, false }, { 8, 4, 32, false } } },
+};
+
+static const struct format *format_of(enum gp_type t)
+{
+	for (size_t i = 0; i < GP_ARRAY_LEN(formats); i++)
+		if (formats[i].type == t)
+			return &formats[i];
+	return NULL;
+}
+
+bool gp_pack_has(enum gp_type t)
+{
+	return format_of(t) != NULL;
+}
+
+/* Bit v of byte j from bit 4v + j. */
+static uint32_t gather_bits(uint32_t bits)
+{
+	uint32_t out = 0;
+
+	for (unsigned i = 0; i < 32; i++)
+		out |= (bits >> i & 1) << (8 * (i % 4) + i / 4);
+	return out;
+}
+
+static uint32_t scatter_bits(uint32_t bits)
+{
+	uint32_t out = 0;
+
+	for (unsigned i = 0; i < 32; i++)
+		out |= (bits >> (8 * (i % 4) + i / 4) & 1) << i;
+	return out;
+}
+
+/* n units of one row: unit u from from + u * from_step to to + u * to_step. */
+static inline void move_units(uint8_t *to, size_t to_step, const uint8_t *from,
+                              size_t from_step, const struct unit_run *r,
+                              uint32_t (*bits)(uint32_t))
+{
+	for (unsigned u = 0; u < r->n; u++, to += to_step, from += from_step) {
+		uint32_t word;
+
+		if (r->bytes == 1) {
+			*to = *from;
+		} else if (r->bytes == 2) {
+			memcpy(to, from, 2);
+		} else {
+			memcpy(&word, from, 4);
+			word = r->gather ? bits(word) : word;
+			memcpy(to, &word, 4);
+		}
+	}
+}
+
+static void pack_block(const struct format *f, uint32_t lanes, const uint8_t *src,
+                       size_t row_bytes, uint32_t rows, uint8_t *dst)
+{
+	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
+		const size_t step = (size_t)r->bytes * lanes;
+
+		for (uint32_t i = 0; i < rows; i++)
+			move_units(dst + i * r->bytes, step, src + i * row_bytes + r->at, r->bytes, r,
+			           gather_bits);
+		dst += step * r->n;
+	}
+}
+
+void gp_pack(enum gp_type t, uint32_t lanes, const void *src, uint32_t rows, uint32_t k,
+             void *group)
+{
+	const struct gp_type_info *info = gp_type_info(t);
+	const struct format *f = format_of(t);
+	const size_t n = k / info->block_elems, block = info->block_bytes;
+
+	if (rows < lanes)
+		memset(group, 0, n * block * lanes);
+	for (size_t b = 0; b < n; b++)
+		pack_block(f, lanes, (const uint8_t *)src + b * block, n * block, rows,
+		           (uint8_t *)group + b * block * lanes);
+}
+
+void gp_unpack_row(enum gp_type t, uint32_t lanes, const void *group, uint32_t lane, uint32_t k,
+                   void *dst)
+{
+	const struct gp_type_info *info = gp_type_info(t);
+	const struct format *f = format_of(t);
+	const uint8_t *from = group;
+	uint8_t *to = dst;
+
+	for (uint32_t b = 0; b < k / info->block_elems; b++, to += info->block_bytes)
+		for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
+			const size_t step = (size_t)r->bytes * lanes;
+
+			move_units(to + r->at, r->bytes, from + lane * r->bytes, step, r,
+			           scatter_bits);
+			from += step * r->n;
+		}
+}
+
+/* ---- reference --------------------------------------------------------------- */
+/* NaN is larger than all: a block that holds one gets it as its scale. */
+static float largest(const float x[32])
+{
+	float most = 0.0f;
+
+	for (unsigned i = 0; i < 32; i++)
+		if (most == most && !(fabsf(x[i]) <= most))
+			most = fabsf(x[i]);
+	return most;
+}
+
+void gp_quantize_q8_scalar(struct gp_q8 *dst, size_t stride, const float *x, uint32_t k)
+{
+	for (; k; k -= 32, x += 32, dst += stride) {
+		const float most = largest(x);
+		const float inverse = most >= GP_Q8_LEAST && most <= GP_Q8_MOST ? 127.0f / most : 0.0f;
+		int32_t sum[2] = { 0 };
+
+		for (unsigned i = 0; i < 32; i++) {
+			dst->q[i] = inverse == 0.0f ? 0 : (int8_t)lrintf(x[i] * inverse);
+			sum[i / 16] += dst->q[i];
+		}
+		dst->d = most < GP_Q8_LEAST ? 0.0f : most / 127.0f;
+		dst->half8[0] = -8 * sum[0];
+		dst->half8[1] = -8 * sum[1];
+		dst->sum8 = -8 * (sum[0] + sum[1]);
+	}
+}
+
+/* lanes is 1: a group is a row, its units in packed order. */
+void gp_matmul_packed_scalar(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
+                             const void *w, enum gp_type type, uint32_t k, uint32_t n0,
+                             uint32_t n1)
+{
+	const struct gp_type_info *info = gp_type_info(type);
+	const uint32_t block = info->block_elems;
+	uint8_t one[256];
+	float values[256];
+
+	for (uint32_t m = 0; m < rows; m++)
+		for (uint32_t n = n0; n < n1; n++) {
+			const struct gp_q8 *q = x + gp_q8_at(m, k / 32);
+			const uint8_t *row = w;
+			double sum = 0.0;
+
+			row += (size_t)n * (k / block) * info->block_bytes;
+			for (uint32_t i = 0; i < k; i++) {
+				if (i % block == 0) {
+					gp_unpack_row(type, 1, row + i / block * info->block_bytes, 0,
+					              block, one);
+					gp_dequantize(type, one, values, block);
+				}
+				sum += (double)values[i % block] * (double)q->q[i % 32] * (double)q->d;
+				if (i % 32 == 31)
+					q += gp_q8_stride(m, rows);
+			}
+			y[m * y_stride + n] = (float)sum;
+		}
+}

@@ -1,0 +1,490 @@
+/* The integer products over packed weights, written once for all vector
+ * instruction sets. The file that includes this defines the vectors and what is
+ * done with them:
+ *   LANES, TILE_ROWS (rows whose sums stay in registers), vi and vf (LANES 32-bit
+ *   numbers), v_* on them
+ *   dot(acc, q, n, x, most): acc + q[0..n) x x[0..4n): 4 bytes a lane and vector
+ *   SIGNED_QUANTS: 1: dot takes bytes of -127..127 where most is 255.
+ *
+ * For each block of 32 elements the quants of LANES matrix rows are unpacked to
+ * bytes once, in registers, and used by up to TILE_ROWS activation rows. Each
+ * output has one float accumulator that walks k upwards, whatever tile it is
+ * in: that is row invariance. */
+#ifndef GP_PACKED_TILES_H
+#define GP_PACKED_TILES_H
+
+#include "kernels/isa.h"
+
+enum {
+	X_BLOCK_ROWS = 8 * GP_Q8_TILE,     /* rows that meet the weights in the L1 cache */
+	X_BLOCK_BYTES = 512 << 10,         /* and, of these, what stays in the L2 cache */
+	SUPER = 8,                         /* 32-element parts of the largest block */
+	/* With several rows the loads are too far apart for the processor to look
+	 * ahead by itself; it may ask for memory past the last group, harmlessly. */
+	PREFETCH_BYTES = 16384,
+};
+
+/* 32 elements of LANES matrix rows. */
+struct part {
+	vi q[8];       /* q[v]: elements 4v .. 4v + 3 of each row */
+	vf scale[2];   /* of elements 0..31, or of 0..15 and 16..31 */
+	vf min;        /* what (-8 sum of x) is multiplied by */
+};
+
+/* Scales of all parts of a block of 256. */
+struct scales {
+	vf scale[2 * SUPER], min[SUPER];
+};
+
+enum shape { OFFSET, MINIMUM, HALVES };
+
+INLINE enum shape shape_of(const enum gp_type t)
+{
+	return t == GP_TYPE_Q6_K ? HALVES :
+	       t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K ?
+	       MINIMUM : OFFSET;
+}
+
+INLINE bool is_super(const enum gp_type t)
+{
+	return t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K || t == GP_TYPE_Q6_K || t == GP_TYPE_IQ4_XS;
+}
+
+INLINE bool is_wide(const enum gp_type t)
+{
+	return t == GP_TYPE_Q8_0 || t == GP_TYPE_IQ4_NL || t == GP_TYPE_IQ4_XS;
+}
+
+/* The largest quant as a byte, of which dot's 16-bit sums must know. */
+INLINE unsigned most_of(const enum gp_type t)
+{
+	return is_wide(t) ? 255 : t == GP_TYPE_Q6_K ? 63 :
+	       t == GP_TYPE_Q5_0 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q5_K ? 31 : 15;
+}
+
+/* Offset of the quants, as a power of two times the 8 that sum8 holds. */
+INLINE unsigned offset_shift(const enum gp_type t)
+{
+	return is_wide(t) ? 4 : t == GP_TYPE_Q6_K ? 2 : t == GP_TYPE_Q5_0 ? 1 : 0;
+}
+
+/* ---- unpacking ---------------------------------------------------------------- */
+INLINE vi nibbles(const uint8_t *w, const unsigned high)
+{
+	const vi v = v_load(w);
+
+	return v_and(high ? v_srl(v, 4) : v, v_byte(15));
+}
+
+/* Four vectors hold the elements 0..15 in the low nibbles, 16..31 in the high. */
+INLINE void unpack_nibbles(vi q[8], const uint8_t *w)
+{
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < 8; v++)
+		q[v] = nibbles(w + v % 4 * LANES * 4, v / 4);
+}
+
+/* Eight vectors hold a part in the low nibbles, the next one in the high. */
+INLINE void unpack_halves(vi q[8], const uint8_t *w, const unsigned high)
+{
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < 8; v++)
+		q[v] = nibbles(w + v * LANES * 4, high);
+}
+
+/* The fifth bits: bit v of each byte of bits belongs to vector v. */
+INLINE void add_fifth(vi q[8], const uint8_t *w)
+{
+	const vi bits = v_load(w);
+
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < 8; v++)
+		q[v] = v_or(q[v], v_and(v < 4 ? v_sll(bits, 4 - v) : v_srl(bits, v - 4),
+		                        v_byte(16)));
+}
+
+/* Bytes of -128..127 as dot wants them. */
+INLINE vi wide(vi v)
+{
+	return SIGNED_QUANTS ? v : v_xor(v, v_byte(-128));
+}
+
+INLINE void look_up(vi q[8])
+{
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < 8; v++)
+		q[v] = wide(v_lookup(gp_iq4_values, q[v]));
+}
+
+INLINE void unpack_small(struct part *p, const uint8_t *w, const enum gp_type t)
+{
+	const bool two = t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1;
+	const bool fifth = t == GP_TYPE_Q5_0 || t == GP_TYPE_Q5_1;
+	const uint8_t *bits = w + (two ? 4 : 2) * LANES, *quants = bits + (fifth ? 4 * LANES : 0);
+
+	p->scale[0] = v_half(w);
+	if (two)
+		p->min = v_mul(v_half(w + 2 * LANES), v_set(-0.125f));
+	if (t == GP_TYPE_Q8_0) {
+#pragma GCC unroll 8
+		for (unsigned v = 0; v < 8; v++)
+			p->q[v] = wide(v_load(quants + v * LANES * 4));
+		return;
+	}
+	unpack_nibbles(p->q, quants);
+	if (fifth)
+		add_fifth(p->q, bits);
+	if (t == GP_TYPE_IQ4_NL)
+		look_up(p->q);
+}
+
+/* ---- blocks of 256 ------------------------------------------------------------ */
+/* Byte i of the rows' 12 bytes of 6-bit scales and minima, see gp_scale_min_k4. */
+INLINE vi scale_byte(const uint8_t *w, unsigned i)
+{
+	return v_bytes(w + 4 * LANES + i * LANES);
+}
+
+INLINE void k4_scales(struct scales *s, const uint8_t *w)
+{
+	const vf d = v_half(w), min = v_mul(v_half(w + 2 * LANES), v_set(0.125f));
+	const vi low6 = v_word(63), low4 = v_word(15);
+
+	for (unsigned j = 0; j < 4; j++) {
+		const vi a = scale_byte(w, j), b = scale_byte(w, j + 4), c = scale_byte(w, j + 8);
+		const vi scale = v_or(v_and(c, low4), v_sll(v_srl(a, 6), 4));
+		const vi below = v_or(v_srl(c, 4), v_sll(v_srl(b, 6), 4));
+
+		s->scale[2 * j] = v_mul(d, v_float(v_and(a, low6)));
+		s->min[j] = v_mul(min, v_float(v_and(b, low6)));
+		s->scale[2 * j + 8] = v_mul(d, v_float(scale));
+		s->min[j + 4] = v_mul(min, v_float(below));
+	}
+}
+
+INLINE void q6_scales(struct scales *s, const uint8_t *w)
+{
+	const vf d = v_half(w);
+
+	for (unsigned j = 0; j < 2 * SUPER; j++)
+		s->scale[j] = v_mul(d, v_float(v_bytes_signed(w + 2 * LANES + j * LANES)));
+}
+
+/* 6-bit scales less 32: low nibbles of two parts share a byte, the upper two
+ * bits are in 16 bits for all. */
+INLINE void iq4_scales(struct scales *s, const uint8_t *w)
+{
+	const vf d = v_half(w);
+	const vi high = v_halves(w + 2 * LANES);
+
+	for (unsigned j = 0; j < SUPER; j++) {
+		const vi low = v_srl(v_bytes(w + 4 * LANES + j / 2 * LANES), 4 * (j % 2));
+		const vi both = v_or(v_and(low, v_word(15)),
+		                     v_sll(v_and(v_srl(high, 2 * j), v_word(3)), 4));
+
+		s->scale[2 * j] = v_mul(d, v_sub(v_float(both), v_set(32.0f)));
+	}
+}
+
+INLINE void take_scales(struct scales *s, const uint8_t *w, const enum gp_type t)
+{
+	if (t == GP_TYPE_Q6_K)
+		q6_scales(s, w);
+	else if (t == GP_TYPE_IQ4_XS)
+		iq4_scales(s, w);
+	else
+		k4_scales(s, w);
+}
+
+/* Element l + 32 s of a half of 128: low bits in byte l + 32 (s & 1), nibble
+ * s / 2, upper bits in byte l, bits 2s and up. */
+INLINE void unpack_q6(vi q[8], const uint8_t *w, unsigned half, const unsigned s)
+{
+	const uint8_t *low = w + 18 * LANES + (half * 64 + s % 2 * 32) * LANES;
+	const uint8_t *high = w + 18 * LANES + (128 + half * 32) * LANES;
+
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < 8; v++) {
+		const vi bits = v_load(high + v * 4 * LANES);
+		const vi placed = s < 2 ? v_sll(bits, 4 - 2 * s) : v_srl(bits, 2 * s - 4);
+
+		q[v] = v_or(nibbles(low + v * 4 * LANES, s / 2), v_and(placed, v_byte(48)));
+	}
+}
+
+/* Part 4 quarter + i of the block at w; i is a constant. */
+INLINE void unpack_part(struct part *p, const struct scales *s, const uint8_t *w,
+                        unsigned quarter, const unsigned i, const enum gp_type t)
+{
+	const unsigned j = 4 * quarter + i;
+
+	p->scale[0] = s->scale[2 * j];
+	if (t == GP_TYPE_Q6_K) {
+		p->scale[1] = s->scale[2 * j + 1];
+		unpack_q6(p->q, w, quarter, i);
+	} else if (t == GP_TYPE_IQ4_XS) {
+		unpack_nibbles(p->q, w + 8 * LANES + j * 16 * LANES);
+		look_up(p->q);
+	} else {
+		p->min = s->min[j];
+		unpack_halves(p->q, w + (t == GP_TYPE_Q5_K ? 48 : 16) * LANES + j / 2 * 32 * LANES,
+		              i % 2);
+	}
+	if (t == GP_TYPE_Q5_K) {
+#pragma GCC unroll 8
+		for (unsigned v = 0; v < 8; v++)
+			p->q[v] = v_or(p->q[v],
+			               v_and(v_sll(v_srl_by(v_load(w + 16 * LANES + v * 4 * LANES), j),
+			                           4), v_byte(16)));
+	}
+}
+
+/* ---- products ----------------------------------------------------------------- */
+enum { TOGETHER = 4 }; /* rows whose products are independent and in flight */
+
+INLINE vi offset_start(const int32_t *sum8, const enum gp_type t)
+{
+	if (shape_of(t) == MINIMUM || (is_wide(t) && SIGNED_QUANTS))
+		return v_word(0);
+	return v_sll(v_broadcast(sum8), offset_shift(t));
+}
+
+/* Integer sums of elements [4 from, 4 from + 4 n) of the part, by row. */
+INLINE void integer_sums(vi sum[TOGETHER], const struct part *p, const unsigned from,
+                         const unsigned n, const struct gp_q8 *x, const unsigned rows,
+                         const enum gp_type t)
+{
+#pragma GCC unroll 4
+	for (unsigned r = 0; r < TOGETHER; r++)
+		if (r < rows)
+			sum[r] = offset_start(n == 8 ? &x[r].sum8 : &x[r].half8[from / 4], t);
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < n; v += DOT_STEP)
+#pragma GCC unroll 4
+		for (unsigned r = 0; r < TOGETHER; r++)
+			if (r < rows)
+				sum[r] = dot(sum[r], p->q + from + v, DOT_STEP < n ? DOT_STEP : n,
+				             x[r].q + 4 * (from + v), most_of(t));
+}
+
+/* What the sums of a row are worth, before its own scale. */
+INLINE vf weigh(const struct part *p, vi sum, vi high, const struct gp_q8 *x, const enum gp_type t)
+{
+	if (shape_of(t) == HALVES)
+		return v_fma(v_float(high), p->scale[1], v_mul(v_float(sum), p->scale[0]));
+	return v_fma(v_float(v_broadcast(&x->sum8)), p->min, v_mul(v_float(sum), p->scale[0]));
+}
+
+INLINE void some_products(vf acc[TOGETHER], const struct part *p, const struct gp_q8 *x,
+                          const unsigned rows, const enum gp_type t)
+{
+	const bool halves = shape_of(t) == HALVES;
+	vi sum[TOGETHER], high[TOGETHER];
+
+	integer_sums(sum, p, 0, halves ? 4 : 8, x, rows, t);
+	if (halves)
+		integer_sums(high, p, 4, 4, x, rows, t);
+#pragma GCC unroll 4
+	for (unsigned r = 0; r < TOGETHER; r++) {
+		if (r >= rows)
+			continue;
+		if (shape_of(t) == OFFSET)
+			acc[r] = v_fma(v_float(sum[r]), v_mul(p->scale[0], v_set(x[r].d)), acc[r]);
+		else
+			acc[r] = v_fma(weigh(p, sum[r], halves ? high[r] : sum[r], x + r, t),
+			               v_set(x[r].d), acc[r]);
+	}
+}
+
+INLINE void all_rows(vf acc[TILE_ROWS], const struct part *p, const struct gp_q8 *x,
+                     const unsigned rows, const enum gp_type t)
+{
+#pragma GCC unroll 4
+	for (unsigned r = 0; r < TILE_ROWS; r += TOGETHER)
+		if (r < rows)
+			some_products(acc + r, p, x + r, rows - r < TOGETHER ? rows - r : TOGETHER,
+			              t);
+}
+
+struct span {
+	float *y;
+	size_t y_stride;
+	const struct gp_q8 *x;
+	size_t x_stride;       /* between blocks of a row */
+	const uint8_t *w;
+	size_t w_step;         /* bytes of a block of the group */
+	uint32_t n_blocks;     /* of the type */
+	uint32_t cols;         /* outputs to be stored, at most LANES */
+	bool add;              /* to what y holds, from the blocks before */
+};
+
+INLINE void multiply_block(vf acc[TILE_ROWS], const struct span *s, const uint8_t *w,
+                           const struct gp_q8 *x, const unsigned rows, const enum gp_type t)
+{
+	struct part p;
+	struct scales scales;
+
+	if (!is_super(t)) {
+		unpack_small(&p, w, t);
+		all_rows(acc, &p, x, rows, t);
+		return;
+	}
+	take_scales(&scales, w, t);
+	for (unsigned quarter = 0; quarter < 2; quarter++) {
+#pragma GCC unroll 4
+		for (unsigned i = 0; i < 4; i++, x += s->x_stride) {
+			unpack_part(&p, &scales, w, quarter, i, t);
+			all_rows(acc, &p, x, rows, t);
+		}
+	}
+}
+
+INLINE void tile(const struct span *s, const unsigned rows, const enum gp_type t)
+{
+	const size_t x_step = s->x_stride * (is_super(t) ? SUPER : 1);
+	const struct gp_q8 *x = s->x;
+	const uint8_t *w = s->w;
+	vf acc[TILE_ROWS];
+
+#pragma GCC unroll 16
+	for (unsigned r = 0; r < TILE_ROWS; r++)
+		if (r < rows)
+			acc[r] = s->add ? v_loadf(s->y + r * s->y_stride, s->cols) : v_set(0.0f);
+	for (uint32_t b = 0; b < s->n_blocks; b++, w += s->w_step, x += x_step) {
+		for (size_t i = 0; i < s->w_step; i += 64)
+			__builtin_prefetch(w + PREFETCH_BYTES + i);
+		multiply_block(acc, s, w, x, rows, t);
+	}
+#pragma GCC unroll 16
+	for (unsigned r = 0; r < TILE_ROWS; r++)
+		if (r < rows)
+			v_storef(s->y + r * s->y_stride, s->cols, acc[r]);
+}
+
+/* As many rows at once as there are registers for; returns how many. */
+INLINE uint32_t some_rows(const struct span *s, uint32_t rows, const enum gp_type t)
+{
+#if TILE_ROWS >= 16
+	if (rows >= 16) {
+		tile(s, 16, t);
+		return 16;
+	}
+	if (rows >= 8) {
+		tile(s, 8, t);
+		return 8;
+	}
+#endif
+	if (rows >= 4) {
+		tile(s, 4, t);
+		return 4;
+	}
+	if (rows >= 2) {
+		tile(s, 2, t);
+		return 2;
+	}
+	tile(s, 1, t);
+	return 1;
+}
+
+INLINE void tile_rows(struct span s, uint32_t rows, const enum gp_type t)
+{
+	while (rows) {
+		const uint32_t n = some_rows(&s, rows, t);
+
+		rows -= n;
+		s.x += n;
+		s.y += n * s.y_stride;
+	}
+}
+
+#define ROWS_OF(type) \
+	static GP_UNCHECKED void rows_##type(const struct span *s, uint32_t rows) \
+	{ \
+		tile_rows(*s, rows, GP_TYPE_##type); \
+	}
+ROWS_OF(Q4_0) ROWS_OF(Q4_1) ROWS_OF(Q5_0) ROWS_OF(Q5_1) ROWS_OF(Q8_0) ROWS_OF(IQ4_NL)
+ROWS_OF(Q4_K) ROWS_OF(Q5_K) ROWS_OF(Q6_K) ROWS_OF(IQ4_XS)
+
+typedef void rows_fn(const struct span *s, uint32_t rows);
+
+static rows_fn *rows_of(enum gp_type t)
+{
+	switch (t) {
+	case GP_TYPE_Q4_0: return rows_Q4_0;
+	case GP_TYPE_Q4_1: return rows_Q4_1;
+	case GP_TYPE_Q5_0: return rows_Q5_0;
+	case GP_TYPE_Q5_1: return rows_Q5_1;
+	case GP_TYPE_Q8_0: return rows_Q8_0;
+	case GP_TYPE_IQ4_NL: return rows_IQ4_NL;
+	case GP_TYPE_Q4_K: return rows_Q4_K;
+	case GP_TYPE_Q5_K: return rows_Q5_K;
+	case GP_TYPE_Q6_K: return rows_Q6_K;
+	default: return rows_IQ4_XS;
+	}
+}
+
+/* ---- which tile, when ------------------------------------------------------------ */
+struct product {
+	float *y;
+	size_t y_stride;
+	const struct gp_q8 *x;
+	const uint8_t *w;
+	uint32_t rows, n0, n1;
+	uint32_t n_parts;      /* of 32 elements, in a row */
+	uint32_t block_parts;  /* of these in a block of the type */
+	size_t w_step;
+	rows_fn *rows_fn;
+};
+
+/* Rows [m0, m1) by parts [b0, b1): one after the other, all outputs. */
+static void panel(const struct product *p, uint32_t m0, uint32_t m1, uint32_t b0, uint32_t b1)
+{
+	const size_t group_bytes = p->n_parts / p->block_parts * p->w_step;
+	struct span s = { .y_stride = p->y_stride, .w_step = p->w_step,
+	                  .n_blocks = (b1 - b0) / p->block_parts, .add = b0 > 0 };
+
+	for (uint32_t n = p->n0; n < p->n1; n += LANES) {
+		s.cols = p->n1 - n < LANES ? p->n1 - n : LANES;
+		s.w = p->w + n / LANES * group_bytes + b0 / p->block_parts * p->w_step;
+		for (uint32_t m = m0; m < m1; m += (uint32_t)s.x_stride) {
+			s.x_stride = gp_q8_stride(m, p->rows);
+			s.x = p->x + gp_q8_at(m, p->n_parts) + b0 * s.x_stride;
+			s.y = p->y + m * p->y_stride + n;
+			p->rows_fn(&s, (uint32_t)s.x_stride);
+		}
+	}
+}
+
+/* Many rows would not stay in the cache over all of k: they meet the weights in
+ * panels of it. One tile of rows reads each weight once anyway. */
+static uint32_t panel_parts(const struct product *p)
+{
+	const uint32_t rows = p->rows < X_BLOCK_ROWS ? p->rows : X_BLOCK_ROWS;
+	const uint32_t fit = X_BLOCK_BYTES / (uint32_t)sizeof(struct gp_q8) / rows / SUPER * SUPER;
+
+	if (p->rows <= GP_Q8_TILE || fit >= p->n_parts)
+		return p->n_parts;
+	return fit;
+}
+
+static void matmul_packed(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
+                          const void *w, enum gp_type type, uint32_t k, uint32_t n0, uint32_t n1)
+{
+	const struct gp_type_info *info = gp_type_info(type);
+	const struct product p = {
+		.y = y, .y_stride = y_stride, .x = x, .w = w, .rows = rows, .n0 = n0, .n1 = n1,
+		.n_parts = k / 32, .block_parts = info->block_elems / 32,
+		.w_step = (size_t)info->block_bytes * LANES, .rows_fn = rows_of(type),
+	};
+	const uint32_t parts = panel_parts(&p);
+
+	for (uint32_t m = 0, m1; m < rows; m = m1) {
+		m1 = rows - m < X_BLOCK_ROWS ? rows : m + X_BLOCK_ROWS;
+		for (uint32_t b = 0, b1; b < p.n_parts; b = b1) {
+			b1 = p.n_parts - b < parts ? p.n_parts : b + parts;
+			panel(&p, m, m1, b, b1);
+		}
+	}
+}
+
+#endif
