@@ -5,8 +5,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/base.h"
 
@@ -37,18 +35,6 @@ struct loader {
 	uint64_t done, total;
 };
 
-/* The device has its copy: the file's pages need not stay in this process. They
- * are a read-only file mapping, so nothing is lost. */
-static void release_file_pages(const struct gp_tensor *t)
-{
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-	uintptr_t from = ((uintptr_t)t->data + page - 1) & ~(page - 1);
-	uintptr_t to = ((uintptr_t)t->data + t->bytes) & ~(page - 1);
-
-	if (to > from)
-		madvise((void *)from, to - from, MADV_DONTNEED);
-}
-
 static int load_tensor(struct loader *l, enum gp_tensor_id id, uint32_t layer, gp_handle *out)
 {
 	const struct gp_tensor *t = gp_model_tensor(l->model, id, layer);
@@ -56,7 +42,6 @@ static int load_tensor(struct loader *l, enum gp_tensor_id id, uint32_t layer, g
 
 	if (rc < 0)
 		return gp_fail_in(rc, "%s: %s", gp_model_path(l->model), t->name);
-	release_file_pages(t);
 	l->done += t->bytes;
 	if (l->progress)
 		l->progress(l->user, l->done, l->total);

@@ -1,7 +1,9 @@
 /* Opens a model's files and finds Gemma 3's tensors in them. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "model/internal.h"
@@ -287,7 +289,8 @@ static void copy_tensors(struct gp_model *m, uint32_t part)
 			.name = t[i].name, .type = t[i].type,
 			/* Their product with dims[0] was checked to fit. */
 			.rows = t[i].dims[1] * t[i].dims[2] * t[i].dims[3], .cols = t[i].dims[0],
-			.data = t[i].data, .bytes = t[i].bytes, .file = part,
+			.data = t[i].data, .bytes = t[i].bytes, .mapped = true,
+			.file = part,
 			.offset = t[i].offset,
 		};
 }
@@ -477,6 +480,17 @@ uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, 
 	if (head)
 		n += m->of_model[GP_T_TOKEN_EMBD]->bytes + m->of_model[GP_T_OUTPUT_NORM]->bytes;
 	return n;
+}
+
+/* They are a read-only file mapping, so nothing is lost. */
+void gp_tensor_release(const struct gp_tensor *t, size_t from, size_t n)
+{
+	const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	const uintptr_t at = (uintptr_t)t->data + from;
+	const uintptr_t begin = (at + page - 1) & ~(page - 1), end = (at + n) & ~(page - 1);
+
+	if (t->mapped && end > begin)
+		madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 enum gp_type gp_model_main_type(const struct gp_model *m)

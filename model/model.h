@@ -52,6 +52,7 @@ struct gp_tensor {
 	size_t bytes;
 	uint32_t file;              /* index into the model's files */
 	uint64_t offset;            /* in that file */
+	bool mapped;                /* data is in a read-only mapping of the file */
 };
 
 struct gp_model;
@@ -68,6 +69,9 @@ const char *gp_model_format(const struct gp_model *m); /* "GGUF", "safetensors" 
 /* layer is ignored for per-model tensors. Never NULL for layer < n_layers. */
 const struct gp_tensor *gp_model_tensor(const struct gp_model *m, enum gp_tensor_id id,
                                         uint32_t layer);
+/* The device has its copy of bytes [from, from + n) of the tensor's: of a mapped
+ * file the whole pages inside leave this process (and come back when read). */
+void gp_tensor_release(const struct gp_tensor *t, size_t from, size_t n);
 /* Bytes read for every decoded token by layers [first, end) (+ head when asked). */
 uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, bool head);
 /* The type most of the matrices' bytes have. */
@@ -238,8 +242,8 @@ struct gp_device_ops {
 	const char *name;      /* "cpu" */
 	/* Lays out buffers for the shape. */
 	int (*configure)(void *dev, const struct gp_stage_shape *shape);
-	/* Takes a weight (a copy, repacked; t->data may go away). norm_offset is
-	 * added to vectors. */
+	/* Takes a weight (a copy, repacked; t->data may go away), and releases its
+	 * bytes as it goes. norm_offset is added to vectors. */
 	int (*load)(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 	struct gp_kv_storage kv;
 	int (*begin_step)(void *dev, const struct gp_batch *b, const float *hidden_in); /* NULL: embeds */

@@ -160,6 +160,7 @@ static int read_tensor(struct gp_safetensors *s, uint32_t file, size_t data_at, 
 		return bad_tensor(f, name, "its size and its shape disagree");
 	t.offset = data_at + begin;
 	t.data = f->data + t.offset;
+	t.mapped = true;
 	return keep(s, f, name, &t);
 }
 

@@ -7,6 +7,10 @@
 #include "model/model.h"
 #include "workers/cpu/threads.h"
 
+/* Matrix rows that go to one thread together: a cache line of the result, and
+ * whole groups of packed weights for every instruction set. */
+#define CPU_MATMUL_GRAIN 16u
+
 /* Anonymous pages, zeroed, on huge pages where the kernel has them. */
 struct cpu_pages {
 	void *data;
@@ -16,6 +20,7 @@ struct cpu_pages {
 struct cpu_weight {
 	struct cpu_pages pages;
 	enum gp_type type;     /* F32 for vectors, whose offset is added already */
+	bool packed;           /* in groups of the kernels' lanes */
 	uint32_t rows, cols;
 };
 
@@ -44,6 +49,7 @@ struct cpu_device {
 	uint32_t width[GP_BUF_COUNT];
 	float *rope[GP_KV_KINDS];        /* [row][cos, sin][head_dim / 2] */
 	float *inv_freq[GP_KV_KINDS];
+	struct gp_q8 *quantized;         /* the input of the product in hand */
 	float *scratch;                  /* [thread][scratch_floats] */
 	size_t scratch_floats;
 	const void **pointers;           /* [thread][K, V][table_blocks] */

@@ -1,4 +1,5 @@
-/* What the device keeps: weights in the file's own layout, activations. */
+/* What the device keeps: weights, packed where the kernels have integer products
+ * for their type, else as in the file; activations. */
 #include "workers/cpu/cpu_device.h"
 
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define ALIGN_FLOATS 16u /* a cache line */
+#define LOAD_BYTES ((size_t)4 << 20) /* of the file in memory at a time, a thread */
 
 /* ---- pages ----------------------------------------------------------------- */
 /* Cuts a mapping of bytes + HUGE_PAGE down to bytes that begin at a huge page. */
@@ -83,50 +85,84 @@ static int check_weight(const struct gp_tensor *t)
 	return 0;
 }
 
-struct copy {
-	char *to;
-	const char *from;
-	size_t bytes;
+struct loading {
+	struct cpu_device *d;
+	const struct cpu_weight *w;
+	const struct gp_tensor *t;
+	size_t row_bytes;
 };
 
-/* In huge pages, so that each is faulted in and filled by one thread. */
-static void copy_part(void *arg, uint32_t thread, uint32_t n_threads)
+/* Rows [first, end), which begin at a group. */
+static void place_rows(const struct loading *l, uint32_t first, uint32_t end)
 {
-	const struct copy *c = arg;
-	const size_t pages = (c->bytes + HUGE_PAGE - 1) / HUGE_PAGE;
-	const size_t begin = pages * thread / n_threads * HUGE_PAGE;
-	const size_t end = pages * (thread + 1) / n_threads * HUGE_PAGE;
+	const char *from = (const char *)l->t->data + first * l->row_bytes;
+	char *to = (char *)l->w->pages.data + first * l->row_bytes;
+	const uint32_t lanes = l->d->k.lanes;
 
-	if (begin < c->bytes)
-		memcpy(c->to + begin, c->from + begin,
-		       (end < c->bytes ? end : c->bytes) - begin);
+	if (!l->w->packed) {
+		memcpy(to, from, (end - first) * l->row_bytes);
+		return;
+	}
+	for (uint32_t r = first; r < end; r += lanes) {
+		gp_pack(l->w->type, lanes, from, end - r < lanes ? end - r : lanes, l->w->cols, to);
+		from += lanes * l->row_bytes;
+		to += lanes * l->row_bytes;
+	}
+}
+
+/* The rows that the thread will multiply with. The file's pages are given back
+ * as it goes: held as a whole, the largest matrix would be in memory twice. */
+static void load_part(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	const struct loading *l = arg;
+	const size_t fit = LOAD_BYTES / l->row_bytes / CPU_MATMUL_GRAIN * CPU_MATMUL_GRAIN;
+	const uint32_t step = fit ? (uint32_t)fit : CPU_MATMUL_GRAIN;
+	uint32_t first, end;
+
+	gp_threads_split(l->w->rows, CPU_MATMUL_GRAIN, thread, n_threads, &first, &end);
+	for (uint32_t r = first, next; r < end; r = next) {
+		next = end - r < step ? end : r + step;
+		place_rows(l, r, next);
+		gp_tensor_release(l->t, r * l->row_bytes, (next - r) * l->row_bytes);
+	}
+}
+
+static void load_vector(struct cpu_device *d, const struct cpu_weight *w,
+                        const struct gp_tensor *t, float offset)
+{
+	float *v = w->pages.data;
+
+	d->k.dequantize(t->type, t->data, v, t->cols);
+	for (uint32_t i = 0; i < w->cols; i++)
+		v[i] += offset;
+	gp_tensor_release(t, 0, t->bytes);
 }
 
 int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
 {
 	struct cpu_device *d = dev;
 	struct cpu_weight *w;
-	bool vector = t->rows == 1;
+	const bool vector = t->rows == 1;
+	size_t bytes = t->cols * sizeof(float);
 	int rc;
 
 	if ((rc = check_weight(t)) < 0 || (rc = room_for_weight(d)) < 0)
 		return rc;
 	w = &d->weights[d->n_weights];
 	*w = (struct cpu_weight){ .type = vector ? GP_TYPE_F32 : t->type,
+	                          .packed = !vector && d->k.lanes > 1 && gp_pack_has(t->type),
 	                          .rows = (uint32_t)t->rows, .cols = (uint32_t)t->cols };
-	rc = cpu_pages_take(&w->pages, vector ? t->cols * sizeof(float) : t->bytes, "weights");
-	if (rc < 0)
+	if (!vector) /* whole groups */
+		rc = gp_type_bytes(t->type, (t->rows + CPU_MATMUL_GRAIN - 1) / CPU_MATMUL_GRAIN *
+		                   CPU_MATMUL_GRAIN, t->cols, &bytes);
+	if (rc < 0 || (rc = cpu_pages_take(&w->pages, bytes, "weights")) < 0)
 		return rc;
 	if (vector) {
-		float *v = w->pages.data;
-
-		d->k.dequantize(t->type, t->data, v, t->cols);
-		for (uint32_t i = 0; i < w->cols; i++)
-			v[i] += norm_offset;
+		load_vector(d, w, t, norm_offset);
 	} else {
-		struct copy c = { w->pages.data, t->data, t->bytes };
+		struct loading l = { d, w, t, t->bytes / t->rows };
 
-		gp_threads_run(d->threads, copy_part, &c);
+		gp_threads_run(d->threads, load_part, &l);
 	}
 	*out = ++d->n_weights;
 	return 0;
@@ -184,9 +220,19 @@ static float *place(struct layout *l, size_t rows, size_t width)
 	return at;
 }
 
+/* The widest input of a product. */
+static uint32_t most_cols(const struct cpu_device *d)
+{
+	const struct gp_config *c = &d->config;
+	uint32_t k = c->hidden > c->ffn ? c->hidden : c->ffn;
+
+	return k > d->width[GP_BUF_Q] ? k : d->width[GP_BUF_Q];
+}
+
 static void place_all(struct cpu_device *d, struct layout *l)
 {
 	uint32_t n_threads = gp_threads_count(d->threads);
+	const size_t q8_floats = most_cols(d) / 32 * (sizeof(struct gp_q8) / sizeof(float));
 
 	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
 		d->buffer[b] = place(l, b == GP_BUF_LOGITS ? d->shape.max_logit_rows :
@@ -196,17 +242,15 @@ static void place_all(struct cpu_device *d, struct layout *l)
 		d->inv_freq[k] = place(l, 1, d->config.head_dim / 2);
 	}
 	d->scratch = place(l, n_threads, d->scratch_floats);
+	d->quantized = (void *)place(l, d->shape.max_rows, q8_floats);
 }
 
 static int take_buffers(struct cpu_device *d)
 {
 	struct layout l = { .fits = true };
-	size_t k = d->config.hidden;
 	int rc;
 
-	k = k > d->config.ffn ? k : d->config.ffn;
-	k = k > d->width[GP_BUF_Q] ? k : d->width[GP_BUF_Q];
-	d->scratch_floats = (k + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS * 8;
+	d->scratch_floats = ((size_t)most_cols(d) + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS * 8;
 	place_all(d, &l);
 	if (!l.fits)
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer",

@@ -8,7 +8,6 @@
 #include "base/base.h"
 
 #define MIN_SHARED_WORK 32768u /* floats: about the microseconds that waking costs */
-#define MATMUL_GRAIN 16u       /* output columns: a cache line of the result */
 #define MAX_MATMUL_OUT 4u
 
 int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work)
@@ -67,22 +66,52 @@ int cpu_end_step(void *dev, enum gp_buffer from, float *out)
 }
 
 /* ---- embedding ------------------------------------------------------------- */
+struct embed {
+	struct cpu_device *d;
+	const struct cpu_weight *table;
+	float scale;
+};
+
+/* The token's row in the file's layout, from where it is. */
+static const void *table_row(const struct embed *e, uint32_t token, void *room)
+{
+	const struct cpu_weight *w = e->table;
+	const struct gp_type_info *t = gp_type_info(w->type);
+	const size_t row_bytes = (size_t)(w->cols / t->block_elems) * t->block_bytes;
+	const uint32_t lanes = e->d->k.lanes;
+	const char *rows = w->pages.data;
+
+	if (!w->packed)
+		return rows + token * row_bytes;
+	gp_unpack_row(w->type, lanes, rows + (size_t)(token / lanes) * lanes * row_bytes,
+	              token % lanes, w->cols, room);
+	return room;
+}
+
+static void embed_some(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	const struct embed *e = arg;
+	struct cpu_device *d = e->d;
+	uint32_t first, end;
+
+	gp_threads_split(d->batch->n_rows, 1, thread, n_threads, &first, &end);
+	for (uint32_t r = first; r < end; r++) {
+		float *x = row_of(d, GP_BUF_HIDDEN, r);
+		const void *src = table_row(e, d->batch->token[r],
+		                            d->scratch + thread * d->scratch_floats);
+
+		d->k.dequantize(e->table->type, src, x, e->table->cols);
+		for (uint32_t i = 0; i < e->table->cols; i++)
+			x[i] *= e->scale;
+	}
+}
+
 int cpu_embed(void *dev, gp_handle table, float scale)
 {
 	struct cpu_device *d = dev;
-	const struct cpu_weight *w = cpu_weight(d, table);
-	const struct gp_type_info *t = gp_type_info(w->type);
-	size_t row_bytes = (size_t)(w->cols / t->block_elems) * t->block_bytes;
+	struct embed e = { d, cpu_weight(d, table), scale };
 
-	for (uint32_t r = 0; r < d->batch->n_rows; r++) {
-		float *x = row_of(d, GP_BUF_HIDDEN, r);
-		const char *src = w->pages.data;
-
-		d->k.dequantize(w->type, src + d->batch->token[r] * row_bytes, x, w->cols);
-		for (uint32_t i = 0; i < w->cols; i++)
-			x[i] *= scale;
-	}
-	return 0;
+	return cpu_run(d, embed_some, &e, (uint64_t)d->batch->n_rows * e.table->cols * 4);
 }
 
 /* ---- by rows --------------------------------------------------------------- */
@@ -151,46 +180,68 @@ int cpu_geglu(void *dev)
 struct matmul {
 	struct cpu_device *d;
 	enum gp_buffer from;
-	uint32_t rows;
+	uint32_t rows, cols;
 	size_t n_out;
 	const struct cpu_weight *w[MAX_MATMUL_OUT];
 	enum gp_buffer to[MAX_MATMUL_OUT];
 };
 
-/* The thread's part of all outputs laid end to end. */
+static void quantize_some(void *arg, uint32_t thread, uint32_t n_threads)
+{
+	const struct matmul *m = arg;
+	const struct cpu_device *d = m->d;
+	uint32_t first, end;
+
+	gp_threads_split(m->rows, 1, thread, n_threads, &first, &end);
+	for (uint32_t r = first; r < end; r++)
+		d->k.quantize_q8(d->quantized + gp_q8_at(r, m->cols / 32),
+		                 gp_q8_stride(r, m->rows), row_of(d, m->from, r), m->cols);
+}
+
+/* The thread's part of each output: the part that it packed when it was loaded,
+ * and so in the memory of its own node. */
 static void matmul_some(void *arg, uint32_t thread, uint32_t n_threads)
 {
 	const struct matmul *m = arg;
 	const struct cpu_device *d = m->d;
 	float *scratch = d->scratch + thread * d->scratch_floats;
-	uint32_t total = 0, first, end, at = 0;
 
-	for (size_t i = 0; i < m->n_out; i++)
-		total += m->w[i]->rows;
-	gp_threads_split(total, MATMUL_GRAIN, thread, n_threads, &first, &end);
-	for (size_t i = 0; i < m->n_out; at += m->w[i++]->rows) {
-		uint32_t n0 = first > at ? first - at : 0;
-		uint32_t n1 = end > at ? end - at : 0;
+	for (size_t i = 0; i < m->n_out; i++) {
+		const struct cpu_weight *w = m->w[i];
+		float *y = d->buffer[m->to[i]];
+		const uint32_t y_stride = d->width[m->to[i]];
+		uint32_t n0, n1;
 
-		n1 = n1 < m->w[i]->rows ? n1 : m->w[i]->rows;
-		if (n0 < n1)
-			d->k.matmul(d->buffer[m->to[i]], d->width[m->to[i]], d->buffer[m->from],
-			            d->width[m->from], m->rows, m->w[i]->pages.data,
-			            m->w[i]->type, m->w[i]->cols, n0, n1, scratch);
+		gp_threads_split(w->rows, CPU_MATMUL_GRAIN, thread, n_threads, &n0, &n1);
+		if (n0 == n1)
+			continue;
+		if (w->packed)
+			d->k.matmul_packed(y, y_stride, d->quantized, m->rows, w->pages.data,
+			                   w->type, w->cols, n0, n1);
+		else
+			d->k.matmul(y, y_stride, d->buffer[m->from], d->width[m->from], m->rows,
+			            w->pages.data, w->type, w->cols, n0, n1, scratch);
 	}
 }
 
 static int run_matmul(struct matmul *m)
 {
+	bool packed = false;
 	uint64_t work = 0;
+	int rc;
 
+	m->cols = m->d->width[m->from];
 	for (size_t i = 0; i < m->n_out; i++) {
-		if (m->w[i]->cols != m->d->width[m->from] || m->w[i]->rows != m->d->width[m->to[i]])
+		if (m->w[i]->cols != m->cols || m->w[i]->rows != m->d->width[m->to[i]])
 			return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u",
-			               m->w[i]->rows, m->w[i]->cols, m->d->width[m->from],
+			               m->w[i]->rows, m->w[i]->cols, m->cols,
 			               m->d->width[m->to[i]]);
+		packed |= m->w[i]->packed;
 		work += (uint64_t)m->w[i]->rows * m->w[i]->cols;
 	}
+	if (packed && (rc = cpu_run(m->d, quantize_some, m,
+	                            m->rows > 1 ? (uint64_t)m->rows * m->cols : 0)) < 0)
+		return rc;
 	return cpu_run(m->d, matmul_some, m, work * m->rows);
 }
 
