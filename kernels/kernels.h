@@ -57,11 +57,12 @@ int gp_cpu_mask(const char *text, unsigned *mask);
 const char *gp_cpu_text(unsigned flags);         /* "AVX-512" */
 
 /* ---- packed weights (kernels/packed.c) --------------------------------------
- * Integer products read the weights of `lanes` matrix rows side by side: a
- * group holds that many rows, block by block. A block is cut into units (a
- * scale of 2 bytes, 4 bytes of quants, ...) in the order the table in packed.c
- * gives; a unit of all rows of the group stands together. A group has exactly the bytes its
- * rows have in the file; rows missing in the last group read as zero. */
+ * Integer products read the weights of `lanes` matrix rows side by side, as a
+ * group: the scales of all blocks, then the quants of all blocks (which so begin
+ * at cache lines where k / block is even). A block is cut into units (a scale of
+ * 2 bytes, 4 bytes of quants, ...; see the table in packed.c); a unit of all
+ * rows stands together. A group has exactly the bytes that its rows have in the
+ * file; rows missing in the last group read as zero. */
 bool gp_pack_has(enum gp_type t);
 /* rows (1 to lanes) rows of k elements, packed as in the file, to one group. */
 void gp_pack(enum gp_type t, uint32_t lanes, const void *src, uint32_t rows, uint32_t k,

@@ -82,16 +82,42 @@ static inline void move_units(uint8_t *to, size_t to_step, const uint8_t *from,
 	}
 }
 
+/* Bytes of a block and row in front of its quants. */
+static uint32_t head_bytes(const struct format *f)
+{
+	uint32_t sum = 0;
+
+	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++)
+		sum += r->bytes < 4 ? (uint32_t)r->bytes * r->n : 0;
+	return sum;
+}
+
+/* Where a group's block is: its scales, and its quants. */
+struct place {
+	uint8_t *head, *body;
+};
+
+static struct place place_of(const struct format *f, uint32_t lanes, void *group, size_t n,
+                             size_t block)
+{
+	const size_t head = (size_t)head_bytes(f) * lanes;
+	const size_t body = (size_t)gp_type_info(f->type)->block_bytes * lanes - head;
+
+	return (struct place){ .head = (uint8_t *)group + block * head,
+	                       .body = (uint8_t *)group + n * head + block * body };
+}
+
 static void pack_block(const struct format *f, uint32_t lanes, const uint8_t *src,
-                       size_t row_bytes, uint32_t rows, uint8_t *dst)
+                       size_t row_bytes, uint32_t rows, struct place to)
 {
 	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
 		const size_t step = (size_t)r->bytes * lanes;
+		uint8_t **dst = r->bytes < 4 ? &to.head : &to.body;
 
 		for (uint32_t i = 0; i < rows; i++)
-			move_units(dst + i * r->bytes, step, src + i * row_bytes + r->at, r->bytes, r,
-			           gather_bits);
-		dst += step * r->n;
+			move_units(*dst + i * r->bytes, step, src + i * row_bytes + r->at, r->bytes,
+			           r, gather_bits);
+		*dst += step * r->n;
 	}
 }
 
@@ -106,7 +132,19 @@ void gp_pack(enum gp_type t, uint32_t lanes, const void *src, uint32_t rows, uin
 		memset(group, 0, n * block * lanes);
 	for (size_t b = 0; b < n; b++)
 		pack_block(f, lanes, (const uint8_t *)src + b * block, n * block, rows,
-		           (uint8_t *)group + b * block * lanes);
+		           place_of(f, lanes, group, n, b));
+}
+
+static void unpack_block(const struct format *f, uint32_t lanes, uint32_t lane,
+                         struct place from, uint8_t *to)
+{
+	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
+		const size_t step = (size_t)r->bytes * lanes;
+		uint8_t **src = r->bytes < 4 ? &from.head : &from.body;
+
+		move_units(to + r->at, r->bytes, *src + lane * r->bytes, step, r, scatter_bits);
+		*src += step * r->n;
+	}
 }
 
 void gp_unpack_row(enum gp_type t, uint32_t lanes, const void *group, uint32_t lane, uint32_t k,
@@ -114,17 +152,11 @@ void gp_unpack_row(enum gp_type t, uint32_t lanes, const void *group, uint32_t l
 {
 	const struct gp_type_info *info = gp_type_info(t);
 	const struct format *f = format_of(t);
-	const uint8_t *from = group;
-	uint8_t *to = dst;
+	const size_t n = k / info->block_elems;
 
-	for (uint32_t b = 0; b < k / info->block_elems; b++, to += info->block_bytes)
-		for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
-			const size_t step = (size_t)r->bytes * lanes;
-
-			move_units(to + r->at, r->bytes, from + lane * r->bytes, step, r,
-			           scatter_bits);
-			from += step * r->n;
-		}
+	for (size_t b = 0; b < n; b++)
+		unpack_block(f, lanes, lane, place_of(f, lanes, (void *)group, n, b),
+		             (uint8_t *)dst + b * info->block_bytes);
 }
 
 /* ---- reference --------------------------------------------------------------- */
@@ -157,30 +189,39 @@ void gp_quantize_q8_scalar(struct gp_q8 *dst, size_t stride, const float *x, uin
 	}
 }
 
-/* lanes is 1: a group is a row, its units in packed order. */
+/* Element i of a row, which is a group of one lane. */
+static float weight_at(const struct format *f, const uint8_t *row, uint32_t k, uint32_t i,
+                       float values[256])
+{
+	const uint32_t block = gp_type_info(f->type)->block_elems;
+	uint8_t one[256];
+
+	if (i % block == 0) {
+		unpack_block(f, 1, 0, place_of(f, 1, (void *)row, k / block, i / block), one);
+		gp_dequantize(f->type, one, values, block);
+	}
+	return values[i % block];
+}
+
 void gp_matmul_packed_scalar(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
                              const void *w, enum gp_type type, uint32_t k, uint32_t n0,
                              uint32_t n1)
 {
 	const struct gp_type_info *info = gp_type_info(type);
-	const uint32_t block = info->block_elems;
-	uint8_t one[256];
+	const size_t row_bytes = (size_t)(k / info->block_elems) * info->block_bytes;
+	const struct format *f = format_of(type);
 	float values[256];
 
 	for (uint32_t m = 0; m < rows; m++)
 		for (uint32_t n = n0; n < n1; n++) {
 			const struct gp_q8 *q = x + gp_q8_at(m, k / 32);
-			const uint8_t *row = w;
 			double sum = 0.0;
 
-			row += (size_t)n * (k / block) * info->block_bytes;
 			for (uint32_t i = 0; i < k; i++) {
-				if (i % block == 0) {
-					gp_unpack_row(type, 1, row + i / block * info->block_bytes, 0,
-					              block, one);
-					gp_dequantize(type, one, values, block);
-				}
-				sum += (double)values[i % block] * (double)q->q[i % 32] * (double)q->d;
+				const float v = weight_at(f, (const uint8_t *)w + n * row_bytes, k, i,
+				                          values);
+
+				sum += (double)v * (double)q->q[i % 32] * (double)q->d;
 				if (i % 32 == 31)
 					q += gp_q8_stride(m, rows);
 			}

@@ -20,8 +20,10 @@ enum {
 	X_BLOCK_BYTES = 512 << 10,         /* and, of these, what stays in the L2 cache */
 	SUPER = 8,                         /* 32-element parts of the largest block */
 	/* With several rows the loads are too far apart for the processor to look
-	 * ahead by itself; it may ask for memory past the last group, harmlessly. */
-	PREFETCH_BYTES = 16384,
+	 * ahead by itself. */
+	PREFETCH_BYTES = 4096,
+	/* For one or two rows memory sets the pace, and gives more to several streams. */
+	GROUPS = 4,
 };
 
 /* 32 elements of LANES matrix rows. */
@@ -48,6 +50,20 @@ INLINE enum shape shape_of(const enum gp_type t)
 INLINE bool is_super(const enum gp_type t)
 {
 	return t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K || t == GP_TYPE_Q6_K || t == GP_TYPE_IQ4_XS;
+}
+
+/* Bytes of a block and matrix row, as in the tables of types and of packed.c,
+ * here for the compiler to know: the scales, and all. */
+INLINE size_t head_bytes(const enum gp_type t)
+{
+	return t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K ? 16 : t == GP_TYPE_Q6_K ? 18 :
+	       t == GP_TYPE_IQ4_XS ? 8 : t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 ? 4 : 2;
+}
+
+INLINE size_t body_bytes(const enum gp_type t)
+{
+	return t == GP_TYPE_Q8_0 ? 32 : t == GP_TYPE_Q5_0 || t == GP_TYPE_Q5_1 ? 20 :
+	       t == GP_TYPE_Q5_K ? 160 : t == GP_TYPE_Q6_K ? 192 : is_super(t) ? 128 : 16;
 }
 
 INLINE bool is_wide(const enum gp_type t)
@@ -116,15 +132,15 @@ INLINE void look_up(vi q[8])
 		q[v] = wide(v_lookup(gp_iq4_values, q[v]));
 }
 
-INLINE void unpack_small(struct part *p, const uint8_t *w, const enum gp_type t)
+INLINE void unpack_small(struct part *p, const uint8_t *head, const uint8_t *body,
+                         const enum gp_type t)
 {
-	const bool two = t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1;
 	const bool fifth = t == GP_TYPE_Q5_0 || t == GP_TYPE_Q5_1;
-	const uint8_t *bits = w + (two ? 4 : 2) * LANES, *quants = bits + (fifth ? 4 * LANES : 0);
+	const uint8_t *quants = body + (fifth ? 4 * LANES : 0);
 
-	p->scale[0] = v_half(w);
-	if (two)
-		p->min = v_mul(v_half(w + 2 * LANES), v_set(-0.125f));
+	p->scale[0] = v_half(head);
+	if (shape_of(t) == MINIMUM)
+		p->min = v_mul(v_half(head + 2 * LANES), v_set(-0.125f));
 	if (t == GP_TYPE_Q8_0) {
 #pragma GCC unroll 8
 		for (unsigned v = 0; v < 8; v++)
@@ -133,7 +149,7 @@ INLINE void unpack_small(struct part *p, const uint8_t *w, const enum gp_type t)
 	}
 	unpack_nibbles(p->q, quants);
 	if (fifth)
-		add_fifth(p->q, bits);
+		add_fifth(p->q, body);
 	if (t == GP_TYPE_IQ4_NL)
 		look_up(p->q);
 }
@@ -200,8 +216,8 @@ INLINE void take_scales(struct scales *s, const uint8_t *w, const enum gp_type t
  * s / 2, upper bits in byte l, bits 2s and up. */
 INLINE void unpack_q6(vi q[8], const uint8_t *w, unsigned half, const unsigned s)
 {
-	const uint8_t *low = w + 18 * LANES + (half * 64 + s % 2 * 32) * LANES;
-	const uint8_t *high = w + 18 * LANES + (128 + half * 32) * LANES;
+	const uint8_t *low = w + (half * 64 + s % 2 * 32) * LANES;
+	const uint8_t *high = w + (128 + half * 32) * LANES;
 
 #pragma GCC unroll 8
 	for (unsigned v = 0; v < 8; v++) {
@@ -212,29 +228,29 @@ INLINE void unpack_q6(vi q[8], const uint8_t *w, unsigned half, const unsigned s
 	}
 }
 
-/* Part 4 quarter + i of the block at w; i is a constant. */
+/* Part 4 half + i of the block whose quants are at w; i is a constant. */
 INLINE void unpack_part(struct part *p, const struct scales *s, const uint8_t *w,
-                        unsigned quarter, const unsigned i, const enum gp_type t)
+                        unsigned half, const unsigned i, const enum gp_type t)
 {
-	const unsigned j = 4 * quarter + i;
+	const unsigned j = 4 * half + i;
 
 	p->scale[0] = s->scale[2 * j];
 	if (t == GP_TYPE_Q6_K) {
 		p->scale[1] = s->scale[2 * j + 1];
-		unpack_q6(p->q, w, quarter, i);
+		unpack_q6(p->q, w, half, i);
 	} else if (t == GP_TYPE_IQ4_XS) {
-		unpack_nibbles(p->q, w + 8 * LANES + j * 16 * LANES);
+		unpack_nibbles(p->q, w + j * 16 * LANES);
 		look_up(p->q);
 	} else {
 		p->min = s->min[j];
-		unpack_halves(p->q, w + (t == GP_TYPE_Q5_K ? 48 : 16) * LANES + j / 2 * 32 * LANES,
+		unpack_halves(p->q, w + (t == GP_TYPE_Q5_K ? 32 : 0) * LANES + j / 2 * 32 * LANES,
 		              i % 2);
 	}
 	if (t == GP_TYPE_Q5_K) {
 #pragma GCC unroll 8
 		for (unsigned v = 0; v < 8; v++)
 			p->q[v] = v_or(p->q[v],
-			               v_and(v_sll(v_srl_by(v_load(w + 16 * LANES + v * 4 * LANES), j),
+			               v_and(v_sll(v_srl_by(v_load(w + v * 4 * LANES), j),
 			                           4), v_byte(16)));
 	}
 }
@@ -311,54 +327,74 @@ struct span {
 	size_t y_stride;
 	const struct gp_q8 *x;
 	size_t x_stride;       /* between blocks of a row */
-	const uint8_t *w;
-	size_t w_step;         /* bytes of a block of the group */
+	const uint8_t *head, *body;
+	size_t group_bytes;
 	uint32_t n_blocks;     /* of the type */
-	uint32_t cols;         /* outputs to be stored, at most LANES */
+	uint32_t groups;       /* 1, or GROUPS for one or two rows */
+	uint32_t cols;         /* of a group: outputs to be stored, at most LANES */
 	bool add;              /* to what y holds, from the blocks before */
 };
 
-INLINE void multiply_block(vf acc[TILE_ROWS], const struct span *s, const uint8_t *w,
-                           const struct gp_q8 *x, const unsigned rows, const enum gp_type t)
+/* What will be wanted soon. It may be past the last group, harmlessly. */
+INLINE void prefetch(const uint8_t *p, const size_t bytes)
+{
+#pragma GCC unroll 64
+	for (size_t i = 0; i < bytes; i += 64)
+		__builtin_prefetch(p + PREFETCH_BYTES + i);
+}
+
+INLINE void multiply_block(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t *body,
+                           const struct gp_q8 *x, size_t x_stride, const unsigned rows,
+                           const enum gp_type t)
 {
 	struct part p;
 	struct scales scales;
 
+	prefetch(head, head_bytes(t) * LANES);
+	prefetch(body, body_bytes(t) * LANES);
 	if (!is_super(t)) {
-		unpack_small(&p, w, t);
+		unpack_small(&p, head, body, t);
 		all_rows(acc, &p, x, rows, t);
 		return;
 	}
-	take_scales(&scales, w, t);
-	for (unsigned quarter = 0; quarter < 2; quarter++) {
+	take_scales(&scales, head, t);
+	for (unsigned half = 0; half < 2; half++) {
 #pragma GCC unroll 4
-		for (unsigned i = 0; i < 4; i++, x += s->x_stride) {
-			unpack_part(&p, &scales, w, quarter, i, t);
+		for (unsigned i = 0; i < 4; i++, x += x_stride) {
+			unpack_part(&p, &scales, body, half, i, t);
 			all_rows(acc, &p, x, rows, t);
 		}
 	}
 }
 
-INLINE void tile(const struct span *s, const unsigned rows, const enum gp_type t)
+/* rows x groups outputs of LANES each. */
+INLINE void tile(const struct span *s, const unsigned rows, const unsigned groups,
+                 const enum gp_type t)
 {
 	const size_t x_step = s->x_stride * (is_super(t) ? SUPER : 1);
+	const uint8_t *head = s->head, *body = s->body;
 	const struct gp_q8 *x = s->x;
-	const uint8_t *w = s->w;
-	vf acc[TILE_ROWS];
+	vf acc[GROUPS][TILE_ROWS];
 
+#pragma GCC unroll 4
+	for (unsigned g = 0; g < groups; g++)
 #pragma GCC unroll 16
-	for (unsigned r = 0; r < TILE_ROWS; r++)
-		if (r < rows)
-			acc[r] = s->add ? v_loadf(s->y + r * s->y_stride, s->cols) : v_set(0.0f);
-	for (uint32_t b = 0; b < s->n_blocks; b++, w += s->w_step, x += x_step) {
-		for (size_t i = 0; i < s->w_step; i += 64)
-			__builtin_prefetch(w + PREFETCH_BYTES + i);
-		multiply_block(acc, s, w, x, rows, t);
+		for (unsigned r = 0; r < rows; r++)
+			acc[g][r] = s->add ? v_loadf(s->y + r * s->y_stride + g * LANES, s->cols) :
+			                     v_set(0.0f);
+	for (uint32_t b = 0; b < s->n_blocks; b++, x += x_step) {
+#pragma GCC unroll 4
+		for (unsigned g = 0; g < groups; g++)
+			multiply_block(acc[g], head + g * s->group_bytes, body + g * s->group_bytes, x,
+			               s->x_stride, rows, t);
+		head += head_bytes(t) * LANES;
+		body += body_bytes(t) * LANES;
 	}
+#pragma GCC unroll 4
+	for (unsigned g = 0; g < groups; g++)
 #pragma GCC unroll 16
-	for (unsigned r = 0; r < TILE_ROWS; r++)
-		if (r < rows)
-			v_storef(s->y + r * s->y_stride, s->cols, acc[r]);
+		for (unsigned r = 0; r < rows; r++)
+			v_storef(s->y + r * s->y_stride + g * LANES, s->cols, acc[g][r]);
 }
 
 /* As many rows at once as there are registers for; returns how many. */
@@ -366,28 +402,35 @@ INLINE uint32_t some_rows(const struct span *s, uint32_t rows, const enum gp_typ
 {
 #if TILE_ROWS >= 16
 	if (rows >= 16) {
-		tile(s, 16, t);
+		tile(s, 16, 1, t);
 		return 16;
 	}
 	if (rows >= 8) {
-		tile(s, 8, t);
+		tile(s, 8, 1, t);
 		return 8;
 	}
 #endif
 	if (rows >= 4) {
-		tile(s, 4, t);
+		tile(s, 4, 1, t);
 		return 4;
 	}
 	if (rows >= 2) {
-		tile(s, 2, t);
+		tile(s, 2, 1, t);
 		return 2;
 	}
-	tile(s, 1, t);
+	tile(s, 1, 1, t);
 	return 1;
 }
 
 INLINE void tile_rows(struct span s, uint32_t rows, const enum gp_type t)
 {
+	if (!is_super(t) && s.groups == GROUPS) {
+		if (rows == 1)
+			tile(&s, 1, GROUPS, t);
+		else
+			tile(&s, 2, GROUPS, t);
+		return;
+	}
 	while (rows) {
 		const uint32_t n = some_rows(&s, rows, t);
 
@@ -432,20 +475,24 @@ struct product {
 	uint32_t rows, n0, n1;
 	uint32_t n_parts;      /* of 32 elements, in a row */
 	uint32_t block_parts;  /* of these in a block of the type */
-	size_t w_step;
+	size_t head_bytes, body_bytes; /* of a group's block */
 	rows_fn *rows_fn;
 };
 
 /* Rows [m0, m1) by parts [b0, b1): one after the other, all outputs. */
 static void panel(const struct product *p, uint32_t m0, uint32_t m1, uint32_t b0, uint32_t b1)
 {
-	const size_t group_bytes = p->n_parts / p->block_parts * p->w_step;
-	struct span s = { .y_stride = p->y_stride, .w_step = p->w_step,
-	                  .n_blocks = (b1 - b0) / p->block_parts, .add = b0 > 0 };
+	const size_t n_blocks = p->n_parts / p->block_parts, first = b0 / p->block_parts;
+	struct span s = { .y_stride = p->y_stride, .n_blocks = (b1 - b0) / p->block_parts,
+	                  .add = b0 > 0,
+	                  .group_bytes = n_blocks * (p->head_bytes + p->body_bytes) };
 
-	for (uint32_t n = p->n0; n < p->n1; n += LANES) {
+	for (uint32_t n = p->n0; n < p->n1; n += s.groups * LANES) {
+		s.groups = p->rows <= 2 && p->block_parts == 1 && p->n1 - n >= GROUPS * LANES ? GROUPS : 1;
 		s.cols = p->n1 - n < LANES ? p->n1 - n : LANES;
-		s.w = p->w + n / LANES * group_bytes + b0 / p->block_parts * p->w_step;
+		s.head = p->w + n / LANES * s.group_bytes + first * p->head_bytes;
+		s.body = p->w + n / LANES * s.group_bytes + n_blocks * p->head_bytes +
+		         first * p->body_bytes;
 		for (uint32_t m = m0; m < m1; m += (uint32_t)s.x_stride) {
 			s.x_stride = gp_q8_stride(m, p->rows);
 			s.x = p->x + gp_q8_at(m, p->n_parts) + b0 * s.x_stride;
@@ -474,7 +521,8 @@ static void matmul_packed(float *y, size_t y_stride, const struct gp_q8 *x, uint
 	const struct product p = {
 		.y = y, .y_stride = y_stride, .x = x, .w = w, .rows = rows, .n0 = n0, .n1 = n1,
 		.n_parts = k / 32, .block_parts = info->block_elems / 32,
-		.w_step = (size_t)info->block_bytes * LANES, .rows_fn = rows_of(type),
+		.head_bytes = head_bytes(type) * LANES,
+		.body_bytes = body_bytes(type) * LANES, .rows_fn = rows_of(type),
 	};
 	const uint32_t parts = panel_parts(&p);
 

@@ -136,7 +136,7 @@ static void what_is_not_finite_shows(void **state)
 				check_fill(x, GP_ARRAY_LEN(x), FILL_RANDOM);
 				x[at] = bad[b];
 				sets[s].quantize_q8(&q, 1, x, 32);
-				assert_false(isfinite(q.d));
+				assert_false(fabsf(q.d) <= 3e38f);
 			}
 }
 
