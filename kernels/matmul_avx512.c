@@ -47,6 +47,8 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
                  const enum gp_type t)
 {
 	const __mmask16 tail = (__mmask16)((1u << o->k % 16) - 1u);
+	const size_t ahead = ahead_of(o);
+	const size_t size = t == GP_TYPE_F32 ? 4 : 2;
 	__m512 acc[ROWS][COLS], x[ROWS];
 	size_t i = 0;
 
@@ -62,9 +64,13 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
 				x[r] = _mm512_loadu_ps(o->x + r * o->x_stride + i);
 #pragma GCC unroll 8
 		for (unsigned c = 0; c < COLS; c++)
-			if (c < cols)
-				multiply(acc, x, load_weights(o->w + c * o->w_stride, i, t), c,
-				         rows);
+			if (c < cols) {
+				const uint8_t *w = o->w + c * o->w_stride;
+
+				if (rows < 3)
+					__builtin_prefetch(w + ahead + size * i);
+				multiply(acc, x, load_weights(w, i, t), c, rows);
+			}
 	}
 	if (tail) {
 #pragma GCC unroll 8

@@ -11,6 +11,7 @@ enum {
 	ROWS = 3, /* accumulators, activations and a weight fill the registers */
 	/* From here on it pays to convert 16-bit weights once for all rows. */
 	UNPACK_ROWS = 7,
+	AHEAD_BYTES = 32 << 10,    /* what fits in the L1 cache */
 	X_BLOCK_BYTES = 512 << 10, /* activations that stay in the L2 cache */
 };
 
@@ -24,6 +25,13 @@ struct operands {
 
 INLINE void tile(const struct operands *o, const unsigned rows, const unsigned cols,
                  const enum gp_type t);
+
+/* What to prefetch of a weight row when it is read once: the row that the next
+ * tile reads at its place, or of long rows what comes soon. */
+INLINE size_t ahead_of(const struct operands *o)
+{
+	return COLS * o->w_stride <= AHEAD_BYTES ? COLS * o->w_stride : AHEAD_BYTES / COLS;
+}
 
 INLINE void all_rows(struct operands o, uint32_t rows, const unsigned cols,
                      const enum gp_type t)
