@@ -34,6 +34,10 @@ static inline float gp_load_half(const void *p)
 #define GP_Q8_LEAST 1e-30f
 #define GP_Q8_MOST 3e38f
 
+/* n words (a multiple of 4) of each of lanes (likewise) rows: word u of row i to
+ * to + 4 (u lanes + i). */
+void gp_pack_words(uint8_t *to, uint32_t lanes, const uint8_t *from, size_t row_bytes, unsigned n);
+
 /* The formats with blocks of 256 elements (dequantize_k.c). */
 void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n);
 void gp_dequantize_q4_k(const uint8_t *src, float *dst, size_t n);

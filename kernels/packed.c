@@ -62,24 +62,38 @@ static uint32_t scatter_bits(uint32_t bits)
 	return out;
 }
 
-/* n units of one row: unit u from from + u * from_step to to + u * to_step. */
+/* n units of one row, of so many bytes: unit u from from + u * from_step to
+ * to + u * to_step. The number of bytes is a constant where this is called. */
 static inline void move_units(uint8_t *to, size_t to_step, const uint8_t *from,
-                              size_t from_step, const struct unit_run *r,
-                              uint32_t (*bits)(uint32_t))
+                              size_t from_step, unsigned n, size_t bytes)
 {
-	for (unsigned u = 0; u < r->n; u++, to += to_step, from += from_step) {
+	for (unsigned u = 0; u < n; u++, to += to_step, from += from_step)
+		memcpy(to, from, bytes);
+}
+
+static void gather_units(uint8_t *to, size_t to_step, const uint8_t *from, size_t from_step,
+                         unsigned n, uint32_t (*bits)(uint32_t))
+{
+	for (unsigned u = 0; u < n; u++, to += to_step, from += from_step) {
 		uint32_t word;
 
-		if (r->bytes == 1) {
-			*to = *from;
-		} else if (r->bytes == 2) {
-			memcpy(to, from, 2);
-		} else {
-			memcpy(&word, from, 4);
-			word = r->gather ? bits(word) : word;
-			memcpy(to, &word, 4);
-		}
+		memcpy(&word, from, sizeof(word));
+		word = bits(word);
+		memcpy(to, &word, sizeof(word));
 	}
+}
+
+static void move_run(uint8_t *to, size_t to_step, const uint8_t *from, size_t from_step,
+                     const struct unit_run *r, uint32_t (*bits)(uint32_t))
+{
+	if (r->gather)
+		gather_units(to, to_step, from, from_step, r->n, bits);
+	else if (r->bytes == 4)
+		move_units(to, to_step, from, from_step, r->n, 4);
+	else if (r->bytes == 2)
+		move_units(to, to_step, from, from_step, r->n, 2);
+	else
+		move_units(to, to_step, from, from_step, r->n, 1);
 }
 
 /* Bytes of a block and row in front of its quants. */
@@ -114,9 +128,12 @@ static void pack_block(const struct format *f, uint32_t lanes, const uint8_t *sr
 		const size_t step = (size_t)r->bytes * lanes;
 		uint8_t **dst = r->bytes < 4 ? &to.head : &to.body;
 
-		for (uint32_t i = 0; i < rows; i++)
-			move_units(*dst + i * r->bytes, step, src + i * row_bytes + r->at, r->bytes,
-			           r, gather_bits);
+		if (rows == lanes && lanes % 4 == 0 && r->bytes == 4 && !r->gather)
+			gp_pack_words(*dst, lanes, src + r->at, row_bytes, r->n);
+		else
+			for (uint32_t i = 0; i < rows; i++)
+				move_run(*dst + i * r->bytes, step, src + i * row_bytes + r->at,
+				         r->bytes, r, gather_bits);
 		*dst += step * r->n;
 	}
 }
@@ -142,7 +159,7 @@ static void unpack_block(const struct format *f, uint32_t lanes, uint32_t lane,
 		const size_t step = (size_t)r->bytes * lanes;
 		uint8_t **src = r->bytes < 4 ? &from.head : &from.body;
 
-		move_units(to + r->at, r->bytes, *src + lane * r->bytes, step, r, scatter_bits);
+		move_run(to + r->at, r->bytes, *src + lane * r->bytes, step, r, scatter_bits);
 		*src += step * r->n;
 	}
 }
