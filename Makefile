@@ -7,7 +7,7 @@ V ?= 0
 SAN ?=
 Q := $(if $(filter 1,$(V)),,@)
 
-PKGS := libzmq libprotobuf-c jansson
+PKGS := libzmq libprotobuf-c jansson numa
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla

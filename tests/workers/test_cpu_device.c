@@ -62,6 +62,27 @@ static void test_threads(void **state)
 	gp_threads_destroy(NULL);
 }
 
+static int node_of_even(uint32_t cpu)
+{
+	return cpu % 2 == 0;
+}
+
+/* Odd cores on node 0, even ones on node 1. */
+static void test_cores_by_node(void **state)
+{
+	uint32_t cpus[] = { 0, 1, 2, 3, 6, 7, 9 }, all[1024];
+	const uint32_t want[] = { 1, 3, 7, 9, 0, 2, 6 };
+
+	(void)state;
+	assert_int_equal(gp_cpus_by_node(cpus, GP_ARRAY_LEN(cpus), node_of_even), 2);
+	assert_memory_equal(cpus, want, sizeof(want));
+	assert_int_equal(gp_cpus_by_node(cpus, 1, node_of_even), 1);
+	assert_int_equal(gp_cpus_by_node(cpus, 0, node_of_even), 0);
+	const uint32_t n = gp_cpus_allowed(all, GP_ARRAY_LEN(all));
+	assert_true(n >= 1);
+	assert_true(gp_cpus_by_node(all, n, gp_node_of_cpu()) >= 1);
+}
+
 static void test_threads_refused(void **state)
 {
 	struct gp_threads *t;
@@ -381,6 +402,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_threads_refused),
+		cmocka_unit_test(test_cores_by_node),
 		cmocka_unit_test(test_split),
 		cmocka_unit_test(test_window_of_one),
 		cmocka_unit_test(test_one_layer),

@@ -28,6 +28,9 @@ struct gp_threads {
 	uint32_t n, spin_ns;
 	uint32_t n_started;
 	struct member *members;          /* n - 1 */
+	pthread_t caller;
+	cpu_set_t caller_cpus;           /* before it was pinned */
+	bool caller_pinned;
 	alignas(64) _Atomic uint32_t run;       /* counts runs; members wait on it */
 	alignas(64) _Atomic uint32_t pending;   /* members at work; the caller waits on it */
 	alignas(64) _Atomic uint32_t asleep;    /* members in futex_wait, or about to be */
@@ -143,31 +146,19 @@ void gp_threads_split(uint32_t n, uint32_t grain, uint32_t thread, uint32_t n_th
 }
 
 /* ---- life ------------------------------------------------------------------ */
-static uint32_t allowed_cpus(cpu_set_t *set)
+/* Only speed is lost where it fails. */
+static void pin(pthread_t thread, uint32_t cpu)
 {
-	if (sched_getaffinity(0, sizeof(*set), set) < 0) {
-		CPU_ZERO(set);
-		return 0;
-	}
-	return (uint32_t)CPU_COUNT(set);
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	pthread_setaffinity_np(thread, sizeof(one), &one);
 }
 
-/* The index-th core of the set, counted around. */
-static size_t nth_cpu(const cpu_set_t *set, uint32_t n_set, uint32_t index)
-{
-	uint32_t left = index % n_set;
-
-	for (size_t c = 0; c < CPU_SETSIZE; c++)
-		if (CPU_ISSET(c, set) && left-- == 0)
-			return c;
-	return 0;
-}
-
-static int start_member(struct gp_threads *t, uint32_t i, const cpu_set_t *allowed,
-                        uint32_t n_allowed, uint32_t first_cpu)
+static int start_member(struct gp_threads *t, uint32_t i)
 {
 	struct member *m = &t->members[i - 1];
-	cpu_set_t one;
 	int err;
 
 	m->pool = t;
@@ -176,38 +167,48 @@ static int start_member(struct gp_threads *t, uint32_t i, const cpu_set_t *allow
 		return gp_fail(err, "thread %u of %u cannot be started; use fewer --threads", i + 1,
 		               t->n);
 	t->n_started++;
-	if (t->n <= n_allowed) {
-		CPU_ZERO(&one);
-		CPU_SET(nth_cpu(allowed, n_allowed, first_cpu + i), &one);
-		/* Only speed is lost where it fails. */
-		pthread_setaffinity_np(m->thread, sizeof(one), &one);
-	}
 	return 0;
+}
+
+static void pin_all(struct gp_threads *t, const uint32_t *cpus, uint32_t n_cpus, uint32_t first,
+                    uint32_t n_nodes)
+{
+	for (uint32_t i = 1; i < t->n; i++)
+		pin(t->members[i - 1].thread, cpus[(first + i) % n_cpus]);
+	if (n_nodes < 2)
+		return;
+	t->caller = pthread_self();
+	t->caller_pinned = pthread_getaffinity_np(t->caller, sizeof(t->caller_cpus),
+	                                          &t->caller_cpus) == 0;
+	if (t->caller_pinned)
+		pin(t->caller, cpus[first % n_cpus]);
 }
 
 int gp_threads_create(struct gp_threads **out, uint32_t n, uint32_t first_cpu)
 {
+	uint32_t cpus[CPU_SETSIZE], n_cpus = gp_cpus_allowed(cpus, CPU_SETSIZE);
+	const uint32_t n_nodes = gp_cpus_by_node(cpus, n_cpus, gp_node_of_cpu());
 	struct gp_threads *t;
-	cpu_set_t allowed;
-	uint32_t n_allowed = allowed_cpus(&allowed);
 	int rc = 0;
 
 	*out = NULL;
 	if (!n)
-		n = n_allowed ? n_allowed : 1;
+		n = n_cpus ? n_cpus : 1;
 	if (n > GP_MAX_THREADS)
 		return gp_fail(EINVAL, "%u threads; at most %u", n, GP_MAX_THREADS);
 	if (!(t = aligned_alloc(alignof(struct gp_threads), sizeof(*t))))
 		return gp_fail(ENOMEM, "no memory for threads");
-	*t = (struct gp_threads){ .n = n, .spin_ns = n <= n_allowed ? SPIN_NS : 0 };
+	*t = (struct gp_threads){ .n = n, .spin_ns = n <= n_cpus ? SPIN_NS : 0 };
 	if (!(t->members = calloc(n, sizeof(*t->members))))
 		rc = gp_fail(ENOMEM, "no memory for %u threads", n);
 	for (uint32_t i = 1; i < n && rc == 0; i++)
-		rc = start_member(t, i, &allowed, n_allowed, first_cpu);
+		rc = start_member(t, i);
 	if (rc < 0) {
 		gp_threads_destroy(t);
 		return rc;
 	}
+	if (n <= n_cpus)
+		pin_all(t, cpus, n_cpus, first_cpu, n_nodes);
 	*out = t;
 	return 0;
 }
@@ -219,6 +220,8 @@ void gp_threads_destroy(struct gp_threads *t)
 	start(t, NULL, NULL);
 	for (uint32_t i = 0; i < t->n_started; i++)
 		pthread_join(t->members[i].thread, NULL);
+	if (t->caller_pinned)
+		pthread_setaffinity_np(t->caller, sizeof(t->caller_cpus), &t->caller_cpus);
 	free(t->members);
 	free(t);
 }

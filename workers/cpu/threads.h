@@ -10,8 +10,11 @@
 struct gp_threads;
 
 /* Thread 0 is the caller of gp_threads_run; n - 1 more are started, the i-th
- * pinned to the (first_cpu + i)-th of the cores this process may use. More
- * threads than cores: none is pinned and none spins. n 0: one a core. */
+ * pinned to the (first_cpu + i)-th of the cores this process may use, counted
+ * node by node: neighbours in index share a NUMA node, and pages that a thread
+ * touches first are its node's. Where there are several nodes the calling thread
+ * is pinned, too, until destroy. More threads than cores: none is pinned and
+ * none spins. n 0: one a core. */
 int gp_threads_create(struct gp_threads **t, uint32_t n, uint32_t first_cpu);
 void gp_threads_destroy(struct gp_threads *t); /* NULL is fine */
 uint32_t gp_threads_count(const struct gp_threads *t);
@@ -23,5 +26,14 @@ void gp_threads_run(struct gp_threads *t, gp_threads_fn *fn, void *arg);
 /* The part [*begin, *end) of [0, n) of one thread, in multiples of grain. */
 void gp_threads_split(uint32_t n, uint32_t grain, uint32_t thread, uint32_t n_threads,
                       uint32_t *begin, uint32_t *end);
+
+/* ---- cores (workers/cpu/cpus.c) ---- */
+typedef int gp_node_fn(uint32_t cpu);
+/* The NUMA node of a core; where there is one node, of every core the same. */
+gp_node_fn *gp_node_of_cpu(void);
+/* The cores the calling thread may use, ascending; returns how many. */
+uint32_t gp_cpus_allowed(uint32_t *cpus, uint32_t room);
+/* Puts cores of one node together, nodes ascending; returns how many nodes. */
+uint32_t gp_cpus_by_node(uint32_t *cpus, uint32_t n, gp_node_fn *node_of);
 
 #endif
