@@ -193,3 +193,14 @@ void chain_drop(struct chain *c, uint32_t seq)
 	for (uint32_t i = 0; i < c->n; i++)
 		assert_int_equal(gp_kv_drop(gp_stage_kv(c->stage[i]), seq), 0);
 }
+
+double nll_of(const float *logits, uint32_t n, uint32_t id)
+{
+	double top = -INFINITY, sum = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		top = fmax(top, (double)logits[i]);
+	for (uint32_t i = 0; i < n; i++)
+		sum += exp((double)logits[i] - top);
+	return log(sum) + top - (double)logits[id];
+}

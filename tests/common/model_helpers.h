@@ -67,4 +67,8 @@ void reference_logits(const struct gp_model *m, const uint32_t *ids, uint32_t n,
 void random_model_create(char path[64], const struct gp_config *c, uint32_t seed);
 void random_model_remove(const char *path);
 
+/* ---- perplexity ------------------------------------------------------------- */
+/* -log p(id) by one row of n logits. */
+double nll_of(const float *logits, uint32_t n, uint32_t id);
+
 #endif

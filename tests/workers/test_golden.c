@@ -219,17 +219,6 @@ static void test_mini_last_logits(void **state)
 	golden_close(g);
 }
 
-static double nll_of(const float *logits, uint32_t n, uint32_t id)
-{
-	double top = -INFINITY, sum = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-		top = fmax(top, (double)logits[i]);
-	for (uint32_t i = 0; i < n; i++)
-		sum += exp((double)logits[i] - top);
-	return log(sum) + top - (double)logits[id];
-}
-
 static uint32_t chunks_wanted(void)
 {
 	const char *text = getenv("GP_CHUNKS");

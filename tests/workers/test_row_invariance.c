@@ -9,9 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "tests/common/model_helpers.h"
+#include "tests/common/process.h"
 
 #define SEQUENCES 3u
 #define LENGTH 150u            /* of the first; each next one is 20 shorter */
@@ -216,11 +218,32 @@ static void test_wide(void **state)
 	check_model(wide_path, 1, kv, GP_ARRAY_LEN(kv));
 }
 
+/* Integer products: the same model in formats whose blocks fit it. */
+static void test_quantized(void **state)
+{
+	static const char *const types[] = { "q4_0", "q8_0", "q4_k", "q6_k" };
+	const enum gp_type kv[] = { GP_TYPE_F16 };
+	char path[96];
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++) {
+		struct result r;
+
+		snprintf(path, sizeof(path), "%s/%s.gguf", wide_path, types[i]);
+		RUN(&r, program("convert"), "-q", wide_path, "-o", path, "--type", types[i]);
+		assert_int_equal(r.status, 0);
+		result_free(&r);
+		check_model(path, 1, kv, GP_ARRAY_LEN(kv));
+		assert_int_equal(unlink(path), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text),
 		cmocka_unit_test_setup_teardown(test_wide, create_wide, remove_wide),
+		cmocka_unit_test_setup_teardown(test_quantized, create_wide, remove_wide),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
