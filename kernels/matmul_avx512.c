@@ -67,7 +67,7 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
 			if (c < cols) {
 				const uint8_t *w = o->w + c * o->w_stride;
 
-				if (rows < 3)
+				if (rows < 3 && i % 32 == 0)
 					__builtin_prefetch(w + ahead + size * i);
 				multiply(acc, x, load_weights(w, i, t), c, rows);
 			}

@@ -9,9 +9,7 @@
 
 enum {
 	ROWS = 3, /* accumulators, activations and a weight fill the registers */
-	/* From here on it pays to convert 16-bit weights once for all rows. */
-	UNPACK_ROWS = 7,
-	AHEAD_BYTES = 32 << 10,    /* what fits in the L1 cache */
+	AHEAD_BYTES = 512 << 10,   /* what stays in the L2 cache */
 	X_BLOCK_BYTES = 512 << 10, /* activations that stay in the L2 cache */
 };
 
@@ -69,14 +67,14 @@ static GP_UNCHECKED void columns_bf16(const struct operands *o, uint32_t rows, u
 	all_cols(*o, rows, cols, GP_TYPE_BF16);
 }
 
-/* Up to COLS outputs of each row. Weights that tile() does not read, or would
- * convert too often, pass through scratch: the values are the same. */
+/* Up to COLS outputs of each row. Weights that tile() does not read pass through
+ * scratch as floats. */
 static void columns(struct operands o, uint32_t rows, uint32_t cols, enum gp_type type,
                     float *scratch)
 {
 	const bool half = type == GP_TYPE_F16 || type == GP_TYPE_BF16;
 
-	if (half && rows < UNPACK_ROWS) {
+	if (half) {
 		if (type == GP_TYPE_F16)
 			columns_f16(&o, rows, cols);
 		else

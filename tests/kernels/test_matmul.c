@@ -1,6 +1,6 @@
 /* matmul of every instruction set against the scalar reference, and its row
  * invariance. */
-#include "tests/kernels/check.h"
+#include "tests/kernels/bench.h"
 
 static const enum gp_type float_types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_BF16 };
 static const enum gp_type block_types[] = { GP_TYPE_Q8_0, GP_TYPE_Q4_0, GP_TYPE_Q4_1,
@@ -225,7 +225,75 @@ static void many_rows(void **state)
 	problem_close(&p);
 }
 
-int main(void)
+/* ---- speed ------------------------------------------------------------------- */
+enum { BENCH_K = 2560, BENCH_N = 10240, BENCH_ROWS = 64 };
+
+struct speed {
+	struct gp_kernels k;
+	enum gp_type type;
+	uint32_t rows, n;
+	const float *x;
+	const void *w;
+	float *y, *scratch;
+};
+
+static void run_product(void *arg)
+{
+	struct speed *s = arg;
+
+	s->k.matmul(s->y, BENCH_N, s->x, BENCH_K, s->rows, s->w, s->type, BENCH_K, 0, s->n,
+	            s->scratch);
+}
+
+static void bench_rows(const struct gp_kernels *sets, int n_sets, struct speed *s)
+{
+	double reference = 0;
+
+	for (int i = 0; i < n_sets; i++) {
+		s->k = sets[i];
+		s->n = i ? BENCH_N : BENCH_N / 256;
+		size_t bytes;
+		const double seconds = bench_seconds(run_product, s);
+
+		assert_int_equal(gp_type_bytes(s->type, s->n, BENCH_K, &bytes), 0);
+		bench_print("matmul", s->k.name, gp_type_info(s->type)->name, s->rows,
+		            (double)bytes / seconds * 1e-9,
+		            2.0 * s->rows * s->n * BENCH_K / seconds * 1e-9, &reference);
+	}
+}
+
+static int bench(void)
+{
+	static const uint32_t rows[] = { 1, 8, BENCH_ROWS };
+	struct gp_kernels sets[MAX_CHECK_SETS + 1];
+	const int n_sets = check_sets(sets + 1) + 1;
+	const size_t n = (size_t)BENCH_N * BENCH_K;
+	float *x = bench_alloc(BENCH_ROWS * BENCH_K * sizeof(float));
+	float *values = bench_alloc(n * sizeof(float));
+	void *w = bench_alloc(n * sizeof(float));
+	struct speed s = { .x = x, .w = w, .scratch = bench_alloc(8 * BENCH_K * sizeof(float)),
+		           .y = bench_alloc(BENCH_ROWS * BENCH_N * sizeof(float)) };
+
+	gp_kernels_init(&sets[0], 0);
+	check_fill(x, BENCH_ROWS * BENCH_K, FILL_RANDOM);
+	check_fill(values, n, FILL_RANDOM);
+	for (size_t t = 0; t < GP_ARRAY_LEN(float_types); t++) {
+		s.type = float_types[t];
+		assert_int_equal(gp_quantize(s.type, values, w, n), 0);
+		for (size_t r = 0; r < GP_ARRAY_LEN(rows); r++) {
+			s.rows = rows[r];
+			bench_rows(sets, n_sets, &s);
+		}
+	}
+	free(x);
+	free(values);
+	free(w);
+	free(s.y);
+	free(s.scratch);
+	return 0;
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(floats_match_reference),
@@ -235,5 +303,7 @@ int main(void)
 	};
 
 	check_seed();
+	if (bench_wanted(argc, argv))
+		return bench();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* Packed weights and integer products: every instruction set against the
  * scalar reference, and their row invariance. */
-#include "tests/kernels/check.h"
+#include "tests/kernels/bench.h"
 
 static const enum gp_type types[] = { GP_TYPE_Q4_0, GP_TYPE_Q4_1, GP_TYPE_Q5_0, GP_TYPE_Q5_1,
 	                              GP_TYPE_Q8_0, GP_TYPE_Q4_K, GP_TYPE_Q5_K, GP_TYPE_Q6_K,
@@ -380,7 +380,83 @@ static void rows_do_not_depend_on_their_company(void **state)
 	}
 }
 
-int main(void)
+/* ---- speed -------------------------------------------------------------------------- */
+enum { BENCH_K = 5376, BENCH_N = 10752, BENCH_ROWS = 512, SCALAR_SHARE = 1024 };
+
+struct speed {
+	struct gp_kernels k;
+	enum gp_type type;
+	uint32_t rows, n;
+	const struct gp_q8 *x;
+	const uint8_t *w;
+	float *y;
+};
+
+static void run_product(void *arg)
+{
+	struct speed *s = arg;
+
+	s->k.matmul_packed(s->y, BENCH_N, s->x, s->rows, s->w, s->type, BENCH_K, 0, s->n);
+}
+
+/* The scalar set on a part of the matrix, many rows on a part, too. */
+static uint32_t bench_columns(const struct gp_kernels *k, uint32_t rows)
+{
+	return k->lanes == 1 ? BENCH_N / SCALAR_SHARE : rows > 64 ? BENCH_N / 8 : BENCH_N;
+}
+
+static void bench_rows(struct gp_kernels *sets, int n_sets, struct speed *s)
+{
+	double reference = 0;
+
+	for (int i = 0; i < n_sets; i++) {
+		s->k = sets[i];
+		s->n = bench_columns(&s->k, s->rows);
+		if (s->k.lanes == 1 && s->rows > 8)
+			s->n = 1;
+		const double seconds = bench_seconds(run_product, s);
+		const double bytes = (double)bytes_of(s->type, s->n, BENCH_K);
+
+		bench_print("packed", s->k.name, gp_type_info(s->type)->name, s->rows,
+		            bytes / seconds * 1e-9,
+		            2.0 * s->rows * s->n * BENCH_K / seconds * 1e-9, &reference);
+	}
+}
+
+static int bench(void)
+{
+	static const uint32_t rows[] = { 1, 2, 4, 8, 16, 32, 512 };
+	struct gp_kernels sets[MAX_CHECK_SETS + 1];
+	const int n_sets = check_sets(sets + 1) + 1;
+	const size_t w_bytes = bytes_of(GP_TYPE_Q8_0, BENCH_N, BENCH_K);
+	float *x = bench_alloc((size_t)BENCH_ROWS * BENCH_K * sizeof(float));
+	uint8_t *w = bench_alloc(w_bytes);
+	struct speed s = { .w = w, .y = bench_alloc((size_t)BENCH_ROWS * BENCH_N * sizeof(float)) };
+	struct problem p = { .k = BENCH_K, .x = x };
+
+	gp_kernels_init(&sets[0], 0);
+	check_fill(x, (size_t)BENCH_ROWS * BENCH_K, FILL_RANDOM);
+	p.q = bench_alloc((size_t)BENCH_ROWS * BENCH_K / 32 * sizeof(*p.q));
+	s.x = p.q;
+	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++) {
+		/* Packed bytes of any rows are as good; their scales are finite. */
+		for (size_t i = 0; i < w_bytes; i++)
+			w[i] = (uint8_t)(check_random() & (i % 2 ? 0x3b : 0xff));
+		for (size_t r = 0; r < GP_ARRAY_LEN(rows); r++) {
+			s.type = types[t];
+			p.rows = s.rows = rows[r];
+			quantize_all(&p);
+			bench_rows(sets, n_sets, &s);
+		}
+	}
+	free(x);
+	free(w);
+	free(s.y);
+	free(p.q);
+	return 0;
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(unpacking_gives_the_file_back),
@@ -393,5 +469,7 @@ int main(void)
 	};
 
 	check_seed();
+	if (bench_wanted(argc, argv))
+		return bench();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
