@@ -10,7 +10,7 @@
 
 /* 8-bit products of pairs into 16 bits, pairs of those into 32, added: 32
  * multiplications and additions. */
-uint64_t gp_int8_ops_avx2(uint64_t iterations)
+GP_UNCHECKED uint64_t gp_int8_ops_avx2(uint64_t iterations)
 {
 	const __m256i ones = _mm256_set1_epi16(1), b = _mm256_set1_epi8(-5);
 	__m256i a = _mm256_set1_epi8(3), sum[SUMS];
@@ -30,7 +30,7 @@ uint64_t gp_int8_ops_avx2(uint64_t iterations)
 	return (uint32_t)_mm_cvtsi128_si32(_mm256_castsi256_si128(sum[0]));
 }
 
-uint64_t gp_float_ops_avx2(uint64_t iterations)
+GP_UNCHECKED uint64_t gp_float_ops_avx2(uint64_t iterations)
 {
 	__m256 a = _mm256_set1_ps(0.875f), b = _mm256_set1_ps(0.125f), sum[SUMS];
 

@@ -5,7 +5,7 @@
 
 #define SUMS 12u
 
-uint64_t gp_int8_ops_avx512(uint64_t iterations)
+GP_UNCHECKED uint64_t gp_int8_ops_avx512(uint64_t iterations)
 {
 	const __m512i ones = _mm512_set1_epi16(1), b = _mm512_set1_epi8(-5);
 	__m512i a = _mm512_set1_epi8(3), sum[SUMS];
@@ -25,7 +25,7 @@ uint64_t gp_int8_ops_avx512(uint64_t iterations)
 	return (uint32_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(sum[0]));
 }
 
-uint64_t gp_float_ops_avx512(uint64_t iterations)
+GP_UNCHECKED uint64_t gp_float_ops_avx512(uint64_t iterations)
 {
 	__m512 a = _mm512_set1_ps(0.875f), b = _mm512_set1_ps(0.125f), sum[SUMS];
 

@@ -5,7 +5,7 @@
 
 #define SUMS 12u
 
-uint64_t gp_int8_ops_avx512vnni(uint64_t iterations)
+GP_UNCHECKED uint64_t gp_int8_ops_avx512vnni(uint64_t iterations)
 {
 	__m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-5), sum[SUMS];
 

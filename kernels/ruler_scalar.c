@@ -3,7 +3,7 @@
 #define SUMS 12u
 
 /* Four lanes of SUMS sums: what a compiler without flags can do with them. */
-uint64_t gp_float_ops_scalar(uint64_t iterations)
+GP_UNCHECKED uint64_t gp_float_ops_scalar(uint64_t iterations)
 {
 	float sum[4 * SUMS], all = 0;
 
