@@ -59,6 +59,16 @@ static void test_cache_resident(void **state)
 	assert_string_equal(rulers_verdict(&r, &s, 0), "error: above the memory bandwidth");
 }
 
+static void test_longest_rulers(void **state)
+{
+	struct rulers r = { .threads = 2, .read_gb_per_s = 10, .float_gflop_per_s = 300 };
+	const struct rulers other = { .threads = 2, .read_gb_per_s = 20, .float_gflop_per_s = 200 };
+
+	(void)state;
+	rulers_keep_longest(&r, &other);
+	assert_true(r.read_gb_per_s > 19 && r.float_gflop_per_s > 299 && !(r.int8_gop_per_s > 0));
+}
+
 /* ---- costs ------------------------------------------------------------------------ */
 /* The bundled model: 6 layers, the last global, window 256, hidden 512, 8 heads
  * and 2 of keys and values of 64, ffn 1024, vocabulary 4096. */
@@ -209,6 +219,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_above_a_ruler), cmocka_unit_test(test_cache_resident),
+		cmocka_unit_test(test_longest_rulers),
 		cmocka_unit_test(test_cost_of_decode), cmocka_unit_test(test_cost_of_prefill),
 		cmocka_unit_test(test_json), cmocka_unit_test(test_table_fits_100_columns),
 	};

@@ -1,7 +1,9 @@
 #include "tools/common/bench_report.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -96,6 +98,11 @@ static const char *percent(char text[16], double part)
 	return text;
 }
 
+static bool is_error(const struct line *l)
+{
+	return strncmp(l->note, "error", 5) == 0;
+}
+
 static void print_line(const struct line *l)
 {
 	const struct bench_result *t = l->t;
@@ -105,7 +112,7 @@ static void print_line(const struct line *l)
 	       (unsigned long long)t->context, t->median, t->min, t->max, 1e3 / t->median,
 	       t->cost.bytes / 1e6, l->gb_per_s, percent(read, l->read_share), l->gop_per_s,
 	       percent(peak, l->arithmetic_share));
-	if (strncmp(l->note, "error", 5) == 0)
+	if (is_error(l))
 		printf("        ^ %s\n", l->note);
 	fflush(stdout);
 }
@@ -176,6 +183,18 @@ static json_t *model_json(const struct bench_report *r)
 			 (json_int_t)c->vocab, "bytes_per_step", (json_int_t)model_bytes(m));
 }
 
+static json_t *results_json(const struct bench_report *r)
+{
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < r->n_results; i++) {
+		const struct line l = line_of(r, &r->results[i]);
+
+		json_array_append_new(all, line_json(r, &l));
+	}
+	return all;
+}
+
 static json_t *stages_json(const struct bench_report *r)
 {
 	const struct gp_plan *p = gp_engine_plan(r->engine);
@@ -195,33 +214,55 @@ static json_t *stages_json(const struct bench_report *r)
 }
 
 /* ---- the report ------------------------------------------------------------------- */
-int bench_report_begin(struct bench_report *r)
+void bench_report_begin(const struct bench_report *r)
 {
-	if (!(r->results = json_array()))
-		return gp_fail(ENOMEM, "no memory for the results");
 	if (!r->json)
 		print_head(r);
+}
+
+static int measure_again(struct bench_report *r)
+{
+	struct rulers now;
+	const int rc = rulers_measure(&now, r->used.threads);
+
+	if (rc < 0)
+		return rc;
+	rulers_keep_longest(&r->used, &now);
+	if (!r->json) {
+		printf("        the rulers, measured again; the longer ones are used from here on:\n    ");
+		print_rulers(&r->used);
+	}
 	return 0;
 }
 
 int bench_report_add(struct bench_report *r, const struct bench_result *t)
 {
-	const struct line l = line_of(r, t);
+	struct bench_result *more = realloc(r->results, (r->n_results + 1) * sizeof *more);
+	struct line l = line_of(r, t);
+	int rc;
 
+	if (!more)
+		return gp_fail(ENOMEM, "no memory for the results");
+	r->results = more;
+	r->results[r->n_results++] = *t;
+	if (is_error(&l)) {
+		if ((rc = measure_again(r)) < 0)
+			return rc;
+		l = line_of(r, t);
+	}
 	if (!r->json)
 		print_line(&l);
-	if (json_array_append_new(r->results, line_json(r, &l)) < 0)
-		return gp_fail(ENOMEM, "no memory for the results");
 	return 0;
 }
 
+/* All shares are of the rulers as they are now. */
 int bench_report_end(struct bench_report *r)
 {
 	if (!r->json)
 		return 0;
-	json_t *all = json_pack("{s:s, s:o, s:o, s:o, s:O}", "version", GP_VERSION, "machine",
+	json_t *all = json_pack("{s:s, s:o, s:o, s:o, s:o}", "version", GP_VERSION, "machine",
 				machine_json(r), "model", model_json(r), "stages", stages_json(r),
-				"results", r->results);
+				"results", results_json(r));
 	if (!all)
 		return gp_fail(ENOMEM, "no memory for the results");
 	json_dumpf(all, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
@@ -232,5 +273,5 @@ int bench_report_end(struct bench_report *r)
 
 void bench_report_free(struct bench_report *r)
 {
-	json_decref(r->results);
+	free(r->results);
 }

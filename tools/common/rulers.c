@@ -134,6 +134,13 @@ int rulers_measure(struct rulers *r, uint32_t n_threads)
 	return 0;
 }
 
+void rulers_keep_longest(struct rulers *r, const struct rulers *other)
+{
+	r->read_gb_per_s = fmax(r->read_gb_per_s, other->read_gb_per_s);
+	r->int8_gop_per_s = fmax(r->int8_gop_per_s, other->int8_gop_per_s);
+	r->float_gflop_per_s = fmax(r->float_gflop_per_s, other->float_gflop_per_s);
+}
+
 /* ---- holding a speed against them ---------------------------------------------- */
 static bool is_quantised(enum gp_type t)
 {

@@ -17,6 +17,8 @@ struct rulers {
  * last-level cache is read, at least 1 GiB; then arithmetic on registers.
  * Takes a second. -EINVAL: GP_CPU is wrong. */
 int rulers_measure(struct rulers *r, uint32_t n_threads);
+/* Of two measurements on as many threads the longer: the machine can do it. */
+void rulers_keep_longest(struct rulers *r, const struct rulers *other);
 uint64_t rulers_cache_bytes(void); /* last-level cache; 0: unknown */
 
 /* Integer products for quantised weights, float32 for others. */
