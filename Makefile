@@ -104,7 +104,7 @@ $(BUILD)/$(1:%.c=%): $(BUILD)/obj/$(1:%.c=%.o) $(call lib,testcommon) $(call lib
 	@echo "  LD    $$@"
 	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $$(LIBS)
 endef
-CLOSURE_cli := $(CLOSURE_tools)
+CLOSURE_cli := common $(CLOSURE_tools)
 $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
 
 # ---- benchmarks: tests/bench/*.c

@@ -12,7 +12,7 @@ _gempipe_options() { # VERB
 	chat) echo "$engine $sampling --ctx --system --tokens" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
 	perplexity) echo "$engine --ctx --file --ids --chunks --parallel" ;;
-	bench) echo "$engine --ctx --prompt --tokens --batch --repeat" ;;
+	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat" ;;
 	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
 	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
 	inspect) echo '--model --tensors --json --help --version' ;;

@@ -18,6 +18,7 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 		.store_kv = gp_store_kv_scalar,
 		.dequantize = gp_dequantize,
 		.read = gp_read_scalar,
+		.float_ops = gp_float_ops_scalar,
 	};
 	if (!(have & GP_CPU_AVX2))
 		return;
@@ -33,6 +34,8 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	k->store_kv = gp_store_kv_avx2;
 	k->dequantize = gp_dequantize_avx2;
 	k->read = gp_read_avx2;
+	k->int8_ops = gp_int8_ops_avx2;
+	k->float_ops = gp_float_ops_avx2;
 	if (!(have & GP_CPU_AVX512))
 		return;
 	k->matmul = gp_matmul_avx512;
@@ -42,7 +45,10 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	k->rms_norm = gp_rms_norm_avx512;
 	k->geglu = gp_geglu_avx512;
 	k->attention = gp_attention_avx512;
+	k->int8_ops = gp_int8_ops_avx512;
+	k->float_ops = gp_float_ops_avx512;
 	if (!(have & GP_CPU_AVX512VNNI))
 		return;
 	k->matmul_packed = gp_matmul_packed_avx512vnni;
+	k->int8_ops = gp_int8_ops_avx512vnni;
 }

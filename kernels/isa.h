@@ -24,6 +24,14 @@ static inline uint16_t gp_load16(const void *p)
 	return v;
 }
 
+static inline uint32_t gp_float_bits(float f)
+{
+	uint32_t v;
+
+	memcpy(&v, &f, sizeof(v));
+	return v;
+}
+
 static inline float gp_load_half(const void *p)
 {
 	return gp_f16_to_f32(gp_load16(p));
@@ -63,6 +71,7 @@ typedef void gp_add_fn(float *y, const float *x, uint32_t n);
 typedef void gp_attention_fn(const struct gp_attention *a);
 typedef void gp_store_kv_fn(enum gp_type t, const float *src, void *dst, uint32_t n);
 typedef uint64_t gp_read_fn(const void *data, size_t bytes);
+typedef uint64_t gp_ops_fn(uint64_t iterations);
 typedef void gp_dequantize_fn(enum gp_type t, const void *src, float *dst, size_t n);
 
 gp_matmul_fn gp_matmul_scalar, gp_matmul_avx2, gp_matmul_avx512;
@@ -77,5 +86,7 @@ gp_attention_fn gp_attention_scalar, gp_attention_avx2, gp_attention_avx512;
 gp_store_kv_fn gp_store_kv_scalar, gp_store_kv_avx2;
 gp_dequantize_fn gp_dequantize_avx2;
 gp_read_fn gp_read_scalar, gp_read_avx2;
+gp_ops_fn gp_int8_ops_avx2, gp_int8_ops_avx512, gp_int8_ops_avx512vnni;
+gp_ops_fn gp_float_ops_scalar, gp_float_ops_avx2, gp_float_ops_avx512;
 
 #endif

@@ -151,7 +151,15 @@ struct gp_kernels {
 	/* The sum of all whole 64-byte lines as 64-bit numbers: to measure how fast
 	 * this instruction set reads memory. bytes: a multiple of 64. */
 	uint64_t (*read)(const void *data, size_t bytes);
+	/* How fast this set computes at most: iterations times GP_INT8_OPS 8-bit
+	 * multiplications and additions into 32 bits (NULL: it has no such
+	 * instruction), or GP_FLOAT_OPS of float32, on registers alone. The result
+	 * depends on all of them. */
+	uint64_t (*int8_ops)(uint64_t iterations);
+	uint64_t (*float_ops)(uint64_t iterations);
 };
+#define GP_INT8_OPS 1536u /* an iteration's; a multiplication and an addition are two */
+#define GP_FLOAT_OPS 384u
 /* Fills the table for flags & gp_cpu_flags(). */
 void gp_kernels_init(struct gp_kernels *k, unsigned flags);
 

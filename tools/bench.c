@@ -1,75 +1,112 @@
-/* gempipe bench: prefill and decode speeds, held against the memory's. */
-#include <jansson.h>
+/* gempipe bench: prefill and decode speeds, held against what the machine can do. */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "tools/common/bandwidth.h"
+#include "tools/common/bench_report.h"
 #include "tools/common/cli.h"
 
-#define MAX_BATCHES 16u
+#define MAX_BATCH 256u
+#define MAX_LIST 16u
 #define MAX_REPEATS 100u
+#define MAX_CONTEXT (1u << 20)
+#define FILL_STEPS 4u /* steps of a context's prefill between two signs of progress */
 
 static const char help[] =
 	"Usage: gempipe bench -m MODEL [options]\n"
-	"Measures prefill and decode through the pipeline, with the bytes each token\n"
-	"reads and the share of the memory bandwidth that was measured in this run.\n\n"
+	"Measures prefill and decode through the pipeline. Each speed is held against what this\n"
+	"machine can do, measured in the same run on as many threads: reading memory, and 8-bit\n"
+	"(quantised weights) or float32 arithmetic. A speed of more than 105% of these is marked\n"
+	"as an error of the measurement; the exit status stays 0.\n\n"
 	"  -p, --prompt N         prompt tokens of the prefill test (default 512; 0: none)\n"
 	"  -n, --tokens N         tokens of the decode test (default 128; 0: none)\n"
 	"  -b, --batch LIST       sequences decoded together (default 1)\n"
+	"  -c, --context LIST     tokens that stand before those measured (default 0); with every\n"
+	"                         size of batch. Runs go on where the last one ended. Long ones\n"
+	"                         take minutes to fill\n"
 	"  -r, --repeat N         runs of each test (default 3)\n"
-	CLI_JSON_HELP CLI_CTX_HELP CLI_ENGINE_HELP
-	"\nExample:\n"
-	"  gempipe bench -m gemma-3-4b-q4_0.gguf -p 512 -n 128 -b 1,4,8 -r 5 --json\n";
+	"      --ctx N            positions a sequence may have (default: what the tests need)\n"
+	CLI_JSON_HELP CLI_ENGINE_HELP
+	"\nCounted per token: bytes of the weights (once for all rows of a step), of the keys and\n"
+	"values that attention looks at (local layers: their window) and of the head where logits\n"
+	"are wanted; 2 operations a weight, 4 a position, head and dimension of attention.\n"
+	"\nExamples:\n"
+	"  gempipe bench -m gemma-3-4b-q4_0.gguf -p 512 -n 128 -b 1,4,8 -r 5 --json\n"
+	"  gempipe bench -m gemma-3-4b-q4_0.gguf -p 0 -n 32 -b 1,8 -c 0,4096,32768\n";
 
 static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
 	{ "prompt", required_argument, NULL, 'p' }, { "tokens", required_argument, NULL, 'n' },
-	{ "batch", required_argument, NULL, 'b' }, { "repeat", required_argument, NULL, 'r' },
+	{ "batch", required_argument, NULL, 'b' }, { "context", required_argument, NULL, 'c' },
+	{ "repeat", required_argument, NULL, 'r' },
 	{ 0 },
+};
+
+struct list {
+	uint64_t of[MAX_LIST];
+	size_t n;
+};
+
+/* A sequence lives in the workers from one run to the next. */
+struct sequence {
+	uint32_t *tokens;     /* all it has had, and room for those to come */
+	uint64_t n;
+	uint32_t id;          /* of its last request; 0: none */
+	struct decode *decode;
+	bool has_first;
 };
 
 struct bench {
 	struct cli cli;
 	uint64_t n_prompt, n_tokens, repeats;
-	uint64_t batches[MAX_BATCHES];
-	size_t n_batches;
-	uint32_t *prompt;
-	double gbs_one, gbs_all;
-	uint32_t n_cpus;
-	json_t *results;
+	struct list batches, contexts;
+	struct sequence sequences[MAX_BATCH];
+	uint32_t n_sequences, begun; /* begun: sequences so far, over all tests */
+	struct bench_report report;
 };
 
-static int parse_batches(struct bench *b, const char *text)
+/* ---- options ------------------------------------------------------------------- */
+static int parse_list(struct list *l, const char *what, uint64_t least, uint64_t most)
 {
-	char copy[128];
+	char copy[256];
 	char *save = NULL;
 
-	if (snprintf(copy, sizeof copy, "%s", text) >= (int)sizeof copy)
-		return gp_fail(EINVAL, "--batch: list is too long");
-	b->n_batches = 0;
+	if (snprintf(copy, sizeof copy, "%s", optarg) >= (int)sizeof copy)
+		return gp_fail(EINVAL, "%s: list is too long", what);
+	l->n = 0;
 	for (char *p = strtok_r(copy, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
-		if (b->n_batches == MAX_BATCHES)
-			return gp_fail(EINVAL, "--batch: more than %u sizes", MAX_BATCHES);
-		if (gp_parse_u64("--batch", p, 1, 256, &b->batches[b->n_batches]) < 0)
+		if (l->n == MAX_LIST)
+			return gp_fail(EINVAL, "%s: more than %u numbers", what, MAX_LIST);
+		if (gp_parse_u64(what, p, least, most, &l->of[l->n]) < 0)
 			return -EINVAL;
-		b->n_batches++;
+		l->n++;
 	}
-	return b->n_batches ? 0 : gp_fail(EINVAL, "--batch: no size given");
+	return l->n ? 0 : gp_fail(EINVAL, "%s '%s': no number given", what, optarg);
+}
+
+static uint64_t largest(const struct list *l)
+{
+	uint64_t most = 0;
+
+	for (size_t i = 0; i < l->n; i++)
+		most = l->of[i] > most ? l->of[i] : most;
+	return most;
 }
 
 static int own_option(struct bench *b, int o)
 {
 	switch (o) {
 	case 'p':
-		return gp_parse_u64("--prompt", optarg, 0, 1u << 20, &b->n_prompt);
+		return gp_parse_u64("--prompt", optarg, 0, MAX_CONTEXT, &b->n_prompt);
 	case 'n':
-		return gp_parse_u64("--tokens", optarg, 0, 1u << 20, &b->n_tokens);
+		return gp_parse_u64("--tokens", optarg, 0, MAX_CONTEXT, &b->n_tokens);
 	case 'r':
 		return gp_parse_u64("--repeat", optarg, 1, MAX_REPEATS, &b->repeats);
+	case 'c':
+		return parse_list(&b->contexts, "--context", 0, MAX_CONTEXT);
 	default:
-		return parse_batches(b, optarg);
+		return parse_list(&b->batches, "--batch", 1, MAX_BATCH);
 	}
 }
 
@@ -77,7 +114,7 @@ static int read_arguments(struct bench *b, int argc, char **argv)
 {
 	int o, rc;
 
-	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "p:n:b:r:", options, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, CLI_ENGINE_LETTERS "p:n:b:c:r:", options, NULL)) != -1) {
 		if (o == '?')
 			return cli_bad_option(&b->cli, argv);
 		rc = cli_option(&b->cli, o, help);
@@ -93,7 +130,27 @@ static int read_arguments(struct bench *b, int argc, char **argv)
 	return b->cli.model ? 0 : cli_misused(&b->cli, "no model; give one with -m");
 }
 
-/* ---- running ---------------------------------------------------------------- */
+/* ---- sequences ------------------------------------------------------------------ */
+/* Any ids do: speed does not depend on which. But no two sequences begin alike,
+ * or the engine would use what a former one left in the caches. */
+static uint32_t any_token(const struct bench *b, uint64_t position)
+{
+	const uint32_t vocab = gp_engine_config(b->cli.engine)->vocab;
+
+	return (uint32_t)((b->begun + position * 2654435761u) % vocab);
+}
+
+static void extend(const struct bench *b, struct sequence *s, uint64_t n)
+{
+	for (const uint64_t end = s->n + n; s->n < end; s->n++)
+		s->tokens[s->n] = any_token(b, s->n);
+}
+
+static void start_over(struct bench *b, struct sequence *s)
+{
+	b->begun++;
+	s->n = 0;
+}
 
 /* Decode is timed from the moment when every sequence has its first token. */
 struct decode {
@@ -101,17 +158,13 @@ struct decode {
 	uint64_t start_ns, tokens;
 };
 
-struct sequence {
-	struct decode *all;
-	bool has_first;
-};
-
 static int on_token(void *user, uint32_t token, bool is_stop)
 {
 	struct sequence *s = user;
-	struct decode *d = s->all;
+	struct decode *d = s->decode;
 
-	(void)token, (void)is_stop;
+	(void)is_stop;
+	s->tokens[s->n++] = token;
 	if (d->start_ns)
 		d->tokens++;
 	if (!s->has_first && ++d->n_first == d->batch)
@@ -120,42 +173,120 @@ static int on_token(void *user, uint32_t token, bool is_stop)
 	return 0;
 }
 
-static int run_prefill(struct bench *b, double *tokens_per_s)
+/* Only what the sequence's last request did not have is computed. */
+static int submit(struct bench *b, struct sequence *s, uint64_t max_new)
 {
-	const struct gp_request r = { .prompt = b->prompt, .n_prompt = b->n_prompt };
-	const uint64_t start = gp_now_ns();
-	uint32_t id;
-	int rc;
+	const struct gp_request r = {
+		.prompt = s->tokens, .n_prompt = s->n, .max_new = (uint32_t)max_new,
+		.reuse = s->id, .keep = true, .user = s, .on_token = on_token,
+	};
 
-	if ((rc = gp_engine_submit(b->cli.engine, &r, &id)) < 0 ||
-	    (rc = gp_engine_run(b->cli.engine)) < 0)
-		return rc;
-	*tokens_per_s = (double)b->n_prompt * 1e9 / (double)(gp_now_ns() - start);
-	return 0;
+	return gp_engine_submit(b->cli.engine, &r, &s->id);
 }
 
-static int run_decode(struct bench *b, uint32_t batch, double *tokens_per_s)
+static void show_fill(const struct bench *b, uint32_t i, uint32_t batch, uint64_t context)
 {
-	struct decode d = { .batch = batch };
-	struct sequence s[256] = { 0 };
+	const struct sequence *s = &b->sequences[i];
+	const bool whole = i + 1 == batch && s->n == context;
+
+	if (b->cli.quiet || !isatty(STDERR_FILENO))
+		return;
+	fprintf(stderr, "\r\033[Kcontext: sequence %u of %u, %llu of %llu tokens%s", i + 1, batch,
+		(unsigned long long)s->n, (unsigned long long)context, whole ? "\r\033[K" : "");
+	fflush(stderr);
+}
+
+/* Brings the first sequences to a length of context tokens. One that is longer
+ * is begun again. */
+static int fill(struct bench *b, uint32_t batch, uint64_t context)
+{
+	const uint64_t piece = FILL_STEPS * gp_engine_plan(b->cli.engine)->max_rows;
 	int rc = 0;
 
 	for (uint32_t i = 0; i < batch && rc == 0; i++) {
-		const struct gp_request r = {
-			.prompt = b->prompt, .n_prompt = 1, .max_new = (uint32_t)b->n_tokens + 1,
-			.user = &s[i], .on_token = on_token,
-		};
-		uint32_t id;
+		struct sequence *s = &b->sequences[i];
 
-		s[i].all = &d;
-		rc = gp_engine_submit(b->cli.engine, &r, &id);
+		if (s->n > context)
+			start_over(b, s);
+		while (s->n < context && rc == 0) {
+			extend(b, s, context - s->n < piece ? context - s->n : piece);
+			if ((rc = submit(b, s, 0)) == 0)
+				rc = gp_engine_run(b->cli.engine);
+			show_fill(b, i, batch, context);
+		}
 	}
+	return rc;
+}
+
+/* ---- runs ------------------------------------------------------------------------- */
+struct test {
+	bool decode;
+	uint32_t batch;
+	uint64_t context;
+};
+
+struct run {
+	double tokens_per_s;
+	uint64_t first, n;    /* positions of the timed rows of a sequence */
+};
+
+static int run_prefill(struct bench *b, struct run *r)
+{
+	struct sequence *s = &b->sequences[0];
+	int rc;
+
+	*r = (struct run){ .first = s->n, .n = b->n_prompt };
+	extend(b, s, b->n_prompt);
+	const uint64_t start = gp_now_ns();
+	if ((rc = submit(b, s, 0)) < 0 || (rc = gp_engine_run(b->cli.engine)) < 0)
+		return rc;
+	r->tokens_per_s = (double)r->n * 1e9 / (double)(gp_now_ns() - start);
+	return 0;
+}
+
+static int run_decode(struct bench *b, uint32_t batch, struct run *r)
+{
+	struct decode d = { .batch = batch };
+	int rc = 0;
+
+	for (uint32_t i = 0; i < batch && rc == 0; i++) {
+		struct sequence *s = &b->sequences[i];
+
+		/* A first token needs one before it. */
+		extend(b, s, s->n ? 0 : 1);
+		s->decode = &d;
+		s->has_first = false;
+		rc = submit(b, s, b->n_tokens + 1);
+	}
+	*r = (struct run){ .first = b->sequences[0].n, .n = b->n_tokens };
 	if (rc == 0)
 		rc = gp_engine_run(b->cli.engine);
 	if (rc < 0)
 		return rc;
-	*tokens_per_s = (double)d.tokens * 1e9 / (double)(gp_now_ns() - d.start_ns);
+	r->tokens_per_s = (double)d.tokens * 1e9 / (double)(gp_now_ns() - d.start_ns);
 	return 0;
+}
+
+/* Without a context each run begins anew; with one it goes on at about that depth. */
+static int run_once(struct bench *b, const struct test *t, struct run *r)
+{
+	for (uint32_t i = 0; i < t->batch && !t->context; i++)
+		start_over(b, &b->sequences[i]);
+	return t->decode ? run_decode(b, t->batch, r) : run_prefill(b, r);
+}
+
+/* Rows a step are counted, not planned: they depend on stages and batch. */
+static struct cost cost_of(const struct bench *b, const struct test *t, const struct run *r)
+{
+	const enum gp_type kv_type = gp_engine_plan(b->cli.engine)->kv_type;
+	struct cost_rows rows = { .first = r->first, .n = r->n, .together = 1, .logits = t->decode };
+	struct gp_engine_stats s;
+
+	gp_engine_stats(b->cli.engine, &s);
+	rows.rows_per_step = (double)s.stage[0].rows / (double)s.stage[0].steps;
+	if (!t->decode)
+		rows.together = (uint64_t)(rows.rows_per_step + 0.5);
+	return cost_per_token(gp_engine_model(b->cli.engine), kv_type, &rows);
 }
 
 static int by_value(const void *a, const void *b)
@@ -165,170 +296,154 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* ---- results ------------------------------------------------------------------ */
-
-/* Weights are read once a step, for all of its rows. */
-static double bytes_per_token(const struct bench *b, bool decode, uint32_t batch)
+static int report(struct bench *b, const struct test *t, double *rates, struct bench_result *sums)
 {
-	const struct gp_model *m = gp_engine_model(b->cli.engine);
-	const struct gp_plan *p = gp_engine_plan(b->cli.engine);
-	const uint32_t n_layers = gp_model_config(m)->n_layers;
+	const double n = (double)b->repeats;
 
-	if (decode)
-		return (double)gp_model_bytes(m, 0, n_layers, true) / batch;
-	const uint64_t steps = (b->n_prompt + p->max_rows - 1) / p->max_rows;
-	return (double)gp_model_bytes(m, 0, n_layers, false) * (double)steps / (double)b->n_prompt;
+	qsort(rates, b->repeats, sizeof *rates, by_value);
+	sums->test = t->decode ? "decode" : "prefill";
+	sums->tokens = t->decode ? b->n_tokens : b->n_prompt;
+	sums->context = t->context;
+	sums->batch = t->batch;
+	sums->mean_position /= n;
+	sums->cost.bytes /= n;
+	sums->cost.ops /= n;
+	sums->median = (rates[(b->repeats - 1) / 2] + rates[b->repeats / 2]) / 2;
+	sums->min = rates[0];
+	sums->max = rates[b->repeats - 1];
+	return bench_report_add(&b->report, sums);
 }
 
-static const char *verdict(const struct bench *b, double gbs)
+static int measure(struct bench *b, const struct test *t)
 {
-	const struct gp_model *m = gp_engine_model(b->cli.engine);
-	const uint64_t bytes = gp_model_bytes(m, 0, gp_model_config(m)->n_layers, true);
+	struct bench_result sums = { 0 };
+	double rates[MAX_REPEATS];
+	struct run r;
+	/* To fill a context warms up as well as a run does. */
+	int rc = t->context ? fill(b, t->batch, t->context) : run_once(b, t, &r);
 
-	if (bytes < 4 * bandwidth_cache_bytes())
-		return "cache-resident";
-	/* The ruler itself is a measurement; a little over it is its error. */
-	return gbs > b->gbs_all * 1.05 ? "error: above the memory bandwidth" : "";
+	for (uint64_t i = 0; i < b->repeats && rc == 0; i++) {
+		gp_engine_stats_reset(b->cli.engine);
+		if ((rc = run_once(b, t, &r)) < 0)
+			break;
+		const struct cost c = cost_of(b, t, &r);
+		rates[i] = r.tokens_per_s;
+		sums.cost.bytes += c.bytes;
+		sums.cost.ops += c.ops;
+		sums.mean_position += (double)r.first + (double)(r.n - 1) / 2;
+	}
+	return rc < 0 ? rc : report(b, t, rates, &sums);
 }
 
-static void add_result(struct bench *b, bool decode, uint32_t batch, double *runs)
-{
-	const struct gp_plan *p = gp_engine_plan(b->cli.engine);
-	const double bytes = bytes_per_token(b, decode, batch);
-
-	qsort(runs, b->repeats, sizeof *runs, by_value);
-	const double median = (runs[(b->repeats - 1) / 2] + runs[b->repeats / 2]) / 2;
-	const double gbs = bytes * median / 1e9;
-	const double share = b->gbs_all > 0 ? gbs / b->gbs_all : 0;
-	const char *note = verdict(b, gbs);
-	json_array_append_new(b->results, json_pack(
-		"{s:s, s:I, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f}, s:f, s:f, s:f, s:s}",
-		"test", decode ? "decode" : "prefill",
-		"tokens", (json_int_t)(decode ? b->n_tokens : b->n_prompt), "batch", (json_int_t)batch,
-		"context", (json_int_t)(decode ? 1 : 0), "stages", (json_int_t)p->n_stages,
-		"threads", (json_int_t)p->stage[0].threads,
-		"tokens_per_s", "median", median, "min", runs[0], "max", runs[b->repeats - 1],
-		"bytes_per_token", bytes, "gb_per_s", gbs, "bandwidth_share", share, "note", note));
-	if (!b->cli.json)
-		printf("%-8s %6llu %6u %10.2f %10.2f %10.2f %9.2f %8.1f%%  %s\n",
-		       decode ? "decode" : "prefill",
-		       (unsigned long long)(decode ? b->n_tokens : b->n_prompt), batch, median,
-		       runs[0], runs[b->repeats - 1], gbs, share * 100, note);
-	fflush(stdout);
-}
-
-static int measure(struct bench *b, bool decode, uint32_t batch)
-{
-	double runs[MAX_REPEATS], warm_up;
-	int rc = decode ? run_decode(b, batch, &warm_up) : run_prefill(b, &warm_up);
-
-	for (uint64_t i = 0; i < b->repeats && rc == 0; i++)
-		rc = decode ? run_decode(b, batch, &runs[i]) : run_prefill(b, &runs[i]);
-	if (rc == 0)
-		add_result(b, decode, batch, runs);
-	return rc;
-}
-
-static json_t *describe_machine(const struct bench *b)
-{
-	struct gp_engine_stats s;
-
-	gp_engine_stats(b->cli.engine, &s);
-	return json_pack("{s:s, s:I, s:f, s:f, s:I, s:b}", "device", s.stage[0].description, "cpus",
-			 (json_int_t)b->n_cpus, "read_gb_per_s_one_thread", b->gbs_one,
-			 "read_gb_per_s", b->gbs_all, "last_level_cache_bytes",
-			 (json_int_t)bandwidth_cache_bytes(), "rings_on_huge_pages", s.huge_pages);
-}
-
-static json_t *describe_model(const struct bench *b)
-{
-	const struct gp_model *m = gp_engine_model(b->cli.engine);
-	const struct gp_config *c = gp_model_config(m);
-
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "path", gp_model_path(m), "type",
-			 gp_type_info(gp_model_main_type(m))->name, "layers",
-			 (json_int_t)c->n_layers, "hidden", (json_int_t)c->hidden, "vocab",
-			 (json_int_t)c->vocab, "bytes_per_step",
-			 (json_int_t)gp_model_bytes(m, 0, c->n_layers, true));
-}
-
-static void print_head(const struct bench *b)
-{
-	if (!b->cli.json)
-		printf("memory read, this run: %.1f GB/s with 1 thread, %.1f GB/s with %u\n"
-		       "%-8s %6s %6s %10s %10s %10s %9s %9s\n", b->gbs_one, b->gbs_all, b->n_cpus,
-		       "test", "tokens", "batch", "tokens/s", "min", "max", "GB/s", "share");
-}
-
+/* Sizes of batch and contexts in the order they were given: where contexts grow,
+ * a longer one goes on from the shorter. */
 static int run_tests(struct bench *b)
 {
+	struct test t = { .batch = 1 };
 	int rc = 0;
 
-	print_head(b);
-	if (b->n_prompt)
-		rc = measure(b, false, 1);
-	for (size_t i = 0; i < b->n_batches && b->n_tokens && rc == 0; i++)
-		rc = measure(b, true, (uint32_t)b->batches[i]);
+	for (size_t c = 0; c < b->contexts.n && b->n_prompt && rc == 0; c++) {
+		t.context = b->contexts.of[c];
+		rc = measure(b, &t);
+	}
+	t.decode = true;
+	for (size_t i = 0; i < b->batches.n && b->n_tokens && rc == 0; i++) {
+		t.batch = (uint32_t)b->batches.of[i];
+		for (size_t c = 0; c < b->contexts.n && rc == 0; c++) {
+			t.context = b->contexts.of[c];
+			rc = measure(b, &t);
+		}
+	}
 	return rc;
 }
 
-static int prepare(struct bench *b)
+/* ---- the program --------------------------------------------------------------------- */
+/* Positions of the longest test. */
+static uint64_t positions(const struct bench *b)
 {
-	cpu_set_t set;
-	uint32_t most = 1;
+	const uint64_t context = largest(&b->contexts), runs = context ? b->repeats : 1;
+	const uint64_t prefill = context + runs * b->n_prompt;
+	const uint64_t decode = (context ? context : 1) + runs * (b->n_tokens + 1);
 
-	b->n_cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
-	for (size_t i = 0; i < b->n_batches; i++)
-		most = b->batches[i] > most ? (uint32_t)b->batches[i] : most;
-	b->cli.plan.max_sequences = most;
-	b->results = json_array();
-	b->prompt = calloc(b->n_prompt + 1, sizeof *b->prompt);
-	if (!b->prompt || !b->results)
-		return gp_fail(ENOMEM, "no memory for the prompt");
-	/* A model that is not there is told before the memory is measured. */
-	struct gp_model *m;
-	const int rc = gp_model_open(&m, b->cli.model);
-	if (rc < 0)
-		return rc;
-	gp_model_close(m);
-	b->gbs_one = bandwidth_read_gbs(1);
-	b->gbs_all = bandwidth_read_gbs(b->n_cpus);
-	return cli_open_engine(&b->cli);
+	return prefill > decode ? prefill : decode;
 }
 
-/* Any ids do: speed does not depend on which. */
-static void fill_prompt(struct bench *b)
+static int plan_context(struct bench *b, const struct gp_model *m)
 {
-	const uint32_t vocab = gp_engine_config(b->cli.engine)->vocab;
+	const uint64_t need = positions(b), trained = gp_model_config(m)->context;
+	const uint64_t most = b->cli.plan.context ? b->cli.plan.context : trained;
 
-	for (uint64_t i = 0; i <= b->n_prompt; i++)
-		b->prompt[i] = (uint32_t)((i * 2654435761u + 7) % vocab);
+	if (need > most)
+		return gp_fail(E2BIG, "the tests reach position %llu (context, then all runs); %s %llu; "
+			       "lower -c, -p, -n or -r", (unsigned long long)need,
+			       most == trained ? "the model was trained for" : "--ctx is",
+			       (unsigned long long)most);
+	if (!b->cli.plan.context)
+		b->cli.plan.context = (uint32_t)need;
+	return 0;
+}
+
+static int make_sequences(struct bench *b)
+{
+	b->n_sequences = (uint32_t)largest(&b->batches);
+	b->cli.plan.max_sequences = b->n_sequences;
+	for (uint32_t i = 0; i < b->n_sequences; i++)
+		if (!(b->sequences[i].tokens = calloc(positions(b), sizeof(uint32_t))))
+			return gp_fail(ENOMEM, "no memory for %u sequences of %llu tokens",
+				       b->n_sequences, (unsigned long long)positions(b));
+	return 0;
+}
+
+static int measure_rulers(struct bench *b, const struct gp_plan *p)
+{
+	uint32_t threads = 0;
+	int rc;
+
+	for (uint32_t k = 0; k < p->n_stages; k++)
+		threads += p->stage[k].threads;
+	if ((rc = rulers_measure(&b->report.one, 1)) < 0)
+		return rc;
+	b->report.used = b->report.one;
+	return threads > 1 ? rulers_measure(&b->report.used, threads) : 0;
+}
+
+/* Whatever is wrong with model or plan is told before anything is measured. */
+static int prepare(struct bench *b)
+{
+	struct gp_model *m;
+	struct gp_plan p;
+	cpu_set_t set;
+	int rc = gp_model_open(&m, b->cli.model);
+
+	if (rc < 0)
+		return rc;
+	b->report.n_cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+	if ((rc = plan_context(b, m)) == 0 && (rc = make_sequences(b)) == 0)
+		rc = gp_plan_make(&p, &b->cli.plan, m);
+	gp_model_close(m);
+	return rc < 0 ? rc : measure_rulers(b, &p);
 }
 
 static int bench(struct bench *b)
 {
-	int rc = prepare(b);
+	int rc;
 
-	if (rc < 0)
+	if ((rc = prepare(b)) < 0 || (rc = cli_open_engine(&b->cli)) < 0)
 		return rc;
-	fill_prompt(b);
-	if ((rc = run_tests(b)) < 0)
+	b->report.engine = b->cli.engine;
+	b->report.json = b->cli.json;
+	bench_report_begin(&b->report);
+	if ((rc = run_tests(b)) < 0 || (rc = bench_report_end(&b->report)) < 0)
 		return rc;
-	if (b->cli.json) {
-		json_t *all = json_pack("{s:o, s:o, s:O}", "machine", describe_machine(b), "model",
-					describe_model(b), "results", b->results);
-
-		json_dumpf(all, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
-		putchar('\n');
-		json_decref(all);
-	}
 	return cli_flush_stdout();
 }
 
 int main(int argc, char **argv)
 {
-	struct bench b = { .n_prompt = 512, .n_tokens = 128, .repeats = 3, .batches = { 1 },
-			   .n_batches = 1 };
+	static struct bench b = {
+		.n_prompt = 512, .n_tokens = 128, .repeats = 3,
+		.batches = { { 1 }, 1 }, .contexts = { { 0 }, 1 },
+	};
 	int status;
 
 	cli_init(&b.cli, "bench");
@@ -337,7 +452,8 @@ int main(int argc, char **argv)
 	if (bench(&b) < 0)
 		status = cli_failed(&b.cli);
 	status = cli_close_engine(&b.cli, status);
-	json_decref(b.results);
-	free(b.prompt);
+	bench_report_free(&b.report);
+	for (uint32_t i = 0; i < b.n_sequences; i++)
+		free(b.sequences[i].tokens);
 	return status;
 }

@@ -17,8 +17,9 @@ static const char help[] =
 	"vocabulary (control and byte tokens work), to measure speed. Its text is noise.\n\n"
 	"      --size SIZE        270m, 1b, 4b, 12b or 27b\n"
 	"      --type TYPE        bf16, q8_0, q4_0 or q4_k (default q4_0). As in llama.cpp's files,\n"
-	"                         q4 types store the embedding as q6_k; rows that q4_k or q6_k do\n"
-	"                         not divide (270m, 1b) are q5_0 or q8_0\n"
+	"                         q4 types store the embedding as q6_k, q4_k (its Q4_K_S) some\n"
+	"                         matrices as q5_k; rows that these do not divide (270m, 1b) are\n"
+	"                         q8_0, q5_0 or q5_1\n"
 	"  -o, --output FILE      the file to write; it appears only once it is whole\n"
 	"      --seed N           another file (default 1); equal arguments give equal files\n"
 	"  -q, --quiet            no progress;  -h, --help: this text;  --version: the version\n"
@@ -92,10 +93,18 @@ static void scale_block(enum gp_type t, uint8_t *block)
 	switch (t) {
 	case GP_TYPE_Q4_0: put_half(block, DEVIATION / 4.61f); break;
 	case GP_TYPE_Q5_0: put_half(block, DEVIATION / 9.23f); break;
+	case GP_TYPE_Q5_1: /* weight = d * q + m; q is 15.5 in the mean */
+		put_half(block, DEVIATION / 9.23f);
+		put_half(block + 2, -DEVIATION / 9.23f * 15.5f);
+		break;
 	case GP_TYPE_Q8_0: put_half(block, DEVIATION / 73.9f); break;
 	case GP_TYPE_Q4_K: /* weight = d * scale * q - dmin * min; q is 7.5 in the mean */
 		put_half(block, DEVIATION / 258);
 		put_half(block + 2, DEVIATION / 258 * 7.5f);
+		break;
+	case GP_TYPE_Q5_K: /* as Q4_K; q is 15.5 in the mean */
+		put_half(block, DEVIATION / 527);
+		put_half(block + 2, DEVIATION / 527 * 15.5f);
 		break;
 	case GP_TYPE_Q6_K: put_half(block + 208, DEVIATION / 1367); break;
 	default: break;
@@ -162,16 +171,28 @@ static void shape(const struct gp_config *c, enum gp_tensor_id id, uint64_t *row
 	}
 }
 
-/* As llama.cpp's quantiser chooses, without its mixtures. */
-static enum gp_type type_of(const struct synth *s, enum gp_tensor_id id, uint64_t rows, uint64_t cols)
+/* Q4_K_S keeps what matters most at 5 bits: the values of the first four layers
+ * and the last matrix of the first eighth. */
+static bool is_5_bit(const struct synth *s, enum gp_tensor_id id, uint32_t layer)
 {
-	const bool q4 = s->type == GP_TYPE_Q4_0 || s->type == GP_TYPE_Q4_K;
+	return s->type == GP_TYPE_Q4_K &&
+	       ((id == GP_T_ATTN_V && layer < 4) ||
+		(id == GP_T_FFN_DOWN && layer < s->config.n_layers / 8));
+}
+
+/* As llama.cpp's quantiser chooses for Q4_0, Q4_K_S, Q8_0 and BF16. */
+static enum gp_type type_of(const struct synth *s, enum gp_tensor_id id, uint32_t layer,
+			    uint64_t rows, uint64_t cols)
+{
+	const bool q4 = s->type == GP_TYPE_Q4_0 || s->type == GP_TYPE_Q4_K, fits = cols % 256 == 0;
 
 	if (rows == 0)
 		return GP_TYPE_F32;
 	if (id == GP_T_TOKEN_EMBD && q4)
-		return cols % 256 == 0 ? GP_TYPE_Q6_K : GP_TYPE_Q8_0;
-	return s->type == GP_TYPE_Q4_K && cols % 256 != 0 ? GP_TYPE_Q5_0 : s->type;
+		return fits ? GP_TYPE_Q6_K : GP_TYPE_Q8_0;
+	if (is_5_bit(s, id, layer))
+		return fits ? GP_TYPE_Q5_K : GP_TYPE_Q5_1;
+	return s->type == GP_TYPE_Q4_K && !fits ? GP_TYPE_Q5_0 : s->type;
 }
 
 static int each_tensor(struct synth *s, int (*visit)(struct synth *s, enum gp_tensor_id id,
@@ -186,7 +207,7 @@ static int each_tensor(struct synth *s, int (*visit)(struct synth *s, enum gp_te
 			const enum gp_tensor_id id = (enum gp_tensor_id)i;
 
 			shape(&s->config, id, &rows, &cols);
-			rc = visit(s, id, l, type_of(s, id, rows, cols), rows, cols);
+			rc = visit(s, id, l, type_of(s, id, l, rows, cols), rows, cols);
 		}
 	return rc;
 }

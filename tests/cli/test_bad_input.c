@@ -88,6 +88,14 @@ static void test_usage(void **state)
 	REFUSED(2, "--ids and --out", program("logits"), "-m", MINI);
 	REFUSED(2, "one of -f and --ids", program("perplexity"), "-m", MINI);
 	REFUSED(2, "--batch", program("bench"), "-m", MINI, "-b", "0");
+	REFUSED(2, "--batch: '257'", program("bench"), "-m", MINI, "-b", "1,257");
+	REFUSED(2, "--batch: more than 16", program("bench"), "-m", MINI, "-b",
+		"1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1");
+	REFUSED(2, "--context ',': no number", program("bench"), "-m", MINI, "-c", ",");
+	REFUSED(2, "--context: '-1'", program("bench"), "-m", MINI, "-c", "0,-1");
+	REFUSED(1, "trained for 8192", program("bench"), "-m", MINI, "-c", "8192");
+	REFUSED(1, "reach position 106 ", program("bench"), "-m", MINI, "-p", "0", "-n", "1", "-c",
+		"100", "--ctx", "105");
 }
 
 static void test_unknown_option(void **state)

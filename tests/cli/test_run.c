@@ -312,24 +312,6 @@ static void test_perplexity_of_text(void **state)
 	result_free(&r);
 }
 
-static void test_bench_json(void **state)
-{
-	struct result r;
-
-	(void)state;
-	RUN(&r, program("bench"), "-m", MINI, "-p", "16", "-n", "4", "-b", "1,2", "-r", "1", "--json");
-	assert_int_equal(r.status, 0);
-	json_t *o = json_loads(r.out, 0, NULL), *results = json_object_get(o, "results");
-	assert_int_equal(json_array_size(results), 3);
-	for (size_t i = 0; i < 3; i++) {
-		json_t *speed = json_object_get(json_array_get(results, i), "tokens_per_s");
-
-		assert_true(json_number_value(json_object_get(speed, "median")) > 0);
-	}
-	json_decref(o);
-	result_free(&r);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -338,7 +320,7 @@ int main(void)
 		cmocka_unit_test(test_progress_only_on_a_terminal),
 		cmocka_unit_test(test_seed_repeats), cmocka_unit_test(test_logits_invariant),
 		cmocka_unit_test(test_vision_language_model), cmocka_unit_test(test_chat_keeps_up),
-		cmocka_unit_test(test_perplexity_of_text), cmocka_unit_test(test_bench_json),
+		cmocka_unit_test(test_perplexity_of_text),
 	};
 
 	return cmocka_run_group_tests(tests, load_golden, drop_golden);

@@ -159,6 +159,25 @@ static void read_memory(void **state)
 	assert_true(ref.read(data, 64) != ref.read(data + 1, 64));
 }
 
+/* Work left out would show as the same result for other counts, or another sum
+ * than that of 3 times -5. */
+static void rulers_do_all_their_work(void **state)
+{
+	const uint64_t sums = 12, per_sum = GP_INT8_OPS / 2 / sums;
+
+	(void)state;
+	for (int s = 0; s < n_sets; s++) {
+		for (uint64_t i = 0; i < 9; i++)
+			assert_true(sets[s].float_ops(i) != sets[s].float_ops(i + 1));
+		for (uint64_t i = 0; i < 9 && sets[s].int8_ops; i++) {
+			const uint64_t lanes = sets[s].lanes;
+
+			assert_int_equal((int32_t)sets[s].int8_ops(i),
+					 66 - (int64_t)(15 * i * sums * per_sum / lanes));
+		}
+	}
+}
+
 static void nan_is_not_lost(void **state)
 {
 	float x[40], w[40], y[40];
@@ -400,6 +419,7 @@ int main(void)
 		cmocka_unit_test(geglu),
 		cmocka_unit_test(add),
 		cmocka_unit_test(read_memory),
+		cmocka_unit_test(rulers_do_all_their_work),
 		cmocka_unit_test(nan_is_not_lost),
 		cmocka_unit_test(store_kv),
 		cmocka_unit_test(dequantize),
