@@ -149,6 +149,9 @@ static int check_shape(const struct gp_stage_shape *s)
 	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads)
 		return gp_fail(EINVAL, "the CPU cannot take %u layers of %u heads and %u KV heads",
 		               s->end_layer, c->n_heads, c->n_kv_heads);
+	if (c->n_heads / c->n_kv_heads > GP_ATTENTION_QUERIES)
+		return gp_fail(EINVAL, "%u heads share a KV head; the CPU takes at most %u",
+		               c->n_heads / c->n_kv_heads, GP_ATTENTION_QUERIES);
 	return 0;
 }
 
@@ -196,6 +199,8 @@ static void place_all(struct cpu_device *d, struct layout *l)
 		d->inv_freq[k] = place(l, 1, d->config.head_dim / 2);
 	}
 	d->scratch = place(l, n_threads, d->scratch_floats);
+	d->attn_scratch = place(l, n_threads, d->attn_scratch_floats);
+	d->attn_states = place(l, d->attn_slots, gp_attention_state_floats(d->config.head_dim));
 }
 
 static int take_buffers(struct cpu_device *d)
@@ -207,6 +212,7 @@ static int take_buffers(struct cpu_device *d)
 	k = k > d->config.ffn ? k : d->config.ffn;
 	k = k > d->width[GP_BUF_Q] ? k : d->width[GP_BUF_Q];
 	d->scratch_floats = (k + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS * 8;
+	cpu_attention_layout(d);
 	place_all(d, &l);
 	if (!l.fits)
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer",
@@ -218,7 +224,8 @@ static int take_buffers(struct cpu_device *d)
 	d->table_blocks = d->shape.context / GP_KV_BLOCK + 1;
 	d->pointers = calloc((size_t)d->table_blocks * 2 * gp_threads_count(d->threads),
 	                     sizeof(*d->pointers));
-	if (!d->pointers)
+	d->tiles = calloc(d->shape.max_rows, sizeof(*d->tiles));
+	if (!d->pointers || !d->tiles)
 		return gp_fail(ENOMEM, "no memory for block pointers");
 	return 0;
 }
@@ -253,6 +260,8 @@ void cpu_release(struct cpu_device *d)
 	cpu_pages_give(&d->buffers);
 	free(d->pointers);
 	d->pointers = NULL;
+	free(d->tiles);
+	d->tiles = NULL;
 	cpu_kv_release(d);
 }
 
