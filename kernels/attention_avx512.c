@@ -1,129 +1,95 @@
 #include "kernels/math_avx512.h"
 
-enum { GROUP = 8 }; /* positions that go through the registers together */
+typedef __m512 vec;
+enum { LANES = 16 };
 
-struct softmax {
-	_Alignas(64) float acc[GP_MAX_HEAD_DIM];
-	_Alignas(64) float p[GP_KV_BLOCK]; /* scores, then weights, of one block */
-	_Alignas(64) float rows[GROUP][GP_MAX_HEAD_DIM];
-	float max, sum;
-};
+INLINE vec zero(void) { return _mm512_setzero_ps(); }
+INLINE vec set1(float f) { return _mm512_set1_ps(f); }
+INLINE vec load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE void store(float *p, vec v) { _mm512_storeu_ps(p, v); }
+INLINE vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
+INLINE vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+INLINE vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+INLINE vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
+INLINE vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec multiply_add(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vec exponential(vec v) { return exp16(v); }
+INLINE float first_lane(vec v) { return _mm512_cvtss_f32(v); }
+INLINE float highest(vec v) { return _mm512_reduce_max_ps(v); }
+INLINE float total(vec v) { return _mm512_reduce_add_ps(v); }
 
-/* Rows [at, at + n) of a block as floats; the last one stands in for what is
- * missing to GROUP. */
-static void fetch(const struct gp_attention *a, const uint8_t *block, uint32_t at, uint32_t n,
-                  struct softmax *s, const float *rows[GROUP])
+INLINE vec zero_where_minus_infinity(vec s, vec v)
 {
-	for (uint32_t g = 0; g < GROUP; g++) {
-		const void *src = block + (size_t)(at + g) * a->row_bytes;
-
-		if (g >= n) {
-			rows[g] = rows[n - 1];
-		} else if (a->kv_type == GP_TYPE_F32) {
-			rows[g] = src;
-		} else {
-			gp_dequantize_avx2(a->kv_type, src, s->rows[g], a->head_dim);
-			rows[g] = s->rows[g];
-		}
-	}
+	return _mm512_maskz_mov_ps(
+		_mm512_cmp_ps_mask(s, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ), v);
 }
 
-static GP_UNCHECKED __m256 dot8(const float *q, const float *const rows[GROUP], uint32_t n)
+/* Elements i to i + 15 of a row, i a multiple of 16. */
+INLINE vec load_kv(const uint8_t *row, uint32_t i, const enum gp_type t)
 {
-	__m512 acc[GROUP];
-
-#pragma GCC unroll 8
-	for (unsigned g = 0; g < GROUP; g++)
-		acc[g] = _mm512_setzero_ps();
-	for (uint32_t i = 0; i < n; i += 16) {
-		const __m512 v = load_upto16(q + i, n - i);
-
-#pragma GCC unroll 8
-		for (unsigned g = 0; g < GROUP; g++)
-			acc[g] = _mm512_fmadd_ps(v, load_upto16(rows[g] + i, n - i), acc[g]);
-	}
-	return reduce8x16(acc);
+	if (t == GP_TYPE_F32)
+		return _mm512_loadu_ps(row + 4 * (size_t)i);
+	if (t == GP_TYPE_F16)
+		return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 2 * (size_t)i)));
+	const uint8_t *block = row + (size_t)(i / 32) * 34;
+	const __m128i q = _mm_loadu_si128((const void *)(block + 2 + i % 32));
+	const __m512 d = _mm512_cvtph_ps(_mm256_set1_epi16((short)gp_load16(block)));
+	return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), d);
 }
 
-/* Scores of [from, to) of block b; -infinity elsewhere. */
-static void scores(const struct gp_attention *a, uint32_t b, uint32_t from, uint32_t to,
-                   struct softmax *s)
+/* The last 8 elements of a row, then zeros. Q8_0 has no such rows. */
+INLINE vec load_kv_half(const uint8_t *row, uint32_t i, const enum gp_type t)
 {
-	const __m256 scale = _mm256_set1_ps(a->scale);
-	const float *rows[GROUP];
-
-	for (uint32_t i = 0; i < GP_KV_BLOCK; i++)
-		s->p[i] = -INFINITY;
-	for (uint32_t at = from, n; at < to; at += n) {
-		n = to - at < GROUP ? to - at : GROUP;
-		fetch(a, a->k[b], at, n, s, rows);
-		_mm256_mask_storeu_ps(s->p + at, (__mmask8)((1u << n) - 1u),
-		                      _mm256_mul_ps(dot8(a->q, rows, a->head_dim), scale));
-	}
+	if (t == GP_TYPE_F32)
+		return _mm512_zextps256_ps512(_mm256_loadu_ps((const void *)(row + 4 * (size_t)i)));
+	return _mm512_zextps256_ps512(
+		_mm256_cvtph_ps(_mm_loadu_si128((const void *)(row + 2 * (size_t)i))));
 }
 
-/* Scores to weights; what was summed before is scaled to the new maximum. */
-static void weigh(struct softmax *s, uint32_t head_dim)
+/* The sums of pairs of v[i] and v[i + 1], four of each, in turn. */
+INLINE vec pairs(vec a, vec b)
 {
-	const __m512 none = _mm512_set1_ps(-INFINITY);
-	__m512 top = _mm512_set1_ps(s->max), sum = _mm512_setzero_ps();
-
-	for (uint32_t i = 0; i < GP_KV_BLOCK; i += 16)
-		top = _mm512_max_ps(top, _mm512_load_ps(s->p + i));
-	const float max = _mm512_reduce_max_ps(top);
-	for (uint32_t i = 0; i < GP_KV_BLOCK; i += 16) {
-		const __m512 v = _mm512_load_ps(s->p + i);
-		const __mmask16 valid = _mm512_cmp_ps_mask(v, none, _CMP_NEQ_UQ);
-		const __m512 w = _mm512_maskz_mov_ps(
-			valid, exp16(_mm512_sub_ps(v, _mm512_set1_ps(max))));
-
-		_mm512_store_ps(s->p + i, w);
-		sum = _mm512_add_ps(sum, w);
-	}
-	const __m512 keep = exp16(_mm512_set1_ps(s->max - max));
-	for (uint32_t i = 0; i < head_dim; i += 16)
-		_mm512_store_ps(s->acc + i, _mm512_mul_ps(keep, _mm512_load_ps(s->acc + i)));
-	s->sum = s->sum * _mm512_cvtss_f32(keep) + _mm512_reduce_add_ps(sum);
-	s->max = max;
+	return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
 }
 
-static GP_UNCHECKED void accumulate(const struct gp_attention *a, uint32_t b, uint32_t from, uint32_t to,
-                       struct softmax *s)
+INLINE vec quads(vec a, vec b)
 {
-	const float *rows[GROUP];
+	const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
 
-	for (uint32_t at = from, n; at < to; at += n) {
-		n = to - at < GROUP ? to - at : GROUP;
-		fetch(a, a->v[b], at, n, s, rows);
-		for (uint32_t i = 0; i < a->head_dim; i += 16) {
-			__m512 acc = _mm512_load_ps(s->acc + i);
-
-			for (uint32_t g = 0; g < n; g++)
-				acc = _mm512_fmadd_ps(_mm512_set1_ps(s->p[at + g]),
-				                      load_upto16(rows[g] + i, a->head_dim - i), acc);
-			_mm512_store_ps(s->acc + i, acc);
-		}
-	}
+	return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)),
+	                     _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
 }
 
-void gp_attention_avx512(const struct gp_attention *a)
+INLINE vec quarters(vec a, vec b)
 {
-	struct softmax s;
+	return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
 
-	s.max = -INFINITY;
-	s.sum = 0.0f;
-	for (uint32_t i = 0; i < a->head_dim; i += 16)
-		_mm512_store_ps(s.acc + i, _mm512_setzero_ps());
-	for (uint32_t p = a->first, n; p < a->end; p += n) {
-		const uint32_t b = p / GP_KV_BLOCK, from = p % GP_KV_BLOCK;
+/* Lane c of the result is the sum of v[c]: the same tree for every c. */
+INLINE vec reduce(const vec v[LANES])
+{
+	vec q[4];
 
-		n = GP_KV_BLOCK - from < a->end - p ? GP_KV_BLOCK - from : a->end - p;
-		scores(a, b, from, from + n, &s);
-		weigh(&s, a->head_dim);
-		accumulate(a, b, from, from + n, &s);
-	}
-	const __m512 sum = _mm512_set1_ps(s.sum);
-	for (uint32_t i = 0; i < a->head_dim; i += 16)
-		store_upto16(a->out + i, a->head_dim - i,
-		             _mm512_div_ps(_mm512_load_ps(s.acc + i), sum));
+#pragma GCC unroll 4
+	for (unsigned i = 0; i < 4; i++)
+		q[i] = quads(pairs(v[4 * i], v[4 * i + 1]), pairs(v[4 * i + 2], v[4 * i + 3]));
+	return quarters(quarters(q[0], q[1]), quarters(q[2], q[3]));
+}
+
+#include "kernels/attention_tiles.h"
+
+void gp_attention_avx512(const struct gp_attention *a, uint32_t begin, uint32_t end,
+                         float *states, float *scratch)
+{
+	attention(a, begin, end, states, scratch);
+}
+
+void gp_attention_merge_avx512(float *states, const float *next, uint32_t n, uint32_t head_dim)
+{
+	merge(states, next, n, head_dim);
+}
+
+void gp_attention_out_avx512(const struct gp_attention *a, const float *states)
+{
+	put_out(a, states);
 }

@@ -15,6 +15,8 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 		.geglu = gp_geglu_scalar,
 		.add = gp_add_scalar,
 		.attention = gp_attention_scalar,
+		.attention_merge = gp_attention_merge_scalar,
+		.attention_out = gp_attention_out_scalar,
 		.store_kv = gp_store_kv_scalar,
 		.dequantize = gp_dequantize,
 		.read = gp_read_scalar,
@@ -31,6 +33,8 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	k->geglu = gp_geglu_avx2;
 	k->add = gp_add_avx2;
 	k->attention = gp_attention_avx2;
+	k->attention_merge = gp_attention_merge_avx2;
+	k->attention_out = gp_attention_out_avx2;
 	k->store_kv = gp_store_kv_avx2;
 	k->dequantize = gp_dequantize_avx2;
 	k->read = gp_read_avx2;
@@ -45,6 +49,8 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	k->rms_norm = gp_rms_norm_avx512;
 	k->geglu = gp_geglu_avx512;
 	k->attention = gp_attention_avx512;
+	k->attention_merge = gp_attention_merge_avx512;
+	k->attention_out = gp_attention_out_avx512;
 	k->int8_ops = gp_int8_ops_avx512;
 	k->float_ops = gp_float_ops_avx512;
 	if (!(have & GP_CPU_AVX512VNNI))

@@ -56,6 +56,24 @@ void gp_dequantize_iq4_xs(const uint8_t *src, float *dst, size_t n);
 void gp_scale_min_k4(const uint8_t scales[12], unsigned j, uint8_t *scale, uint8_t *min);
 extern const int8_t gp_iq4_values[16];
 
+/* The positions [*from, *to) of [begin, end) that row sees; false: none. */
+static inline bool gp_attention_seen(const struct gp_attention *a, uint32_t row, uint32_t begin,
+                                     uint32_t end, uint32_t *from, uint32_t *to)
+{
+	const uint32_t past = a->pos + row + 1;
+	const uint32_t first = a->window && past > a->window ? past - a->window : 0;
+
+	*from = first > begin ? first : begin;
+	*to = past < end ? past : end;
+	return *from < *to;
+}
+
+/* Where a state has its maximum; the sum of its weights follows. */
+static inline size_t gp_attention_max_at(uint32_t head_dim)
+{
+	return gp_attention_state_floats(head_dim) - 16;
+}
+
 typedef void gp_matmul_fn(float *y, size_t y_stride, const float *x, size_t x_stride,
                           uint32_t rows, const void *w, enum gp_type type, uint32_t k,
                           uint32_t n0, uint32_t n1, float *scratch);
@@ -68,7 +86,11 @@ typedef void gp_rms_norm_fn(float *y, const float *x, const float *w, float offs
 typedef void gp_rope_fn(float *x, const float *cos, const float *sin, uint32_t n);
 typedef void gp_geglu_fn(float *y, const float *gate, const float *up, uint32_t n);
 typedef void gp_add_fn(float *y, const float *x, uint32_t n);
-typedef void gp_attention_fn(const struct gp_attention *a);
+typedef void gp_attention_fn(const struct gp_attention *a, uint32_t begin, uint32_t end,
+                             float *states, float *scratch);
+typedef void gp_attention_merge_fn(float *states, const float *next, uint32_t n,
+                                   uint32_t head_dim);
+typedef void gp_attention_out_fn(const struct gp_attention *a, const float *states);
 typedef void gp_store_kv_fn(enum gp_type t, const float *src, void *dst, uint32_t n);
 typedef uint64_t gp_read_fn(const void *data, size_t bytes);
 typedef uint64_t gp_ops_fn(uint64_t iterations);
@@ -83,6 +105,9 @@ gp_rope_fn gp_rope_scalar, gp_rope_avx2;
 gp_geglu_fn gp_geglu_scalar, gp_geglu_avx2, gp_geglu_avx512;
 gp_add_fn gp_add_scalar, gp_add_avx2;
 gp_attention_fn gp_attention_scalar, gp_attention_avx2, gp_attention_avx512;
+gp_attention_merge_fn gp_attention_merge_scalar, gp_attention_merge_avx2,
+	gp_attention_merge_avx512;
+gp_attention_out_fn gp_attention_out_scalar, gp_attention_out_avx2, gp_attention_out_avx512;
 gp_store_kv_fn gp_store_kv_scalar, gp_store_kv_avx2;
 gp_dequantize_fn gp_dequantize_avx2;
 gp_read_fn gp_read_scalar, gp_read_avx2;

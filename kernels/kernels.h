@@ -96,19 +96,47 @@ static inline size_t gp_q8_at(uint32_t m, uint32_t n_blocks)
 /* ---- the table (kernels/dispatch.c; scalar.c, avx2.c, avx512.c) ------------ */
 #define GP_KV_BLOCK 64u /* positions in a block of the KV cache */
 
-/* One head's K or V of one block: 64 rows of head_dim, row i at data + i *
- * row_bytes, in kv type (F32, F16 or Q8_0). */
+/* Attention cuts positions into parts at multiples of this, sums each part for
+ * itself and merges the parts in ascending order: always, so that threads may
+ * share the parts and the bits stay. */
+#define GP_KV_PART 256u
+#define GP_ATTENTION_QUERIES 64u /* rows x heads of a tile, at most */
+
+/* A tile of queries that see one KV head: rows of one sequence at consecutive
+ * positions, each with all heads of the query group. Row r stands at position
+ * pos + r and sees the positions up to its own; with a window, the last window
+ * of them, its own included. */
 struct gp_attention {
-	const float *q;            /* head_dim */
-	float *out;                /* head_dim; may not overlap q */
-	const void *const *k;      /* by block: k[b] is the head's 64 rows of positions 64b.. */
+	const float *q;            /* row r, head h: at + r * row_stride + h * head_dim */
+	float *out;                /* likewise; may not overlap q */
+	size_t row_stride;         /* floats */
+	uint32_t rows, heads;      /* rows * heads <= GP_ATTENTION_QUERIES */
+	uint32_t pos, window;      /* window 0: none */
+	/* By block: k[b] is the KV head's 64 rows of head_dim for the positions from
+	 * 64b on, row i at k[b] + i * row_bytes. All 64 must be readable; what rows
+	 * outside of what is seen hold plays no part. */
+	const void *const *k;
 	const void *const *v;
-	uint32_t first, end;       /* positions [first, end), end > first */
 	uint32_t head_dim;         /* multiple of 8, <= 512 */
 	uint32_t row_bytes;
-	enum gp_type kv_type;
+	enum gp_type kv_type;      /* F32, F16 or Q8_0 */
 	float scale;
 };
+
+/* Floats of one query's state: sum of weighted V, padded with zeros to a multiple
+ * of 16; maximum; sum of weights; padding to a cache line. Sum of weights 0: has
+ * seen nothing, the rest counts for nothing. */
+static inline size_t gp_attention_state_floats(uint32_t head_dim)
+{
+	return (head_dim + 15u) / 16u * 16u + 16u;
+}
+
+/* Floats of scratch: queries, states of a part, scores, K or V as float32. */
+static inline size_t gp_attention_scratch_floats(uint32_t head_dim)
+{
+	return (2 * GP_ATTENTION_QUERIES + 16) * gp_attention_state_floats(head_dim) +
+	       2 * GP_ATTENTION_QUERIES * GP_KV_BLOCK;
+}
 
 struct gp_kernels {
 	const char *name;
@@ -141,9 +169,16 @@ struct gp_kernels {
 	/* y = gelu_tanh(gate) * up; y may be either. */
 	void (*geglu)(float *y, const float *gate, const float *up, uint32_t n);
 	void (*add)(float *y, const float *x, uint32_t n);          /* y += x */
-	/* softmax(q k^T * scale) v over [first, end): online softmax by blocks that
-	 * are aligned to absolute positions. */
-	void (*attention)(const struct gp_attention *a);
+	/* softmax(q k^T * scale) v in three steps. states: [row][head], 64-byte
+	 * aligned as scratch is.
+	 * 1. The positions [begin, end) of what each query sees, part by part, merged
+	 * into its state. begin is a multiple of GP_KV_PART, end too or past all. */
+	void (*attention)(const struct gp_attention *a, uint32_t begin, uint32_t end,
+	                  float *states, float *scratch);
+	/* 2. n states of the next part into those before it. */
+	void (*attention_merge)(float *states, const float *next, uint32_t n, uint32_t head_dim);
+	/* 3. States that have seen all to out. */
+	void (*attention_out)(const struct gp_attention *a, const float *states);
 	/* One K or V row into the cache's type: F32, F16, Q8_0. */
 	void (*store_kv)(enum gp_type t, const float *src, void *dst, uint32_t n);
 	/* One weight row to float32 (embedding). */

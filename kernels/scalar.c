@@ -66,45 +66,107 @@ void gp_add_scalar(float *y, const float *x, uint32_t n)
 		y[i] += x[i];
 }
 
-static const float *kv_row(const struct gp_attention *a, const void *const *blocks,
-                           uint32_t position, float *row)
+static void kv_row(const struct gp_attention *a, const void *const *blocks, uint32_t position,
+                   float *row)
 {
 	const uint8_t *block = blocks[position / GP_KV_BLOCK];
 
 	gp_dequantize(a->kv_type, block + (size_t)(position % GP_KV_BLOCK) * a->row_bytes, row,
 	              a->head_dim);
-	return row;
 }
 
-static double score(const struct gp_attention *a, uint32_t position)
+static double score(const struct gp_attention *a, const float *q, uint32_t position)
 {
-	float row[GP_MAX_HEAD_DIM];
-	const float *k = kv_row(a, a->k, position, row);
+	float k[GP_MAX_HEAD_DIM];
 	double sum = 0.0;
 
+	kv_row(a, a->k, position, k);
 	for (uint32_t i = 0; i < a->head_dim; i++)
-		sum += (double)a->q[i] * (double)k[i];
+		sum += (double)q[i] * (double)k[i];
 	return sum * (double)a->scale;
 }
 
 /* Online softmax position by position: blocks play no part in double. */
-void gp_attention_scalar(const struct gp_attention *a)
+static void attend_part(const struct gp_attention *a, const float *q, uint32_t from, uint32_t to,
+                        float *state)
 {
 	double acc[GP_MAX_HEAD_DIM] = { 0 }, max = -INFINITY, sum = 0.0;
-	float row[GP_MAX_HEAD_DIM];
+	float v[GP_MAX_HEAD_DIM];
 
-	for (uint32_t p = a->first; p < a->end; p++) {
-		const double s = score(a, p), new_max = s > max ? s : max;
+	for (uint32_t p = from; p < to; p++) {
+		const double s = score(a, q, p), new_max = s > max ? s : max;
 		const double keep = exp(max - new_max), weight = exp(s - new_max);
-		const float *v = kv_row(a, a->v, p, row);
 
+		kv_row(a, a->v, p, v);
 		for (uint32_t i = 0; i < a->head_dim; i++)
 			acc[i] = acc[i] * keep + weight * (double)v[i];
 		sum = sum * keep + weight;
 		max = new_max;
 	}
+	memset(state, 0, sizeof(float) * gp_attention_state_floats(a->head_dim));
 	for (uint32_t i = 0; i < a->head_dim; i++)
-		a->out[i] = (float)(acc[i] / sum);
+		state[i] = (float)acc[i];
+	state[gp_attention_max_at(a->head_dim)] = (float)max;
+	state[gp_attention_max_at(a->head_dim) + 1] = (float)sum;
+}
+
+void gp_attention_scalar(const struct gp_attention *a, uint32_t begin, uint32_t end,
+                         float *states, float *scratch)
+{
+	const size_t stride = gp_attention_state_floats(a->head_dim);
+
+	end = end < a->pos + a->rows ? end : a->pos + a->rows;
+	for (uint32_t p = begin; p < end; p += GP_KV_PART)
+		for (uint32_t i = 0, from, to; i < a->rows * a->heads; i++) {
+			const uint32_t row = i / a->heads, head = i % a->heads;
+
+			if (!gp_attention_seen(a, row, p, p + GP_KV_PART, &from, &to))
+				continue;
+			attend_part(a, a->q + row * a->row_stride + (size_t)head * a->head_dim,
+			            from, to, scratch);
+			gp_attention_merge_scalar(states + i * stride, scratch, 1, a->head_dim);
+		}
+}
+
+static void merge_state(float *state, const float *next, uint32_t head_dim)
+{
+	const size_t at = gp_attention_max_at(head_dim);
+	const double m0 = (double)state[at], m1 = (double)next[at], max = m1 > m0 ? m1 : m0;
+	const double f0 = exp(m0 - max), f1 = exp(m1 - max);
+
+	for (uint32_t i = 0; i < head_dim; i++)
+		state[i] = (float)(f0 * (double)state[i] + f1 * (double)next[i]);
+	state[at] = (float)max;
+	state[at + 1] = (float)(f0 * (double)state[at + 1] + f1 * (double)next[at + 1]);
+}
+
+void gp_attention_merge_scalar(float *states, const float *next, uint32_t n, uint32_t head_dim)
+{
+	const size_t stride = gp_attention_state_floats(head_dim);
+	const size_t sum = gp_attention_max_at(head_dim) + 1;
+
+	for (uint32_t i = 0; i < n; i++, states += stride, next += stride) {
+		if (next[sum] == 0.0f)
+			continue;
+		if (states[sum] == 0.0f)
+			memcpy(states, next, stride * sizeof(float));
+		else
+			merge_state(states, next, head_dim);
+	}
+}
+
+void gp_attention_out_scalar(const struct gp_attention *a, const float *states)
+{
+	const size_t stride = gp_attention_state_floats(a->head_dim);
+
+	for (uint32_t i = 0; i < a->rows * a->heads; i++, states += stride) {
+		float *out = a->out + i / a->heads * a->row_stride +
+		             (size_t)(i % a->heads) * a->head_dim;
+		const float sum = states[gp_attention_max_at(a->head_dim) + 1];
+
+		for (uint32_t d = 0; d < a->head_dim; d++)
+			out[d] = states[d] / sum;
+	}
 }
 
 /* Only types that gp_quantize encodes get here, and n is a multiple of the

@@ -7,7 +7,7 @@
 #include "base/base.h"
 #include "kernels/kernels.h"
 
-enum { K = 2560, N = 10240, MAX_ROWS = 64, HEAD_DIM = 256, POSITIONS = 1024 };
+enum { K = 2560, N = 10240, MAX_ROWS = 64, HEAD_DIM = 256, HEADS = 2, POSITIONS = 8192 };
 
 struct buffers {
 	float *x, *y, *scratch, *f;
@@ -77,31 +77,54 @@ static void bench_matmul(const struct gp_kernels *k, const struct buffers *b, en
 	}
 }
 
+/* rows of the 4B model's query group (2 heads), the last of POSITIONS. */
+static double attention_seconds(const struct gp_kernels *k, const struct buffers *b,
+                                enum gp_type type, uint32_t rows, size_t row_bytes)
+{
+	const void *blocks[2][POSITIONS / GP_KV_BLOCK];
+	const struct gp_attention a = {
+		.q = b->x, .out = b->y, .row_stride = HEADS * HEAD_DIM, .rows = rows,
+		.heads = HEADS, .pos = POSITIONS - rows, .k = blocks[0], .v = blocks[1],
+		.head_dim = HEAD_DIM, .row_bytes = (uint32_t)row_bytes, .kv_type = type,
+		.scale = 0.0625f };
+	const size_t bytes = gp_attention_state_floats(HEAD_DIM) * GP_ATTENTION_QUERIES * 4;
+	float *states = take(bytes), *scratch = take(gp_attention_scratch_floats(HEAD_DIM) * 4);
+	uint64_t best = UINT64_MAX;
+
+	for (size_t i = 0; i < POSITIONS / GP_KV_BLOCK; i++) {
+		blocks[0][i] = b->w + 2 * i * GP_KV_BLOCK * row_bytes;
+		blocks[1][i] = b->w + (2 * i + 1) * GP_KV_BLOCK * row_bytes;
+	}
+	for (int run = 0; run < 20; run++) {
+		const uint64_t t = gp_now_ns();
+
+		memset(states, 0, bytes);
+		k->attention(&a, 0, POSITIONS, states, scratch);
+		k->attention_out(&a, states);
+		const uint64_t took = gp_now_ns() - t;
+		best = took < best ? took : best;
+	}
+	free(states);
+	free(scratch);
+	return (double)best * 1e-9;
+}
+
 static void bench_attention(const struct gp_kernels *k, const struct buffers *b,
                             enum gp_type type)
 {
-	const void *blocks[POSITIONS / GP_KV_BLOCK];
-	struct gp_attention a = { .q = b->x, .out = b->y, .k = blocks, .v = blocks,
-		                  .end = POSITIONS, .head_dim = HEAD_DIM, .kv_type = type,
-		                  .scale = 0.0625f };
-	uint64_t best = UINT64_MAX;
+	static const uint32_t rows[] = { 1, 4, GP_ATTENTION_QUERIES / HEADS };
 	size_t row;
 
 	if (gp_type_bytes(type, 1, HEAD_DIM, &row) < 0)
 		return;
-	a.row_bytes = (uint32_t)row;
-	for (size_t i = 0; i < GP_ARRAY_LEN(blocks); i++)
-		blocks[i] = b->w + i * GP_KV_BLOCK * row;
-	for (int run = 0; run < 50; run++) {
-		const uint64_t t = gp_now_ns();
+	for (size_t i = 0; i < GP_ARRAY_LEN(rows); i++) {
+		const double s = attention_seconds(k, b, type, rows[i], row);
 
-		k->attention(&a);
-		const uint64_t took = gp_now_ns() - t;
-		best = took < best ? took : best;
+		printf("attention %-8s %-5s rows %2u of %u heads, %u positions of %u: "
+		       "%7.2f GB/s  %7.2f GFLOP/s\n", k->name, gp_type_info(type)->name, rows[i],
+		       HEADS, POSITIONS, HEAD_DIM, 2.0 * POSITIONS * (double)row / s * 1e-9,
+		       4.0 * POSITIONS * HEADS * HEAD_DIM * rows[i] / s * 1e-9);
 	}
-	printf("attention %-8s %-5s %u positions, head_dim %u: %8.2f us  %6.2f GFLOP/s\n", k->name,
-	       gp_type_info(type)->name, POSITIONS, HEAD_DIM, (double)best * 1e-3,
-	       4.0 * POSITIONS * HEAD_DIM / (double)best);
 }
 
 static void bench_set(unsigned flags, const struct buffers *b)
@@ -116,7 +139,7 @@ static void bench_set(unsigned flags, const struct buffers *b)
 		bench_matmul(&k, b, types[i], !flags);
 	}
 	for (size_t i = 0; i < GP_ARRAY_LEN(kv); i++)
-		if (gp_quantize(kv[i], b->f, b->w, (size_t)POSITIONS * HEAD_DIM) == 0)
+		if (gp_quantize(kv[i], b->f, b->w, (size_t)2 * POSITIONS * HEAD_DIM) == 0)
 			bench_attention(&k, b, kv[i]);
 }
 

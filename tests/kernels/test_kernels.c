@@ -1,4 +1,4 @@
-/* The table's entries other than matmul, each instruction set against the
+/* The table's entries other than matmul and attention, each instruction set against the
  * scalar reference. */
 #include "tests/kernels/check.h"
 
@@ -248,169 +248,6 @@ static void dequantize(void **state)
 				check_dequantize(&sets[s], gp_type_info(t));
 }
 
-/* ---- attention -------------------------------------------------------------- */
-
-enum { BLOCKS = 5 };
-
-struct heads {
-	float *q, *f[2]; /* f: K and V as the cache holds them, all positions */
-	uint8_t *bytes[2];
-	const void *blocks[2][BLOCKS];
-	struct gp_attention a;
-};
-
-/* Rows outside [first, end) are NaN: whatever reads them shows. */
-static void fill_rows(struct heads *h, int which, int how)
-{
-	const uint32_t dim = h->a.head_dim;
-	float *row = guarded(dim);
-
-	for (uint32_t p = 0; p < BLOCKS * GP_KV_BLOCK; p++) {
-		uint8_t *at = h->bytes[which] + (size_t)p * h->a.row_bytes;
-
-		check_fill(row, dim, (enum check_fill)how);
-		/* f16 ends at 65504. */
-		for (uint32_t i = 0; h->a.kv_type == GP_TYPE_F16 && i < dim; i++)
-			row[i] = fmaxf(-6e4f, fminf(6e4f, row[i]));
-		if (p < h->a.first || p >= h->a.end)
-			memset(at, 0xff, h->a.row_bytes);
-		else
-			assert_int_equal(gp_quantize(h->a.kv_type, row, at, dim), 0);
-		gp_dequantize(h->a.kv_type, at, h->f[which] + (size_t)p * dim, dim);
-	}
-	guarded_free(row);
-}
-
-static struct heads heads_open(enum gp_type type, uint32_t dim, uint32_t first, uint32_t end,
-                               int how)
-{
-	struct heads h = { .q = filled(dim, how) };
-	size_t row;
-
-	assert_int_equal(gp_type_bytes(type, 1, dim, &row), 0);
-	h.a = (struct gp_attention){ .q = h.q, .first = first, .end = end, .head_dim = dim,
-		                     .row_bytes = (uint32_t)row, .kv_type = type,
-		                     .scale = 1.0f / sqrtf((float)dim) };
-	for (int i = 0; i < 2; i++) {
-		h.bytes[i] = edge_alloc(BLOCKS * GP_KV_BLOCK * row);
-		h.f[i] = malloc(sizeof(float) * BLOCKS * GP_KV_BLOCK * dim);
-		fill_rows(&h, i, how);
-		for (size_t b = 0; b < BLOCKS; b++)
-			h.blocks[i][b] = h.bytes[i] + b * GP_KV_BLOCK * row;
-	}
-	return h;
-}
-
-static void heads_attend(struct heads *h, const struct gp_kernels *k, float *out)
-{
-	h->a.k = h->blocks[0];
-	h->a.v = h->blocks[1];
-	h->a.out = out;
-	k->attention(&h->a);
-}
-
-static void heads_close(struct heads *h)
-{
-	guarded_free(h->q);
-	for (int i = 0; i < 2; i++) {
-		edge_free(h->bytes[i], (size_t)BLOCKS * GP_KV_BLOCK * h->a.row_bytes);
-		free(h->f[i]);
-	}
-}
-
-/* Rounding of the scores turns into relative errors of the weights. */
-static float attention_tolerance(const struct heads *h)
-{
-	const uint32_t dim = h->a.head_dim;
-	double score = 0.0, value = 0.0;
-
-	for (uint32_t p = h->a.first; p < h->a.end; p++) {
-		double sum = 0.0;
-
-		for (uint32_t i = 0; i < dim; i++) {
-			sum += fabs((double)h->q[i] * (double)h->f[0][(size_t)p * dim + i]);
-			value = fmax(value, fabs((double)h->f[1][(size_t)p * dim + i]));
-		}
-		score = fmax(score, sum * (double)h->a.scale);
-	}
-	const double error = fmin(2.0, 4e-6 + 1e-6 * score);
-	return (float)(error * value + 1e-36);
-}
-
-static void check_attention(enum gp_type type, uint32_t dim, uint32_t first, uint32_t end, int how)
-{
-	struct heads h = heads_open(type, dim, first, end, how);
-	float *want = guarded(dim), *got = guarded(dim), tol[512];
-
-	heads_attend(&h, &ref, want);
-	tol[0] = attention_tolerance(&h);
-	for (uint32_t i = 1; i < dim; i++)
-		tol[i] = tol[0];
-	for (int s = 0; s < n_sets; s++) {
-		memset(got, 0xff, dim * sizeof(float));
-		heads_attend(&h, &sets[s], got);
-		near(sets[s].name, gp_type_info(type)->name, want, got, tol, dim);
-	}
-	guarded_free(want);
-	guarded_free(got);
-	heads_close(&h);
-}
-
-static void attention(void **state)
-{
-	static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_Q8_0 };
-	static const uint32_t dims[] = { 8, 24, 32, 64, 128, 256, 512 };
-	static const uint32_t ranges[][2] = { { 0, 1 },    { 0, 64 },    { 5, 64 },  { 63, 65 },
-		                              { 10, 203 }, { 64, 128 },  { 65, 66 }, { 0, 320 },
-		                              { 127, 320 } };
-
-	(void)state;
-	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++)
-		for (size_t d = 0; d < GP_ARRAY_LEN(dims); d++) {
-			if (dims[d] % gp_type_info(types[t])->block_elems)
-				continue;
-			for (size_t r = 0; r < GP_ARRAY_LEN(ranges); r++)
-				check_attention(types[t], dims[d], ranges[r][0], ranges[r][1],
-				                (int)(check_random() % N_FILLS));
-			for (int how = 0; how < N_FILLS; how++)
-				check_attention(types[t], dims[d], 3, 150, how);
-		}
-}
-
-/* Puts each block elsewhere, at another alignment. */
-static void move_blocks(struct heads *h, float *moved[2][BLOCKS])
-{
-	const size_t block = GP_KV_BLOCK * h->a.row_bytes;
-
-	for (int i = 0; i < 2; i++)
-		for (size_t b = 0; b < BLOCKS; b++) {
-			moved[i][b] = malloc(block + sizeof(float));
-			memcpy(moved[i][b] + 1, h->blocks[i][b], block);
-			h->blocks[i][b] = moved[i][b] + 1;
-		}
-}
-
-/* The bits depend on the positions alone, not on where their blocks lie. */
-static void attention_is_invariant(void **state)
-{
-	struct heads h = heads_open(GP_TYPE_F32, 64, 7, 300, FILL_RANDOM);
-	float before[MAX_CHECK_SETS][64], after[64];
-	float *moved[2][BLOCKS];
-
-	(void)state;
-	for (int s = 0; s < n_sets; s++)
-		heads_attend(&h, &sets[s], before[s]);
-	move_blocks(&h, moved);
-	for (int s = 0; s < n_sets; s++) {
-		heads_attend(&h, &sets[s], after);
-		assert_memory_equal(before[s], after, sizeof(after));
-	}
-	for (int i = 0; i < 2; i++)
-		for (size_t b = 0; b < BLOCKS; b++)
-			free(moved[i][b]);
-	heads_close(&h);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -423,8 +260,6 @@ int main(void)
 		cmocka_unit_test(nan_is_not_lost),
 		cmocka_unit_test(store_kv),
 		cmocka_unit_test(dequantize),
-		cmocka_unit_test(attention),
-		cmocka_unit_test(attention_is_invariant),
 	};
 
 	check_seed();

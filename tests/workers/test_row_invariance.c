@@ -238,12 +238,62 @@ static void test_quantized(void **state)
 	}
 }
 
+/* ---- long enough for parts of the positions, shared among threads --------- */
+enum { LONG = 1300, LONG_TAIL = 12 };
+
+static void feed_long(const char *path, enum gp_type kv_type, uint32_t threads, uint32_t chunk,
+                      float *logits, uint32_t *vocab)
+{
+	uint32_t ids[LONG];
+	struct chain c;
+
+	chain_open(&c, path, &(struct chain_options){ .threads = threads, .kv_type = kv_type });
+	*vocab = c.config->vocab;
+	for (uint32_t i = 0; i < LONG; i++)
+		ids[i] = i * 2654435761u / 7 % *vocab;
+	/* The tail one by one: the tiles of a single row. */
+	chain_feed(&c, 0, ids, LONG - LONG_TAIL, chunk, logits);
+	chain_feed(&c, 0, ids + LONG - LONG_TAIL, LONG_TAIL, 1,
+	           logits + (size_t)(LONG - LONG_TAIL) * *vocab);
+	chain_close(&c);
+}
+
+static void test_long(void **state)
+{
+	/* Threads, rows of a step. 48 with 2: more split states than there is room for. */
+	static const uint32_t cuts[][2] = { { 2, 48 }, { 3, 64 }, { 2, 11 }, { 9, 50 } };
+	const size_t room = (size_t)LONG * 512 * sizeof(float);
+	float *want = malloc(room), *got = malloc(room);
+	uint32_t vocab;
+
+	(void)state;
+	for (size_t i = 1; i < GP_ARRAY_LEN(sets); i++) {
+		unsigned mask;
+
+		assert_int_equal(gp_cpu_mask(sets[i], &mask), 0);
+		if ((mask & gp_cpu_flags()) != mask)
+			continue;
+		setenv("GP_CPU", sets[i], 1);
+		feed_long(wide_path, GP_TYPE_F16, 1, 64, want, &vocab);
+		assert_true(vocab == 512);
+		for (size_t c = 0; c < GP_ARRAY_LEN(cuts); c++) {
+			memset(got, 0xff, room);
+			feed_long(wide_path, GP_TYPE_F16, cuts[c][0], cuts[c][1], got, &vocab);
+			assert_memory_equal(want, got, room);
+		}
+	}
+	unsetenv("GP_CPU");
+	free(want);
+	free(got);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text),
 		cmocka_unit_test_setup_teardown(test_wide, create_wide, remove_wide),
 		cmocka_unit_test_setup_teardown(test_quantized, create_wide, remove_wide),
+		cmocka_unit_test_setup_teardown(test_long, create_wide, remove_wide),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

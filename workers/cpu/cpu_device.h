@@ -36,6 +36,12 @@ struct cpu_kv_place {
 	uint32_t index;        /* of the layer among those of its kind */
 };
 
+struct cpu_tile {              /* rows of the step: one sequence, consecutive positions */
+	uint32_t row, rows;
+	uint32_t first_part, parts;  /* what they see, in parts of GP_KV_PART */
+	uint32_t slot;               /* of its states when it is split */
+};
+
 struct cpu_device {
 	struct gp_kernels k;
 	struct gp_threads *threads;
@@ -54,6 +60,11 @@ struct cpu_device {
 	size_t scratch_floats;
 	const void **pointers;           /* [thread][K, V][table_blocks] */
 	uint32_t table_blocks;
+	float *attn_scratch;             /* [thread][attn_scratch_floats]: kernel's, states */
+	size_t attn_scratch_floats;
+	float *attn_states;              /* [attn_slots] states of split tiles */
+	uint32_t attn_slots;
+	struct cpu_tile *tiles;          /* [max_rows] */
 	struct cpu_kv_place place[GP_MAX_LAYERS];
 	struct cpu_kv_pool kv[GP_KV_KINDS];
 	uint32_t kv_row_bytes;           /* one head of one position */
@@ -98,6 +109,7 @@ const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h);
 /* cpu_attention.c */
 int cpu_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 int cpu_attention(void *dev, uint32_t layer);
+void cpu_attention_layout(struct cpu_device *d); /* sizes of its memory, by shape and threads */
 void cpu_rope_frequencies(struct cpu_device *d);
 void cpu_rope_rows(struct cpu_device *d, uint32_t first, uint32_t end);
 

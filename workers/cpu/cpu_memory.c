@@ -185,6 +185,9 @@ static int check_shape(const struct gp_stage_shape *s)
 	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads)
 		return gp_fail(EINVAL, "the CPU cannot take %u layers of %u heads and %u KV heads",
 		               s->end_layer, c->n_heads, c->n_kv_heads);
+	if (c->n_heads / c->n_kv_heads > GP_ATTENTION_QUERIES)
+		return gp_fail(EINVAL, "%u heads share a KV head; the CPU takes at most %u",
+		               c->n_heads / c->n_kv_heads, GP_ATTENTION_QUERIES);
 	return 0;
 }
 
@@ -243,6 +246,8 @@ static void place_all(struct cpu_device *d, struct layout *l)
 	}
 	d->scratch = place(l, n_threads, d->scratch_floats);
 	d->quantized = (void *)place(l, d->shape.max_rows, q8_floats);
+	d->attn_scratch = place(l, n_threads, d->attn_scratch_floats);
+	d->attn_states = place(l, d->attn_slots, gp_attention_state_floats(d->config.head_dim));
 }
 
 static int take_buffers(struct cpu_device *d)
@@ -251,6 +256,7 @@ static int take_buffers(struct cpu_device *d)
 	int rc;
 
 	d->scratch_floats = ((size_t)most_cols(d) + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS * 8;
+	cpu_attention_layout(d);
 	place_all(d, &l);
 	if (!l.fits)
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer",
@@ -262,7 +268,8 @@ static int take_buffers(struct cpu_device *d)
 	d->table_blocks = d->shape.context / GP_KV_BLOCK + 1;
 	d->pointers = calloc((size_t)d->table_blocks * 2 * gp_threads_count(d->threads),
 	                     sizeof(*d->pointers));
-	if (!d->pointers)
+	d->tiles = calloc(d->shape.max_rows, sizeof(*d->tiles));
+	if (!d->pointers || !d->tiles)
 		return gp_fail(ENOMEM, "no memory for block pointers");
 	return 0;
 }
@@ -297,6 +304,8 @@ void cpu_release(struct cpu_device *d)
 	cpu_pages_give(&d->buffers);
 	free(d->pointers);
 	d->pointers = NULL;
+	free(d->tiles);
+	d->tiles = NULL;
 	cpu_kv_release(d);
 }
 
