@@ -15,7 +15,7 @@
 enum {
 	GROUP = 16,             /* positions of K that are converted together */
 	STRIP = LANES / 4,      /* vectors of V that are converted together */
-	DIRECT = 4,             /* queries up to which converting in registers pays */
+	DIRECT = 32,            /* queries up to which converting in registers pays */
 	AHEAD = 16,             /* rows: how far before their use a small tile asks for them */
 };
 
@@ -57,6 +57,12 @@ INLINE void ask_for(const uint8_t *p, size_t bytes)
 		return;
 	for (size_t i = 0; i < bytes; i += 64)
 		_mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
+/* Once for all queries. */
+static inline bool asks(const struct work *w, uint32_t qi)
+{
+	return w->direct && qi == w->q0;
 }
 
 INLINE size_t bytes_of(size_t n, const enum gp_type t)
@@ -116,7 +122,7 @@ INLINE void score_tiles(const struct work *w, uint32_t qi, const uint8_t *k, siz
 
 	for (uint32_t p = from > begin ? from : begin; p < to && p < end; p += np)
 		score_tile(w, qi, k + (p - begin) * k_stride, k_stride, p,
-		           w->direct ? ahead(k, w->then[0], p, k_stride) : NULL, nq, t);
+		           asks(w, qi) ? ahead(k, w->then[0], p, k_stride) : NULL, nq, t);
 }
 
 INLINE void all_scores(const struct work *w, const uint8_t *k, size_t k_stride, uint32_t begin,
@@ -312,7 +318,7 @@ INLINE void value_groups(const struct work *w, uint32_t qi, const uint8_t *v, si
 	for (; from < to; from = end) {
 		end = (from / GROUP + 1) * GROUP < to ? (from / GROUP + 1) * GROUP : to;
 		value_run(w, qi, v, v_stride, vi, i, n, from, end,
-		          ahead(v, w->then[1], from, v_stride), nq, t);
+		          asks(w, qi) ? ahead(v, w->then[1], from, v_stride) : NULL, nq, t);
 	}
 }
 
