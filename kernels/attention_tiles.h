@@ -15,7 +15,8 @@
 enum {
 	GROUP = 16,             /* positions of K that are converted together */
 	STRIP = LANES / 4,      /* vectors of V that are converted together */
-	DIRECT = 4,             /* queries up to which converting in registers pays */
+	DIRECT = 32,            /* queries up to which converting in registers pays */
+	AHEAD = 16,             /* rows: how far before their use a small tile asks for them */
 };
 
 struct work {
@@ -28,6 +29,7 @@ struct work {
 	uint32_t q0, q1;        /* those that see something of the block: */
 	uint32_t from[GP_ATTENTION_QUERIES], to[GP_ATTENTION_QUERIES]; /* this, within it */
 	bool direct;
+	const uint8_t *then[2]; /* direct: what is read after this block's K, V; or NULL */
 };
 
 /* The compiler would read or convert the value again wherever it is used. */
@@ -37,13 +39,46 @@ INLINE vec in_register(vec v)
 	return v;
 }
 
+/* A small tile waits for memory. It reads many rows at once, in an order that the
+ * prefetchers do not know for a stream and serve at a third of a stream's speed:
+ * so it asks for the memory in order, AHEAD rows before the row in hand. */
+static inline const uint8_t *ahead(const uint8_t *rows, const uint8_t *then, uint32_t row,
+                                   size_t stride)
+{
+	if (row + AHEAD < GP_KV_BLOCK)
+		return rows + (row + AHEAD) * stride;
+	return then ? then + (row + AHEAD - GP_KV_BLOCK) * stride : NULL;
+}
+
+/* NULL: nothing. */
+INLINE void ask_for(const uint8_t *p, size_t bytes)
+{
+	if (!p)
+		return;
+	for (size_t i = 0; i < bytes; i += 64)
+		_mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
+/* Once for all queries. */
+static inline bool asks(const struct work *w, uint32_t qi)
+{
+	return w->direct && qi == w->q0;
+}
+
+INLINE size_t bytes_of(size_t n, const enum gp_type t)
+{
+	return n * (t == GP_TYPE_F32 ? 128 : t == GP_TYPE_F16 ? 64 : 34) / 32;
+}
+
 /* ---- scores ---------------------------------------------------------------- */
 /* nq queries x LANES / nq rows of K from k on. The loops have constant bounds so
  * that they unroll and acc stays in registers. */
 INLINE void score_tile(const struct work *w, uint32_t qi, const uint8_t *k, size_t k_stride,
-                       uint32_t at, const unsigned nq, const enum gp_type t)
+                       uint32_t at, const uint8_t *later, const unsigned nq,
+                       const enum gp_type t)
 {
 	const unsigned np = LANES / nq;
+	const size_t step = bytes_of(np * LANES, t);
 	const float *q = w->q + qi * w->stride;
 	_Alignas(64) float result[LANES];
 	vec acc[LANES], x[4];
@@ -52,6 +87,7 @@ INLINE void score_tile(const struct work *w, uint32_t qi, const uint8_t *k, size
 	for (unsigned i = 0; i < LANES; i++)
 		acc[i] = zero();
 	for (uint32_t i = 0; i < w->a->head_dim; i += LANES) {
+		ask_for(later ? later + i / LANES * step : NULL, step);
 #pragma GCC unroll 4
 		for (unsigned r = 0; r < 4; r++)
 			if (r < nq)
@@ -85,7 +121,8 @@ INLINE void score_tiles(const struct work *w, uint32_t qi, const uint8_t *k, siz
 	const uint32_t from = w->from[qi] / np * np, to = w->to[qi + nq - 1];
 
 	for (uint32_t p = from > begin ? from : begin; p < to && p < end; p += np)
-		score_tile(w, qi, k + (p - begin) * k_stride, k_stride, p, nq, t);
+		score_tile(w, qi, k + (p - begin) * k_stride, k_stride, p,
+		           asks(w, qi) ? ahead(k, w->then[0], p, k_stride) : NULL, nq, t);
 }
 
 INLINE void all_scores(const struct work *w, const uint8_t *k, size_t k_stride, uint32_t begin,
@@ -211,9 +248,11 @@ static GP_UNCHECKED void weigh(const struct work *w, uint32_t qi)
 /* Rows [from, to) of V, times their weights, into nv vectors of nq queries from
  * element i on; v: where element i of the block's first row is counted from. */
 INLINE void value_tile(const struct work *w, uint32_t qi, const uint8_t *v, size_t v_stride,
-                       uint32_t vi, uint32_t i, uint32_t from, uint32_t to, const unsigned nq,
-                       const unsigned nv, const enum gp_type t)
+                       uint32_t vi, uint32_t i, uint32_t from, uint32_t to,
+                       const uint8_t *later, const unsigned nq, const unsigned nv,
+                       const enum gp_type t)
 {
+	const size_t share = bytes_of(nv * LANES, t);
 	float *state = w->part + qi * w->stride + i;
 	const float *p = w->p + qi * GP_KV_BLOCK;
 	vec acc[4][8], y[8];
@@ -225,6 +264,7 @@ INLINE void value_tile(const struct work *w, uint32_t qi, const uint8_t *v, size
 			if (r < nq && c < nv)
 				acc[r][c] = load(state + r * w->stride + c * LANES);
 	for (uint32_t at = from; at < to; at++) {
+		ask_for(later ? later + (at - from) * share : NULL, share);
 #pragma GCC unroll 8
 		for (unsigned c = 0; c < 8; c++)
 			if (c < nv)
@@ -251,16 +291,35 @@ INLINE void value_tile(const struct work *w, uint32_t qi, const uint8_t *v, size
 /* n vectors in tiles as wide as the registers hold. */
 INLINE void value_run(const struct work *w, uint32_t qi, const uint8_t *v, size_t v_stride,
                       uint32_t vi, uint32_t i, uint32_t n, uint32_t from, uint32_t to,
-                      const unsigned nq, const enum gp_type t)
+                      const uint8_t *later, const unsigned nq, const enum gp_type t)
 {
 	const unsigned most = nq == 4 ? STRIP : nq == 2 ? 2 * STRIP : 8;
 
-	if (from >= to)
+	for (; from < to && n >= most; n -= most, vi += most * LANES, i += most * LANES) {
+		value_tile(w, qi, v, v_stride, vi, i, from, to, later, nq, most, t);
+		if (later)
+			later += (to - from) * bytes_of(most * LANES, t);
+	}
+	for (; from < to && n; n--, vi += LANES, i += LANES)
+		value_tile(w, qi, v, v_stride, vi, i, from, to, NULL, nq, 1, t);
+}
+
+/* A small tile goes by GROUP rows, each of which it reads whole. */
+INLINE void value_groups(const struct work *w, uint32_t qi, const uint8_t *v, size_t v_stride,
+                         uint32_t vi, uint32_t i, uint32_t n, uint32_t from, uint32_t to,
+                         const unsigned nq, const enum gp_type t)
+{
+	uint32_t end;
+
+	if (!w->direct) {
+		value_run(w, qi, v, v_stride, vi, i, n, from, to, NULL, nq, t);
 		return;
-	for (; n >= most; n -= most, vi += most * LANES, i += most * LANES)
-		value_tile(w, qi, v, v_stride, vi, i, from, to, nq, most, t);
-	for (; n; n--, vi += LANES, i += LANES)
-		value_tile(w, qi, v, v_stride, vi, i, from, to, nq, 1, t);
+	}
+	for (; from < to; from = end) {
+		end = (from / GROUP + 1) * GROUP < to ? (from / GROUP + 1) * GROUP : to;
+		value_run(w, qi, v, v_stride, vi, i, n, from, end,
+		          asks(w, qi) ? ahead(v, w->then[1], from, v_stride) : NULL, nq, t);
+	}
 }
 
 /* The positions that all of the tile's queries see go through the registers
@@ -275,10 +334,10 @@ INLINE void value_queries(const struct work *w, uint32_t qi, const uint8_t *v, s
 
 	for (unsigned r = 0; nq > 1 && r < nq; r++)
 		value_run(w, qi + r, v, v_stride, vi, i, n, w->from[qi + r],
-		          w->to[qi + r] < from ? w->to[qi + r] : from, 1, t);
-	value_run(w, qi, v, v_stride, vi, i, n, from, w->to[qi], nq, t);
+		          w->to[qi + r] < from ? w->to[qi + r] : from, NULL, 1, t);
+	value_groups(w, qi, v, v_stride, vi, i, n, from, to, nq, t);
 	for (unsigned r = 0; nq > 1 && r < nq; r++)
-		value_run(w, qi + r, v, v_stride, vi, i, n, to, w->to[qi + r], 1, t);
+		value_run(w, qi + r, v, v_stride, vi, i, n, to, w->to[qi + r], NULL, 1, t);
 }
 
 INLINE void all_values(const struct work *w, const uint8_t *v, size_t v_stride, uint32_t vi,
@@ -442,6 +501,8 @@ static void attention(const struct gp_attention *a, uint32_t begin, uint32_t end
 		for (uint32_t b = p / GP_KV_BLOCK; b * GP_KV_BLOCK < last; b++) {
 			if (!find_ranges(&w, b))
 				continue;
+			w.then[0] = a->v[b];
+			w.then[1] = (b + 1) * GP_KV_BLOCK < last ? a->k[b + 1] : NULL;
 			scores(&w, a->k[b]);
 			for (uint32_t i = w.q0; i < w.q1; i++)
 				weigh(&w, i);
