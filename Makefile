@@ -110,6 +110,8 @@ $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
 # ---- benchmarks: tests/bench/*.c
 BENCH_SRC := $(wildcard tests/bench/*.c)
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
+# A kernel is timed by the program that checks it.
+BENCHED := $(patsubst %.c,$(BUILD)/%,$(shell grep -l bench_wanted tests/kernels/test_*.c))
 $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
@@ -152,10 +154,8 @@ check-tsan:
 check-san: check-asan check-tsan
 check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
-bench: all $(BENCHES)
+bench: all $(BENCHES) $(BENCHED)
 	$(Q)tests/bench/run $(BUILD)
-# A kernel is timed by the program that checks it.
-BENCHED := $(patsubst %.c,$(BUILD)/%,$(shell grep -l bench_wanted tests/kernels/*.c))
 bench-kernels: $(BENCHED)
 	$(Q)for program in $(BENCHED); do $$program --bench || exit 1; done
 install: all

@@ -1,6 +1,6 @@
 /* Attention: each instruction set against the scalar reference; a query's bits
  * whatever tile it is in, whoever has which parts, wherever the blocks lie. */
-#include "tests/kernels/check.h"
+#include "tests/kernels/bench.h"
 
 enum { BLOCKS = 13, POSITIONS = BLOCKS * GP_KV_BLOCK };
 
@@ -361,7 +361,90 @@ static void any_place(void **state)
 	for_shapes(check_places, 3);
 }
 
-int main(void)
+/* ---- speed ------------------------------------------------------------------- */
+/* The query group of 4B: two heads of 256, the rows the last of LONG positions. */
+enum { BENCH_DIM = 256, BENCH_HEADS = 2, LONG = 8192 };
+
+struct speed {
+	const struct gp_kernels *k;
+	struct gp_attention a;
+	float *states, *scratch;
+	size_t states_bytes;
+};
+
+static void run_tile(void *arg)
+{
+	struct speed *s = arg;
+
+	memset(s->states, 0, s->states_bytes);
+	s->k->attention(&s->a, 0, LONG, s->states, s->scratch);
+	s->k->attention_out(&s->a, s->states);
+}
+
+static void bench_rows(struct speed *s, uint32_t rows)
+{
+	double reference = 0;
+
+	s->a.rows = rows;
+	s->a.pos = LONG - rows;
+	for (int i = 0; i < n_sets; i++) {
+		s->k = &sets[i];
+		const double seconds = bench_seconds(run_tile, s);
+
+		bench_print("attention", s->k->name, gp_type_info(s->a.kv_type)->name, rows,
+		            2.0 * LONG * s->a.row_bytes / seconds * 1e-9,
+		            4.0 * LONG * BENCH_HEADS * BENCH_DIM * rows / seconds * 1e-9,
+		            &reference);
+	}
+}
+
+static void bench_type(enum gp_type type, const float *values, uint8_t *kv, struct speed *s)
+{
+	static const uint32_t rows[] = { 1, 4, GP_ATTENTION_QUERIES / BENCH_HEADS };
+	const void *blocks[2][LONG / GP_KV_BLOCK];
+	size_t row;
+
+	assert_int_equal(gp_type_bytes(type, 1, BENCH_DIM, &row), 0);
+	assert_int_equal(gp_quantize(type, values, kv, (size_t)2 * LONG * BENCH_DIM), 0);
+	for (size_t i = 0; i < 2 * LONG / GP_KV_BLOCK; i++)
+		blocks[i % 2][i / 2] = kv + i * GP_KV_BLOCK * row;
+	s->a.k = blocks[0];
+	s->a.v = blocks[1];
+	s->a.kv_type = type;
+	s->a.row_bytes = (uint32_t)row;
+	for (size_t r = 0; r < GP_ARRAY_LEN(rows); r++)
+		bench_rows(s, rows[r]);
+}
+
+static int bench(void)
+{
+	static const enum gp_type kv[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_Q8_0 };
+	const size_t n = (size_t)2 * LONG * BENCH_DIM, q = GP_ATTENTION_QUERIES * BENCH_DIM;
+	float *values = bench_alloc(n * sizeof(float)), *in = bench_alloc(q * sizeof(float));
+	float *out = bench_alloc(q * sizeof(float));
+	uint8_t *bytes = bench_alloc(n * sizeof(float));
+	struct speed s = {
+		.states_bytes = gp_attention_state_floats(BENCH_DIM) * GP_ATTENTION_QUERIES * sizeof(float),
+		.scratch = bench_alloc(gp_attention_scratch_floats(BENCH_DIM) * sizeof(float)),
+		.a = { .q = in, .out = out, .heads = BENCH_HEADS, .head_dim = BENCH_DIM,
+		       .row_stride = BENCH_HEADS * BENCH_DIM, .scale = 0.0625f },
+	};
+
+	s.states = bench_alloc(s.states_bytes);
+	check_fill(values, n, FILL_RANDOM);
+	check_fill(in, q, FILL_RANDOM);
+	for (size_t t = 0; t < GP_ARRAY_LEN(kv); t++)
+		bench_type(kv[t], values, bytes, &s);
+	free(values);
+	free(in);
+	free(out);
+	free(bytes);
+	free(s.states);
+	free(s.scratch);
+	return 0;
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reference),
@@ -373,5 +456,7 @@ int main(void)
 	check_seed();
 	gp_kernels_init(&sets[0], 0);
 	n_sets = 1 + check_sets(sets + 1);
+	if (bench_wanted(argc, argv))
+		return bench();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
