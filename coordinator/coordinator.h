@@ -51,10 +51,14 @@ struct gp_sampling {            /* all zero: greedy */
 struct gp_sampler;
 int gp_sampler_create(struct gp_sampler **s, const struct gp_sampling *how, uint32_t vocab);
 void gp_sampler_destroy(struct gp_sampler *s);
-/* Greedy: the lowest id of the largest logit. recent: tokens so far. Non-finite
- * logits: -EDOM. Deterministic for a seed and the same calls. */
-int gp_sampler_pick(struct gp_sampler *s, const float *logits, const uint32_t *recent,
-                    size_t n_recent, uint32_t *token);
+/* How many of a row's best logits pick needs for the same token as from all of
+ * them; 0: it needs all. */
+uint32_t gp_sampler_needs(const struct gp_sampler *s);
+/* logits: a row of vocab, or at least as many of its best as the sampler needs
+ * (else -EPROTO). Greedy: the lowest id of the largest logit. recent: tokens so
+ * far. Non-finite logits: -EDOM. Deterministic for a seed and the same calls. */
+int gp_sampler_pick(struct gp_sampler *s, const struct gp_slot_logits *logits,
+                    const uint32_t *recent, size_t n_recent, uint32_t *token);
 
 /* ==== engine (coordinator/engine.c, scheduler.c; pool.c keeps the workers) ===== */
 struct gp_engine_options {

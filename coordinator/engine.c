@@ -186,7 +186,7 @@ static int feed(struct gp_engine *e)
 
 static int deliver_rows(struct gp_engine *e)
 {
-	const float *logits = e->view.payload;
+	const struct gp_slot_logits *logits = e->view.logits;
 	int rc = 0;
 
 	for (uint32_t i = 0; i < e->view.header.n_rows && rc == 0; i++) {
@@ -197,8 +197,7 @@ static int deliver_rows(struct gp_engine *e)
 		if (!j)
 			return gp_fail(EPROTO, "a row of sequence %u came back, which has none in "
 				       "flight", r->seq);
-		rc = gp_job_row_back(e, j, r->pos, has_logits ? logits : NULL);
-		logits += has_logits ? e->out_geometry.payload_cols : 0;
+		rc = gp_job_row_back(e, j, r->pos, has_logits ? logits++ : NULL);
 	}
 	return rc;
 }

@@ -62,10 +62,13 @@ struct gp_engine {
 int gp_job_create(struct gp_engine *e, const struct gp_request *r, struct job **j);
 void gp_job_destroy(struct job *j);
 bool gp_job_wants_logits(const struct job *j, uint32_t pos);
+/* Of a position that wants logits: 0: all of them, else how many of the best. */
+uint32_t gp_job_candidates(const struct job *j, uint32_t pos);
 /* Gives a queued job a slot; takes over a kept sequence's where it can. */
 bool gp_job_seat(struct gp_engine *e, struct job *j);
 /* A row of the job came back; logits: NULL when it wanted none. */
-int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos, const float *logits);
+int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
+		    const struct gp_slot_logits *logits);
 void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why);
 void gp_job_leave_when_idle(struct gp_engine *e, struct job *j);
 

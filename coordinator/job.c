@@ -170,11 +170,20 @@ void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why)
 
 /* ---- rows coming back ---------------------------------------------------------- */
 
+static bool is_scored(const struct job *j, uint32_t pos)
+{
+	return j->request.on_logits && pos < j->request.n_prompt && pos >= j->scored;
+}
+
 bool gp_job_wants_logits(const struct job *j, uint32_t pos)
 {
-	if (j->request.on_logits && pos < j->request.n_prompt && pos >= j->scored)
-		return true;
-	return j->request.max_new > j->generated && pos + 1 == j->n_tokens;
+	return is_scored(j, pos) ||
+	       (j->request.max_new > j->generated && pos + 1 == j->n_tokens);
+}
+
+uint32_t gp_job_candidates(const struct job *j, uint32_t pos)
+{
+	return is_scored(j, pos) ? 0 : gp_sampler_needs(j->sampler);
 }
 
 static bool is_stop(const struct job *j, uint32_t token)
@@ -185,7 +194,7 @@ static bool is_stop(const struct job *j, uint32_t token)
 	return false;
 }
 
-static int generate(struct gp_engine *e, struct job *j, const float *logits)
+static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_logits *logits)
 {
 	uint32_t token;
 	const int rc = gp_sampler_pick(j->sampler, logits, j->tokens, j->n_tokens, &token);
@@ -210,7 +219,19 @@ static int generate(struct gp_engine *e, struct job *j, const float *logits)
 	return 0;
 }
 
-int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos, const float *logits)
+static int score(struct gp_engine *e, struct job *j, uint32_t pos, const float *row)
+{
+	if (!row)
+		return gp_fail(EPROTO, "position %u came back without its whole row of logits; a "
+			       "worker changed what was asked", pos);
+	j->scored = pos + 1;
+	atomic_store(&e->pool->progressed, true);
+	j->request.on_logits(j->request.user, pos, row);
+	return 0;
+}
+
+int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
+		    const struct gp_slot_logits *logits)
 {
 	int rc = 0;
 
@@ -219,12 +240,10 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos, const floa
 			       pos, j->back);
 	j->back++;
 	e->prompt_tokens += pos < j->request.n_prompt && j->generated == 0;
-	if (j->state == JOB_LIVE && logits && j->request.on_logits && pos < j->request.n_prompt &&
-	    pos >= j->scored) {
-		j->scored = pos + 1;
-		atomic_store(&e->pool->progressed, true);
-		j->request.on_logits(j->request.user, pos, logits);
-	}
+	if (j->state == JOB_LIVE && logits && is_scored(j, pos))
+		rc = score(e, j, pos, logits->row);
+	if (rc < 0)
+		return rc;
 	if (j->state == JOB_LIVE && j->back == j->n_tokens) {
 		if (j->request.max_new <= j->generated)
 			gp_job_finish(e, j, GP_FINISH_LENGTH);

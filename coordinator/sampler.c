@@ -18,7 +18,8 @@ struct gp_sampler {
 	struct gp_sampling how;
 	uint32_t vocab;
 	uint64_t random;
-	struct candidate *candidates; /* vocab */
+	struct candidate *candidates; /* room for vocab */
+	uint32_t n;                   /* of the row in hand: vocab, or its best */
 };
 
 static int check_settings(const struct gp_sampling *s)
@@ -72,17 +73,73 @@ static double next_uniform(struct gp_sampler *s)
 	return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
+static bool penalises(const struct gp_sampling *h)
+{
+	return h->repeat_penalty > 0 && h->repeat_penalty != 1;
+}
+
+static bool cuts_by_rank(const struct gp_sampler *s)
+{
+	return s->how.top_k && s->how.top_k < s->vocab;
+}
+
+/* A penalty above 1 only lowers, and at most PENALTY_WINDOW logits: whoever is
+ * among the k best afterwards was among the k + PENALTY_WINDOW best before. One
+ * below 1 may raise any token. Filters after top-k see only what it kept. */
+uint32_t gp_sampler_needs(const struct gp_sampler *s)
+{
+	const struct gp_sampling *h = &s->how;
+	const uint32_t most = s->vocab / 2 < GP_SLOT_CANDIDATES ? s->vocab / 2 : GP_SLOT_CANDIDATES;
+	uint64_t n = h->temperature <= 0 ? 1 : cuts_by_rank(s) ? h->top_k : s->vocab;
+
+	if (penalises(h))
+		n += h->repeat_penalty > 1 ? PENALTY_WINDOW : s->vocab;
+	return n <= most ? (uint32_t)n : 0;
+}
+
 /* Logits come from our own workers; one that is not finite means broken math,
  * and a token drawn from it would be garbage that looks like text. */
-static int load_candidates(struct gp_sampler *s, const float *logits)
+static int load(struct gp_sampler *s, uint32_t at, float logit, uint32_t id)
 {
-	for (uint32_t i = 0; i < s->vocab; i++) {
-		if (!isfinite(logits[i]))
-			return gp_fail(EDOM, "logit of token %u is not finite; the model's weights "
-				       "or a worker's device are broken", i);
-		s->candidates[i] = (struct candidate){ .logit = logits[i], .id = i };
-	}
+	if (!isfinite(logit))
+		return gp_fail(EDOM, "logit of token %u is not finite; the model's weights "
+			       "or a worker's device are broken", id);
+	s->candidates[at] = (struct candidate){ .logit = logit, .id = id };
 	return 0;
+}
+
+static int load_row(struct gp_sampler *s, const float *row)
+{
+	int rc = 0;
+
+	s->n = s->vocab;
+	for (uint32_t i = 0; i < s->n && rc == 0; i++)
+		rc = load(s, i, row[i], i);
+	return rc;
+}
+
+static int load_best(struct gp_sampler *s, const struct gp_slot_candidate *best, uint32_t n)
+{
+	const uint32_t needs = gp_sampler_needs(s);
+	int rc = 0;
+
+	if (!needs || n < needs || n > s->vocab)
+		return gp_fail(EPROTO, "%u logits of a row came back, the sampler needs %u; a worker "
+			       "changed what was asked", n, needs ? needs : s->vocab);
+	s->n = n;
+	for (uint32_t i = 0; i < n && rc == 0; i++)
+		rc = load(s, i, best[i].logit, best[i].id);
+	return rc;
+}
+
+static struct candidate *find(struct gp_sampler *s, uint32_t id)
+{
+	if (s->n == s->vocab)
+		return id < s->n ? &s->candidates[id] : NULL;
+	for (uint32_t i = 0; i < s->n; i++)
+		if (s->candidates[i].id == id)
+			return &s->candidates[i];
+	return NULL;
 }
 
 static bool seen_before(const uint32_t *recent, size_t at)
@@ -98,32 +155,32 @@ static void penalise(struct gp_sampler *s, const uint32_t *recent, size_t n)
 	const float penalty = s->how.repeat_penalty;
 	const size_t skip = n > PENALTY_WINDOW ? n - PENALTY_WINDOW : 0;
 
-	if (penalty <= 0 || penalty == 1)
+	if (!penalises(&s->how))
 		return;
 	recent += skip;
 	n -= skip;
 	for (size_t i = 0; i < n; i++) {
-		if (recent[i] >= s->vocab || seen_before(recent, i))
-			continue;
-		float *l = &s->candidates[recent[i]].logit;
-		*l = *l > 0 ? *l / penalty : *l * penalty;
+		struct candidate *c = seen_before(recent, i) ? NULL : find(s, recent[i]);
+
+		if (c)
+			c->logit = c->logit > 0 ? c->logit / penalty : c->logit * penalty;
 	}
-}
-
-static uint32_t best(const struct gp_sampler *s)
-{
-	uint32_t b = 0;
-
-	for (uint32_t i = 1; i < s->vocab; i++)
-		if (s->candidates[i].logit > s->candidates[b].logit)
-			b = i;
-	return b;
 }
 
 /* Ties by id: the order, and with it the draw, is the same everywhere. */
 static bool before(const struct candidate *a, const struct candidate *b)
 {
 	return a->logit != b->logit ? a->logit > b->logit : a->id < b->id;
+}
+
+static const struct candidate *best(const struct gp_sampler *s)
+{
+	const struct candidate *b = &s->candidates[0];
+
+	for (uint32_t i = 1; i < s->n; i++)
+		if (before(&s->candidates[i], b))
+			b = &s->candidates[i];
+	return b;
 }
 
 static void sift_down(struct candidate *c, uint32_t n, uint32_t i)
@@ -183,16 +240,18 @@ static double weigh(struct candidate *c, uint32_t n, float max, float temperatur
 static struct candidate *filter(struct gp_sampler *s, uint32_t *n_kept)
 {
 	const struct gp_sampling *h = &s->how;
-	const uint32_t most = h->top_k && h->top_k < s->vocab ? h->top_k : s->vocab;
-	struct queue q = make_queue(s->candidates, s->vocab);
+	const uint32_t most = cuts_by_rank(s) ? h->top_k : s->n;
+	struct queue q = make_queue(s->candidates, s->n);
 	const float max = q.c[0].logit;
 	double total = 0, sum = 0;
 
-	if (most < s->vocab)
+	/* Even where most is all there are: sums run over what top-k kept in one order,
+	 * from a whole row as from its best. */
+	if (cuts_by_rank(s))
 		for (uint32_t i = 0; i < most; i++)
 			take_best(&q);
 	/* What top-k kept now lies behind the heap, best last; queue that alone. */
-	struct candidate *kept = s->candidates + (most < s->vocab ? q.left : 0);
+	struct candidate *kept = s->candidates + (cuts_by_rank(s) ? q.left : 0);
 	total = weigh(kept, most, max, h->temperature);
 	q = make_queue(kept, most);
 	while (q.left) {
@@ -229,25 +288,26 @@ static uint32_t draw(struct gp_sampler *s, const struct candidate *c, uint32_t n
 static uint32_t sample(struct gp_sampler *s)
 {
 	const struct gp_sampling *h = &s->how;
-	uint32_t n = s->vocab;
+	uint32_t n = s->n;
 
 	if (h->top_k || (h->top_p > 0 && h->top_p < 1) || h->min_p > 0) {
 		const struct candidate *kept = filter(s, &n);
 
 		return draw(s, kept, n);
 	}
-	weigh(s->candidates, n, s->candidates[best(s)].logit, h->temperature);
+	weigh(s->candidates, n, best(s)->logit, h->temperature);
 	return draw(s, s->candidates, n);
 }
 
-int gp_sampler_pick(struct gp_sampler *s, const float *logits, const uint32_t *recent,
-		    size_t n_recent, uint32_t *token)
+int gp_sampler_pick(struct gp_sampler *s, const struct gp_slot_logits *logits,
+		    const uint32_t *recent, size_t n_recent, uint32_t *token)
 {
-	const int rc = load_candidates(s, logits);
+	const int rc = logits->row ? load_row(s, logits->row)
+				   : load_best(s, logits->best, logits->n_best);
 
 	if (rc < 0)
 		return rc;
 	penalise(s, recent, n_recent);
-	*token = s->how.temperature <= 0 ? s->candidates[best(s)].id : sample(s);
+	*token = s->how.temperature <= 0 ? best(s)->id : sample(s);
 	return 0;
 }

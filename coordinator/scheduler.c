@@ -30,6 +30,7 @@ static uint32_t take_rows(struct gp_engine *e, struct job *j, uint32_t n, uint32
 		e->rows[n + taken++] = (struct gp_row){
 			.seq = j->slot, .pos = j->sent, .token = j->tokens[j->sent],
 			.flags = wants ? GP_ROW_WANTS_LOGITS : 0,
+			.candidates = wants ? (uint16_t)gp_job_candidates(j, j->sent) : 0,
 		};
 		j->sent++;
 	}

@@ -92,6 +92,8 @@ typedef void gp_attention_merge_fn(float *states, const float *next, uint32_t n,
                                    uint32_t head_dim);
 typedef void gp_attention_out_fn(const struct gp_attention *a, const float *states);
 typedef void gp_store_kv_fn(enum gp_type t, const float *src, void *dst, uint32_t n);
+typedef uint32_t gp_find_outside_fn(const float *x, uint32_t first, uint32_t end, float low,
+                                    float high);
 typedef uint64_t gp_read_fn(const void *data, size_t bytes);
 typedef uint64_t gp_ops_fn(uint64_t iterations);
 typedef void gp_dequantize_fn(enum gp_type t, const void *src, float *dst, size_t n);
@@ -110,6 +112,7 @@ gp_attention_merge_fn gp_attention_merge_scalar, gp_attention_merge_avx2,
 gp_attention_out_fn gp_attention_out_scalar, gp_attention_out_avx2, gp_attention_out_avx512;
 gp_store_kv_fn gp_store_kv_scalar, gp_store_kv_avx2;
 gp_dequantize_fn gp_dequantize_avx2;
+gp_find_outside_fn gp_find_outside_scalar, gp_find_outside_avx2;
 gp_read_fn gp_read_scalar, gp_read_avx2;
 gp_ops_fn gp_int8_ops_avx2, gp_int8_ops_avx512, gp_int8_ops_avx512vnni;
 gp_ops_fn gp_float_ops_scalar, gp_float_ops_avx2, gp_float_ops_avx512;

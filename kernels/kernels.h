@@ -183,6 +183,10 @@ struct gp_kernels {
 	void (*store_kv)(enum gp_type t, const float *src, void *dst, uint32_t n);
 	/* One weight row to float32 (embedding). */
 	void (*dequantize)(enum gp_type t, const void *src, float *dst, size_t n);
+	/* The first i in [first, end) for which x[i] is not in [low, high] (NaN never
+	 * is), or end. first <= end. */
+	uint32_t (*find_outside)(const float *x, uint32_t first, uint32_t end, float low,
+	                         float high);
 	/* The sum of all whole 64-byte lines as 64-bit numbers: to measure how fast
 	 * this instruction set reads memory. bytes: a multiple of 64. */
 	uint64_t (*read)(const void *data, size_t bytes);
@@ -197,5 +201,26 @@ struct gp_kernels {
 #define GP_FLOAT_OPS 384u
 /* Fills the table for flags & gp_cpu_flags(). */
 void gp_kernels_init(struct gp_kernels *k, unsigned flags);
+
+/* ---- the best of a row (kernels/best.c) -------------------------------------
+ * Larger logits are better; of equal ones the lower id. What is not finite (NaN,
+ * either infinity) is better than every number: a broken row shows at its head,
+ * lowest id first. The order is total, so the result is the same however a row
+ * was cut among threads. */
+#define GP_MAX_CANDIDATES 256u
+struct gp_candidate {
+	float logit;
+	uint32_t id;
+};
+struct gp_best {
+	struct gp_candidate *c;    /* the caller's room for most of them */
+	uint32_t n, most;          /* most >= 1 */
+};
+/* Keeps c if it is among the best so far. */
+void gp_best_add(struct gp_best *b, struct gp_candidate c);
+/* Adds row[first..end), whose ids are above all that b has seen. */
+void gp_best_scan(struct gp_best *b, const struct gp_kernels *k, const float *row, uint32_t first,
+                  uint32_t end);
+void gp_best_sort(struct gp_best *b); /* best first; nothing can be added any more */
 
 #endif

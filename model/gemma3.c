@@ -22,7 +22,8 @@ struct gp_stage {
 	struct gp_kv_cache *kv;
 	struct layer *layers;          /* end - first of them */
 	gp_handle token_embd, output_norm;
-	uint32_t *seq, *pos, *token, *logit_rows; /* the step in hand, max_rows each */
+	/* the step in hand, max_rows each */
+	uint32_t *seq, *pos, *token, *logit_rows, *candidates;
 	uint32_t *added;               /* positions the step adds, by sequence */
 };
 
@@ -118,13 +119,14 @@ static int allocate(struct gp_stage *s)
 	size_t rows = s->shape.max_rows;
 
 	s->layers = calloc(s->shape.end_layer - s->shape.first_layer + 1u, sizeof(*s->layers));
-	s->seq = calloc(rows, 4 * sizeof(*s->seq));
+	s->seq = calloc(rows, 5 * sizeof(*s->seq));
 	s->added = calloc(s->shape.max_sequences, sizeof(*s->added));
 	if (!s->layers || !s->seq || !s->added)
 		return gp_fail(ENOMEM, "stage: no memory for steps of %zu rows", rows);
 	s->pos = s->seq + rows;
 	s->token = s->pos + rows;
 	s->logit_rows = s->token + rows;
+	s->candidates = s->logit_rows + rows;
 	return 0;
 }
 
@@ -308,6 +310,10 @@ static int check_row(struct gp_stage *s, const struct gp_stage_row *r, uint32_t 
 	if (s->shape.embeds && r->token >= s->config.vocab)
 		return gp_fail(EINVAL, "step: token %u; the vocabulary has %u", r->token,
 		               s->config.vocab);
+	if (r->candidates > GP_MAX_CANDIDATES || r->candidates > s->config.vocab / 2)
+		return gp_fail(EINVAL, "step: row %u wants its %u best logits; ask for at most %u of "
+		               "%u, or for all", i, r->candidates, GP_MAX_CANDIDATES,
+		               s->config.vocab);
 	s->added[r->seq]++;
 	return 0;
 }
@@ -321,7 +327,8 @@ static int take_rows(struct gp_stage *s, const struct gp_stage_row *rows, uint32
 		return gp_fail(EINVAL, "step: %u rows; this stage takes 1 to %u", n,
 		               s->shape.max_rows);
 	*b = (struct gp_batch){ .n_rows = n, .seq = s->seq, .pos = s->pos, .token = s->token,
-	                        .logit_rows = s->logit_rows, .kv = s->kv };
+	                        .logit_rows = s->logit_rows, .candidates = s->candidates,
+	                        .kv = s->kv };
 	memset(s->added, 0, s->shape.max_sequences * sizeof(*s->added));
 	for (uint32_t i = 0; i < n; i++) {
 		if ((rc = check_row(s, &rows[i], i)) < 0)
@@ -329,8 +336,10 @@ static int take_rows(struct gp_stage *s, const struct gp_stage_row *rows, uint32
 		s->seq[i] = rows[i].seq;
 		s->pos[i] = rows[i].pos;
 		s->token[i] = rows[i].token;
-		if (s->shape.has_head && rows[i].wants_logits)
+		if (s->shape.has_head && rows[i].wants_logits) {
+			s->candidates[b->n_logit_rows] = rows[i].candidates;
 			s->logit_rows[b->n_logit_rows++] = i;
+		}
 	}
 	if (b->n_logit_rows > s->shape.max_logit_rows)
 		return gp_fail(EINVAL, "step: %u rows want logits; this stage takes %u",

@@ -223,6 +223,7 @@ struct gp_batch {              /* a step as the device sees it */
 	const uint32_t *seq, *pos, *token;       /* by row */
 	uint32_t n_logit_rows;
 	const uint32_t *logit_rows;              /* indices of rows, ascending */
+	const uint32_t *candidates;              /* by logit row: wanted of its logits; 0: all */
 	const struct gp_kv_cache *kv;            /* block tables, already extended */
 };
 
@@ -257,7 +258,10 @@ struct gp_device_ops {
 	int (*add)(void *dev, enum gp_buffer to, enum gp_buffer from);
 	/* Rows that want logits only: NORMED -> LOGITS. */
 	int (*head)(void *dev, gp_handle table);
-	/* Waits; copies HIDDEN (n_rows) or LOGITS (n_logit_rows) to out. */
+	/* Waits; copies HIDDEN (n_rows) or LOGITS to out. Of LOGITS each logit row in
+	 * turn, without gaps: all vocab floats, or as many struct gp_candidate as the
+	 * batch wants of it, best first by the order of struct gp_best. What a device
+	 * does not select itself, gp_best_scan selects from the row in host memory. */
 	int (*end_step)(void *dev, enum gp_buffer from, float *out);
 	uint64_t (*memory_bytes)(void *dev);     /* weights, buffers and KV held */
 	/* Any thread: the step in hand ends soon with -ECANCELED. */
@@ -273,10 +277,16 @@ int gp_stage_create(struct gp_stage **s, const struct gp_model *m,
 void gp_stage_destroy(struct gp_stage *s); /* NULL is fine; the device stays */
 struct gp_kv_cache *gp_stage_kv(struct gp_stage *s);
 
-struct gp_stage_row { uint32_t seq, pos, token; bool wants_logits; };
+struct gp_stage_row {
+	uint32_t seq, pos, token;
+	bool wants_logits;
+	uint32_t candidates;   /* 0: all logits; k: its k best. At most vocab / 2, for they lie
+	                          where the row would, and GP_MAX_CANDIDATES */
+};
 /* Rows of one sequence stand in ascending positions that begin at its length.
  * in: n_rows x hidden, or NULL when the stage embeds. out: n_rows x hidden, or
- * one vocab row per row that wants logits (may be NULL when there is none).
+ * of each row that wants logits, without gaps, vocab floats or its candidates
+ * (may be NULL when there is none).
  * On failure the KV lengths of the step's sequences are undefined: drop them. */
 int gp_stage_run(struct gp_stage *s, const struct gp_stage_row *rows, uint32_t n_rows,
                  const float *in, float *out);

@@ -79,13 +79,15 @@ void gp_ring_reset(struct gp_ring *r);
 /* ---- slot (shm/slot.c) ---------------------------------------------------
  * One step: header, KV operations, row descriptors, payload. */
 #define GP_SLOT_MAGIC 0x50534d47u /* "GMSP" */
-#define GP_SLOT_ABI 1u
+#define GP_SLOT_ABI 2u
 #define GP_MAX_STAGES 64u
 
 enum gp_payload {
 	GP_PAYLOAD_NONE,   /* to the first stage: the tokens stand in the rows */
 	GP_PAYLOAD_HIDDEN, /* n_rows x cols float32 */
-	GP_PAYLOAD_LOGITS, /* one float32 row of cols per row that wants logits, in row order */
+	/* Of each row that wants logits, in row order and without gaps: cols float32, or
+	 * its candidates. */
+	GP_PAYLOAD_LOGITS,
 };
 
 enum gp_kv_op_kind {
@@ -100,11 +102,22 @@ struct gp_kv_op {
 
 enum { GP_ROW_WANTS_LOGITS = 1u };
 
+/* The most that a row may ask for; nor may they take more room than the row. */
+#define GP_SLOT_CANDIDATES 256u
+
 struct gp_row {
 	uint32_t seq;   /* sequence slot, < max_sequences */
 	uint32_t pos;   /* absolute position */
 	uint32_t token; /* id, < vocabulary */
-	uint32_t flags; /* GP_ROW_* */
+	uint16_t flags; /* GP_ROW_* */
+	/* Wanted of its logits: 0: all of them; k: the k best, best first, of equal
+	 * ones the lower id. Logits that are not finite are better than any number. */
+	uint16_t candidates;
+};
+
+struct gp_slot_candidate {
+	float logit;
+	uint32_t id; /* < the payload's cols */
 };
 
 struct gp_stage_times {
@@ -133,18 +146,30 @@ struct gp_slot_geometry {
 /* Bytes of one slot (multiple of 64), or -EOVERFLOW / -EINVAL. */
 int gp_slot_bytes(const struct gp_slot_geometry *g, size_t *bytes);
 
-/* A slot as its reader may use it: everything but the payload is a private
- * copy, so a peer that rewrites it later changes nothing. */
+/* What came back of a row that wanted logits: one of the two. */
+struct gp_slot_logits {
+	const float *row;      /* cols of them, in the slot; NULL: candidates */
+	const struct gp_slot_candidate *best;
+	uint32_t n_best;
+};
+
+/* A slot as its reader may use it: everything but floats in the payload is a
+ * private copy, so a peer that rewrites it later changes nothing. */
 struct gp_slot_view {
 	struct gp_slot_header header;
 	struct gp_kv_op *ops;  /* max_ops, owned */
 	struct gp_row *rows;   /* max_rows, owned */
 	const float *payload;  /* in the slot, 64-byte aligned; valid until release */
+	/* GP_PAYLOAD_LOGITS: by payload row */
+	struct gp_slot_logits *logits;        /* max_payload_rows, owned */
+	struct gp_slot_candidate *candidates; /* the logits' best, owned */
 };
 int gp_slot_view_create(struct gp_slot_view *v, const struct gp_slot_geometry *g);
 void gp_slot_view_finish(struct gp_slot_view *v);
 /* Copies and checks: -EPROTO with a message that names the field. */
 int gp_slot_read(struct gp_slot_view *v, const struct gp_slot_geometry *g, const void *slot);
+/* The most candidates that a row of this ring may ask for. */
+uint32_t gp_slot_most_candidates(const struct gp_slot_geometry *g);
 /* Where the payload of a slot being written goes. */
 float *gp_slot_payload(const struct gp_slot_geometry *g, void *slot);
 /* Writes header, ops and rows (not the payload); magic and abi are set here.

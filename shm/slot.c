@@ -2,12 +2,14 @@
  * payload. All offsets follow from the geometry, none from the slot. */
 #include "shm/shm.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
 
 #define ALIGN 64u
+#define CANDIDATE_FLOATS 2u
 
 struct layout {
 	size_t ops, rows, payload, end; /* offsets */
@@ -16,6 +18,8 @@ struct layout {
 _Static_assert(sizeof(struct gp_slot_header) % 8 == 0, "operations follow the header");
 _Static_assert(sizeof(struct gp_kv_op) == 16 && sizeof(struct gp_row) == 16,
 	       "the slot ABI has no padding");
+_Static_assert(sizeof(struct gp_slot_candidate) == CANDIDATE_FLOATS * sizeof(float),
+	       "candidates lie among floats");
 
 static bool add_array(size_t *at, size_t n, size_t each)
 {
@@ -59,6 +63,26 @@ int gp_slot_bytes(const struct gp_slot_geometry *g, size_t *bytes)
 	return rc;
 }
 
+uint32_t gp_slot_most_candidates(const struct gp_slot_geometry *g)
+{
+	const uint32_t cols = g->payload == GP_PAYLOAD_LOGITS ? g->payload_cols : g->vocab;
+	const uint32_t fit = cols / CANDIDATE_FLOATS;
+
+	return fit < GP_SLOT_CANDIDATES ? fit : GP_SLOT_CANDIDATES;
+}
+
+/* Nothing for rings that carry no logits. */
+static bool allocate_logits(struct gp_slot_view *v, const struct gp_slot_geometry *g)
+{
+	const size_t n = g->max_payload_rows, each = gp_slot_most_candidates(g);
+
+	if (g->payload != GP_PAYLOAD_LOGITS)
+		return true;
+	v->logits = calloc(n + 1, sizeof *v->logits);
+	v->candidates = calloc(n * each + 1, sizeof *v->candidates);
+	return v->logits && v->candidates;
+}
+
 int gp_slot_view_create(struct gp_slot_view *v, const struct gp_slot_geometry *g)
 {
 	struct layout l;
@@ -69,7 +93,7 @@ int gp_slot_view_create(struct gp_slot_view *v, const struct gp_slot_geometry *g
 		return rc;
 	v->ops = calloc((size_t)g->max_ops + 1, sizeof *v->ops); /* never 0 bytes */
 	v->rows = calloc(g->max_rows, sizeof *v->rows);
-	if (!v->ops || !v->rows) {
+	if (!v->ops || !v->rows || !allocate_logits(v, g)) {
 		gp_slot_view_finish(v);
 		return gp_fail(ENOMEM, "slot: no memory for %u operations and %u rows", g->max_ops,
 			       g->max_rows);
@@ -81,6 +105,8 @@ void gp_slot_view_finish(struct gp_slot_view *v)
 {
 	free(v->ops);
 	free(v->rows);
+	free(v->logits);
+	free(v->candidates);
 	*v = (struct gp_slot_view){ 0 };
 }
 
@@ -140,6 +166,10 @@ static int check_row(const struct gp_row *row, size_t i, const struct gp_slot_ge
 			       row->token, g->vocab);
 	if (row->flags & ~(uint32_t)GP_ROW_WANTS_LOGITS)
 		return gp_fail(EPROTO, "slot: row %zu: flags 0x%x are unknown", i, row->flags);
+	const uint32_t most = row->flags & GP_ROW_WANTS_LOGITS ? gp_slot_most_candidates(g) : 0;
+	if (row->candidates > most)
+		return gp_fail(EPROTO, "slot: row %zu: candidates is %u, it may ask for %u", i,
+			       row->candidates, most);
 	return 0;
 }
 
@@ -173,6 +203,49 @@ static int check_payload_rows(const struct gp_slot_header *h, const struct gp_ro
 	return 0;
 }
 
+/* Order and ids; whether they are finite is for their user to say. */
+static int check_candidates(const struct gp_slot_candidate *c, uint32_t n, uint32_t cols, size_t row)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (c[i].id >= cols)
+			return gp_fail(EPROTO, "slot: payload row %zu: candidate %u is token %u of "
+				       "%u", row, i, c[i].id, cols);
+		if (i && isfinite(c[i - 1].logit) &&
+		    !(c[i - 1].logit > c[i].logit ||
+		      (c[i - 1].logit == c[i].logit && c[i - 1].id < c[i].id)))
+			return gp_fail(EPROTO, "slot: payload row %zu: candidate %u is better than "
+				       "the one before it", row, i);
+	}
+	return 0;
+}
+
+/* Where each row's logits lie follows from the private rows, which ask for no
+ * more than fits: check_row and check_payload_rows have seen to it. */
+static int read_logits(struct gp_slot_view *v, const struct gp_slot_geometry *g)
+{
+	struct gp_slot_candidate *to = v->candidates;
+	const float *from = v->payload;
+	size_t n = 0;
+	int rc = 0;
+
+	for (uint32_t i = 0; rc == 0 && i < v->header.n_rows; i++) {
+		const uint32_t k = v->rows[i].candidates;
+
+		if (!(v->rows[i].flags & GP_ROW_WANTS_LOGITS))
+			continue;
+		v->logits[n] = k ? (struct gp_slot_logits){ .best = to, .n_best = k }
+				 : (struct gp_slot_logits){ .row = from };
+		if (k) {
+			memcpy(to, from, k * sizeof *to);
+			rc = check_candidates(to, k, g->payload_cols, n);
+		}
+		from += k ? k * CANDIDATE_FLOATS : g->payload_cols;
+		to += k;
+		n++;
+	}
+	return rc;
+}
+
 int gp_slot_read(struct gp_slot_view *v, const struct gp_slot_geometry *g, const void *slot)
 {
 	const uint8_t *bytes = slot;
@@ -194,6 +267,8 @@ int gp_slot_read(struct gp_slot_view *v, const struct gp_slot_geometry *g, const
 	if (rc == 0)
 		rc = check_payload_rows(&v->header, v->rows, g);
 	v->payload = (const float *)(const void *)(bytes + l.payload);
+	if (rc == 0 && g->payload == GP_PAYLOAD_LOGITS)
+		rc = read_logits(v, g);
 	return rc;
 }
 

@@ -8,6 +8,12 @@
  * control thread wants something; an interrupt ends it at once. */
 #define WAIT_NS 500000000u
 
+/* A device writes its candidates where the slot has them. */
+_Static_assert(sizeof(struct gp_candidate) == sizeof(struct gp_slot_candidate) &&
+	       offsetof(struct gp_candidate, logit) == offsetof(struct gp_slot_candidate, logit) &&
+	       offsetof(struct gp_candidate, id) == offsetof(struct gp_slot_candidate, id) &&
+	       GP_MAX_CANDIDATES == GP_SLOT_CANDIDATES, "one form of candidates");
+
 static void notify(struct worker *w)
 {
 	const uint64_t one = 1;
@@ -60,6 +66,7 @@ static int run_stage(struct worker *w, float *out)
 		w->rows[i] = (struct gp_stage_row){
 			.seq = r->seq, .pos = r->pos, .token = r->token,
 			.wants_logits = (r->flags & GP_ROW_WANTS_LOGITS) != 0,
+			.candidates = r->candidates,
 		};
 	}
 	return gp_stage_run(w->stage, w->rows, h->n_rows, w->load.embeds ? NULL : w->view.payload,

@@ -157,6 +157,69 @@ static void test_logits_come_once(void **state)
 	gp_engine_destroy(e);
 }
 
+/* ---- candidates ------------------------------------------------------------- */
+
+struct replayed {
+	struct gp_sampler *sampler;
+	const uint32_t *tokens;
+	uint32_t from;          /* the first position whose token was generated after it */
+};
+
+/* Draws again what was drawn from candidates, from the whole row. */
+static void draw_again(void *user, uint32_t pos, const float *row)
+{
+	const struct replayed *r = user;
+	const struct gp_slot_logits logits = { .row = row };
+	uint32_t token;
+
+	if (pos < r->from)
+		return;
+	assert_int_equal(gp_sampler_pick(r->sampler, &logits, r->tokens, pos + 1, &token), 0);
+	assert_int_equal(token, r->tokens[pos + 1]);
+}
+
+static void check_draws(struct gp_engine *e, const struct gp_sampling *how)
+{
+	enum { PROMPT = 12, NEW = 60 };
+	uint32_t ids[PROMPT + NEW], id;
+	struct replayed again = { .tokens = ids, .from = PROMPT - 1 };
+	struct sink s = { 0 };
+
+	fill(ids, PROMPT, 5);
+	const struct gp_request first = { .prompt = ids, .n_prompt = PROMPT, .max_new = NEW,
+					  .sampling = *how, .user = &s, .on_token = on_token,
+					  .on_done = on_done };
+	assert_int_equal(gp_engine_submit(e, &first, &id), 0);
+	assert_int_equal(gp_engine_run(e), 0);
+	assert_int_equal(s.n, NEW);
+	memcpy(ids + PROMPT, s.tokens, NEW * sizeof *ids);
+	assert_int_equal(gp_sampler_create(&again.sampler, how, gp_engine_config(e)->vocab), 0);
+	const struct gp_request second = { .prompt = ids, .n_prompt = PROMPT + NEW - 1,
+					   .user = &again, .on_logits = draw_again };
+	assert_int_equal(gp_engine_submit(e, &second, &id), 0);
+	assert_int_equal(gp_engine_run(e), 0);
+	gp_sampler_destroy(again.sampler);
+}
+
+/* Whatever part of its logits a setting asks for, the tokens are those of whole rows. */
+static void test_candidates_draw_alike(void **state)
+{
+	static const struct gp_sampling how[] = {
+		{ 0 }, { .repeat_penalty = 1.2f }, { .repeat_penalty = 0.8f },
+		{ .temperature = 2, .top_k = 40, .seed = 1 },
+		{ .temperature = 2, .top_k = 64, .top_p = 0.9f, .min_p = 0.01f, .seed = 2 },
+		{ .temperature = 2, .top_k = 64, .repeat_penalty = 1.2f, .seed = 3 },
+		{ .temperature = 1, .top_k = 300, .seed = 4 },
+		{ .temperature = 1, .top_p = 0.9f, .seed = 5 }, { .temperature = 1, .seed = 6 },
+	};
+	struct gp_engine *e = open_engine("cpu:0-3,cpu:4-7", 2);
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(how); i++)
+		check_draws(e, &how[i]);
+	gp_engine_destroy(e);
+}
+
 static void test_context_is_the_limit(void **state)
 {
 	const struct gp_engine_options o = {
@@ -225,6 +288,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_kept_sequence), cmocka_unit_test(test_logits_come_once),
+		cmocka_unit_test(test_candidates_draw_alike),
 		cmocka_unit_test(test_context_is_the_limit),
 		cmocka_unit_test(test_interrupt_and_go_on),
 	};

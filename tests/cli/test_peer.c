@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,11 +169,55 @@ static void test_corrupt_slot(void **state)
 	answer_with(bad_payload, "slot from the last stage");
 }
 
+static struct gp_slot_geometry geometry_of(const struct gp_msg_load *l, const struct gp_msg_ring *r)
+{
+	return (struct gp_slot_geometry){
+		.max_ops = r->max_ops, .max_rows = r->max_rows, .payload = r->payload,
+		.max_payload_rows = r->max_payload_rows, .payload_cols = r->payload_cols,
+		.vocab = l->vocab, .max_sequences = l->max_sequences, .context = l->context,
+	};
+}
+
+/* A greedy run asks for one candidate of the prompt's last row: answers it. */
+static void answer_candidate(struct gp_slot_candidate c, const char *what)
+{
+	struct gp_slot_view v;
+	struct gp_ring in, out;
+	struct peer peer;
+	void *from, *to;
+
+	start(&peer);
+	join(&peer, &in, &out, &from);
+	const struct gp_slot_geometry g_in = geometry_of(&peer.load.load, &peer.load.load.in);
+	const struct gp_slot_geometry g_out = geometry_of(&peer.load.load, &peer.load.load.out);
+	assert_int_equal(gp_slot_view_create(&v, &g_in), 0);
+	assert_int_equal(gp_slot_read(&v, &g_in, from), 0);
+	assert_int_equal(v.rows[v.header.n_rows - 1].candidates, 1);
+	v.header.payload = GP_PAYLOAD_LOGITS;
+	v.header.payload_rows = 1;
+	v.header.payload_cols = g_out.payload_cols;
+	assert_int_equal(gp_ring_reserve(&out, 1000000000u, &to), 0);
+	assert_int_equal(gp_slot_write(&g_out, to, &v.header, v.ops, v.rows), 0);
+	memcpy(gp_slot_payload(&g_out, to), &c, sizeof c);
+	gp_ring_publish(&out);
+	finish(&peer, 1, what);
+	gp_slot_view_finish(&v);
+	gp_ring_finish(&in);
+	gp_ring_finish(&out);
+}
+
+static void test_corrupt_candidate(void **state)
+{
+	(void)state;
+	answer_candidate((struct gp_slot_candidate){ 1, UINT32_MAX }, "candidate 0 is token");
+	answer_candidate((struct gp_slot_candidate){ NAN, 3 }, "token 3 is not finite");
+}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_other_abi), cmocka_unit_test(test_corrupt_slot),
+		cmocka_unit_test(test_corrupt_candidate),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

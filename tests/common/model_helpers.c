@@ -169,7 +169,9 @@ void chain_feed(struct chain *c, uint32_t seq, const uint32_t *ids, uint32_t n, 
 	for (uint32_t done = 0, now; done < n; done += now) {
 		now = n - done < most ? n - done : most;
 		for (uint32_t i = 0; i < now; i++)
-			rows[i] = (struct gp_stage_row){ seq, start + done + i, ids[done + i], true };
+			rows[i] = (struct gp_stage_row){
+				.seq = seq, .pos = start + done + i, .token = ids[done + i],
+				.wants_logits = true };
 		chain_step(c, rows, now, logits + (size_t)done * c->config->vocab);
 	}
 	free(rows);

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -12,11 +13,17 @@
 
 #define VOCAB 50
 
+static int pick_row(struct gp_sampler *s, const float *row, const uint32_t *recent, size_t n,
+		    uint32_t *token)
+{
+	return gp_sampler_pick(s, &(struct gp_slot_logits){ .row = row }, recent, n, token);
+}
+
 static uint32_t pick(struct gp_sampler *s, const float *logits)
 {
 	uint32_t token = UINT32_MAX;
 
-	assert_int_equal(gp_sampler_pick(s, logits, NULL, 0, &token), 0);
+	assert_int_equal(pick_row(s, logits, NULL, 0, &token), 0);
 	assert_true(token < VOCAB);
 	return token;
 }
@@ -46,9 +53,9 @@ static void test_broken_logits(void **state)
 	(void)state;
 	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), 0);
 	logits[3] = NAN;
-	assert_int_equal(gp_sampler_pick(s, logits, NULL, 0, &token), -EDOM);
+	assert_int_equal(pick_row(s, logits, NULL, 0, &token), -EDOM);
 	logits[3] = INFINITY;
-	assert_int_equal(gp_sampler_pick(s, logits, NULL, 0, &token), -EDOM);
+	assert_int_equal(pick_row(s, logits, NULL, 0, &token), -EDOM);
 	gp_sampler_destroy(s);
 }
 
@@ -113,11 +120,160 @@ static void test_repeat_penalty(void **state)
 
 	(void)state;
 	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), 0);
-	assert_int_equal(gp_sampler_pick(s, logits, recent, 3, &token), 0);
+	assert_int_equal(pick_row(s, logits, recent, 3, &token), 0);
 	assert_int_equal(token, 5);
 	logits[4] = 4.5f; /* once penalised, not thrice */
-	assert_int_equal(gp_sampler_pick(s, logits, recent, 3, &token), 0);
+	assert_int_equal(pick_row(s, logits, recent, 3, &token), 0);
 	assert_int_equal(token, 4);
+	gp_sampler_destroy(s);
+}
+
+/* ---- the best of a row in its place ------------------------------------------- */
+
+#define WIDE 3000u
+#define DRAWS 40
+
+static uint32_t needs(const struct gp_sampling *how, uint32_t vocab)
+{
+	struct gp_sampler *s;
+
+	assert_int_equal(gp_sampler_create(&s, how, vocab), 0);
+	const uint32_t n = gp_sampler_needs(s);
+	gp_sampler_destroy(s);
+	return n;
+}
+
+static void test_needs(void **state)
+{
+	(void)state;
+	assert_int_equal(needs(&(struct gp_sampling){ 0 }, WIDE), 1);
+	assert_int_equal(needs(&(struct gp_sampling){ .top_k = 40, .top_p = 0.5f }, WIDE), 1);
+	assert_int_equal(needs(&(struct gp_sampling){ .repeat_penalty = 1 }, WIDE), 1);
+	assert_int_equal(needs(&(struct gp_sampling){ .repeat_penalty = 1.1f }, WIDE), 65);
+	assert_int_equal(needs(&(struct gp_sampling){ .repeat_penalty = 0.9f }, WIDE), 0);
+#define WARM(...) needs(&(struct gp_sampling){ .temperature = 1, __VA_ARGS__ }, WIDE)
+	assert_int_equal(WARM(.top_k = 0), 0);
+	assert_int_equal(WARM(.top_k = 40), 40);
+	assert_int_equal(WARM(.top_k = 64, .top_p = 0.95f, .min_p = 0.1f), 64);
+	assert_int_equal(WARM(.top_k = 64, .repeat_penalty = 1.1f), 128);
+	assert_int_equal(WARM(.top_k = 64, .repeat_penalty = 0.9f), 0);
+	assert_int_equal(WARM(.top_k = 256), 256);
+	assert_int_equal(WARM(.top_k = 257), 0);
+	assert_int_equal(WARM(.top_k = 193, .repeat_penalty = 2), 0);
+	assert_int_equal(WARM(.top_k = WIDE), 0);
+	assert_int_equal(WARM(.top_k = UINT32_MAX, .repeat_penalty = 2), 0);
+	assert_int_equal(WARM(.top_p = 0.9f), 0);
+	assert_int_equal(WARM(.min_p = 0.9f), 0);
+#undef WARM
+	/* No more than half of the vocabulary: a row would be no larger. */
+	assert_int_equal(needs(&(struct gp_sampling){ .temperature = 1, .top_k = 26 }, VOCAB), 0);
+	assert_int_equal(needs(&(struct gp_sampling){ .temperature = 1, .top_k = 25 }, VOCAB), 25);
+}
+
+static int best_first(const void *a, const void *b)
+{
+	const struct gp_slot_candidate *p = a, *q = b;
+
+	return p->logit != q->logit ? (p->logit > q->logit ? -1 : 1) :
+	       p->id < q->id ? -1 : p->id > q->id;
+}
+
+static uint32_t next_random(uint32_t *x)
+{
+	*x ^= *x << 13;
+	*x ^= *x >> 17;
+	*x ^= *x << 5;
+	return *x;
+}
+
+/* Steps coarse or fine: coarse ones make ties, at the cut too. */
+static void fill_row(float *row, uint32_t *x, uint32_t steps)
+{
+	for (uint32_t i = 0; i < WIDE; i++)
+		row[i] = (float)(next_random(x) % steps) * 16 / (float)steps - 10;
+}
+
+/* Recent tokens are mostly those that matter: the best ones. */
+static size_t fill_recent(uint32_t *recent, const struct gp_slot_candidate *all, uint32_t *x)
+{
+	const size_t n = next_random(x) % 100;
+
+	for (size_t i = 0; i < n; i++)
+		recent[i] = all[next_random(x) % (i % 4 ? 70 : WIDE)].id;
+	return n;
+}
+
+/* The same draws from whole rows and from the best of them, more than enough of
+ * them too. */
+static void compare(const struct gp_sampling *how, uint32_t steps, uint32_t extra)
+{
+	static struct gp_slot_candidate all[WIDE];
+	static float row[WIDE];
+	struct gp_sampler *a, *b;
+	uint32_t recent[100], x = (uint32_t)how->seed * 7919 + 1, want, got;
+
+	assert_int_equal(gp_sampler_create(&a, how, WIDE), 0);
+	assert_int_equal(gp_sampler_create(&b, how, WIDE), 0);
+	const uint32_t n = gp_sampler_needs(b);
+	assert_true(n > 0);
+	for (int i = 0; i < DRAWS; i++) {
+		fill_row(row, &x, steps);
+		for (uint32_t k = 0; k < WIDE; k++)
+			all[k] = (struct gp_slot_candidate){ row[k], k };
+		qsort(all, WIDE, sizeof *all, best_first);
+		const size_t n_recent = fill_recent(recent, all, &x);
+		const struct gp_slot_logits best = { .best = all, .n_best = n + extra };
+		assert_int_equal(pick_row(a, row, recent, n_recent, &want), 0);
+		assert_int_equal(gp_sampler_pick(b, &best, recent, n_recent, &got), 0);
+		assert_int_equal(got, want);
+	}
+	gp_sampler_destroy(a);
+	gp_sampler_destroy(b);
+}
+
+static void test_best_equal_row(void **state)
+{
+	static const struct gp_sampling how[] = {
+		{ 0 }, { .repeat_penalty = 1.3f }, { .repeat_penalty = 50 },
+		{ .temperature = 0.8f, .top_k = 1 }, { .temperature = 0.8f, .top_k = 40 },
+		{ .temperature = 3, .top_k = 256 }, { .temperature = 1, .top_k = 64, .top_p = 0.95f },
+		{ .temperature = 2, .top_k = 64, .min_p = 0.05f },
+		{ .temperature = 5, .top_k = 100, .top_p = 0.7f, .min_p = 0.01f,
+		  .repeat_penalty = 1.1f },
+		{ .temperature = 5, .top_k = 20, .repeat_penalty = 100 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(how); i++)
+		for (uint32_t seed = 0; seed < 6; seed++) {
+			struct gp_sampling h = how[i];
+
+			h.seed = seed;
+			compare(&h, seed % 2 ? 30 : 1u << 20, seed % 3);
+		}
+}
+
+static void test_bad_candidates(void **state)
+{
+	const struct gp_sampling how = { .temperature = 1, .top_k = 2 }, all = { .temperature = 1 };
+	const struct gp_slot_candidate fine[] = { { 2, 5 }, { 1, 9 } };
+	const struct gp_slot_candidate broken[] = { { NAN, 5 }, { 1, 9 } };
+	struct gp_slot_logits l = { .best = fine, .n_best = 1 };
+	struct gp_sampler *s;
+	uint32_t token;
+
+	(void)state;
+	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), 0);
+	assert_int_equal(gp_sampler_pick(s, &l, NULL, 0, &token), -EPROTO);
+	l.n_best = 2;
+	assert_int_equal(gp_sampler_pick(s, &l, NULL, 0, &token), 0);
+	l.best = broken;
+	assert_int_equal(gp_sampler_pick(s, &l, NULL, 0, &token), -EDOM);
+	assert_non_null(strstr(gp_error(), "token 5 is not finite"));
+	gp_sampler_destroy(s);
+	l.best = fine;
+	assert_int_equal(gp_sampler_create(&s, &all, VOCAB), 0);
+	assert_int_equal(gp_sampler_pick(s, &l, NULL, 0, &token), -EPROTO);
 	gp_sampler_destroy(s);
 }
 
@@ -140,7 +296,8 @@ int main(void)
 		cmocka_unit_test(test_greedy_takes_lowest_of_ties),
 		cmocka_unit_test(test_broken_logits), cmocka_unit_test(test_distribution),
 		cmocka_unit_test(test_filters), cmocka_unit_test(test_repeat_penalty),
-		cmocka_unit_test(test_bad_settings),
+		cmocka_unit_test(test_needs), cmocka_unit_test(test_best_equal_row),
+		cmocka_unit_test(test_bad_candidates), cmocka_unit_test(test_bad_settings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

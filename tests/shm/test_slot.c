@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,8 +28,9 @@ static const struct gp_row rows[4] = {
 	{ .seq = 0, .pos = 63, .token = 999, .flags = GP_ROW_WANTS_LOGITS },
 	{ .seq = 7, .pos = 0, .token = 0 },
 	{ .seq = 1, .pos = 1, .token = 1 },
-	{ .seq = 2, .pos = 2, .token = 2, .flags = GP_ROW_WANTS_LOGITS },
+	{ .seq = 2, .pos = 2, .token = 2, .flags = GP_ROW_WANTS_LOGITS, .candidates = 3 },
 };
+static const struct gp_slot_candidate best[3] = { { 2.5f, 99 }, { -1, 0 }, { -1, 7 } };
 
 struct fixture {
 	size_t bytes;
@@ -40,6 +42,7 @@ static void restore(struct fixture *f)
 {
 	memset(f->slot, 0xff, f->bytes);
 	assert_int_equal(gp_slot_write(&geometry, f->slot, &header, ops, rows), 0);
+	memcpy(gp_slot_payload(&geometry, f->slot) + geometry.payload_cols, best, sizeof best);
 }
 
 static int setup(void **state)
@@ -81,9 +84,13 @@ static void test_round_trip(void **state)
 	assert_memory_equal(f->view.ops, ops, sizeof ops);
 	assert_memory_equal(f->view.rows, rows, sizeof rows);
 	assert_ptr_equal(f->view.payload, payload);
+	assert_ptr_equal(f->view.logits[0].row, payload);
+	assert_null(f->view.logits[1].row);
+	assert_int_equal(f->view.logits[1].n_best, 3);
 	/* The reader's rows are its own: a later change by the peer is not seen. */
 	memset(f->slot, 0, f->bytes);
 	assert_memory_equal(f->view.rows, rows, sizeof rows);
+	assert_memory_equal(f->view.logits[1].best, best, sizeof best);
 }
 
 static size_t op_at(size_t i)
@@ -113,7 +120,7 @@ static void test_each_field(void **state)
 {
 	const struct { size_t at; uint32_t value; const char *field; } cases[] = {
 		{ HEADER(magic), 0, "magic" },
-		{ HEADER(abi), GP_SLOT_ABI + 1, "abi is 2, this program speaks 1" },
+		{ HEADER(abi), GP_SLOT_ABI + 1, "abi is 3, this program speaks 2" },
 		{ HEADER(n_ops), 5, "n_ops is 5" },
 		{ HEADER(n_ops), UINT32_MAX, "n_ops" },
 		{ HEADER(n_rows), 6, "n_rows is 6" },
@@ -138,10 +145,64 @@ static void test_each_field(void **state)
 		{ ROW(2, token), 1000, "row 2: token" },
 		{ ROW(3, flags), 2, "row 3: flags" },
 		{ ROW(3, flags), 0, "payload_rows" },
+		{ ROW(1, flags), 1u << 16, "row 1: candidates is 1, it may ask for 0" },
+		{ ROW(3, flags), 51u << 16 | 1, "row 3: candidates is 51, it may ask for 50" },
+		{ ROW(0, flags), 0xffff0001, "row 0: candidates" },
 	};
 
 	for (size_t i = 0; i < GP_ARRAY_LEN(cases); i++)
 		refuse(*state, cases[i].at, cases[i].value, cases[i].field);
+}
+
+/* A broken logit comes first and is its reader's to see. */
+static void test_candidates(void **state)
+{
+	const struct { struct gp_slot_candidate c[3]; const char *says; } cases[] = {
+		{ { { 2.5f, 100 }, { -1, 0 }, { -1, 7 } }, "row 1: candidate 0 is token 100 of 100" },
+		{ { { 2.5f, 1 }, { -1, 0 }, { -1, UINT32_MAX } }, "candidate 2 is token" },
+		{ { { 2.5f, 1 }, { 3, 0 }, { -1, 7 } }, "candidate 1 is better" },
+		{ { { 2.5f, 1 }, { 2.5f, 0 }, { -1, 7 } }, "candidate 1 is better" },
+		{ { { 2.5f, 1 }, { 1, 0 }, { 1, 0 } }, "candidate 2 is better" },
+		{ { { 2.5f, 1 }, { 1, 0 }, { NAN, 3 } }, "candidate 2 is better" },
+		{ { { NAN, 1 }, { -INFINITY, 4 }, { 5, 0 } }, NULL },
+		{ { { 0.0f, 1 }, { -0.0f, 4 }, { -INFINITY, 0 } }, NULL },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < GP_ARRAY_LEN(cases); i++) {
+		restore(f);
+		memcpy(gp_slot_payload(&geometry, f->slot) + 100, cases[i].c, sizeof cases[i].c);
+		const int rc = gp_slot_read(&f->view, &geometry, f->slot);
+		assert_int_equal(rc, cases[i].says ? -EPROTO : 0);
+		if (cases[i].says && !strstr(gp_error(), cases[i].says))
+			fail_msg("'%s' does not say %s", gp_error(), cases[i].says);
+	}
+}
+
+/* As many as there may be, in every row: the last byte of the payload's room. */
+static void test_most_candidates(void **state)
+{
+	struct fixture *f = *state;
+	struct gp_slot_header h = header;
+	struct gp_row full[3];
+	float *payload = gp_slot_payload(&geometry, f->slot);
+
+	assert_int_equal(gp_slot_most_candidates(&geometry), 50);
+	h.n_rows = h.payload_rows = 3;
+	for (uint32_t r = 0; r < 3; r++) {
+		full[r] = (struct gp_row){ .seq = r, .flags = GP_ROW_WANTS_LOGITS, .candidates = 50 };
+		for (uint32_t i = 0; i < 50; i++) {
+			const struct gp_slot_candidate c = { -(float)i, i + r };
+
+			memcpy(payload + 100 * r + 2 * i, &c, sizeof c);
+		}
+	}
+	assert_int_equal(gp_slot_write(&geometry, f->slot, &h, ops, full), 0);
+	assert_int_equal(gp_slot_read(&f->view, &geometry, f->slot), 0);
+	assert_int_equal(f->view.logits[2].best[49].id, 51);
+	struct gp_slot_geometry large = geometry;
+	large.payload_cols = 262144;
+	assert_int_equal(gp_slot_most_candidates(&large), GP_SLOT_CANDIDATES);
 }
 
 static void test_write_refuses(void **state)
@@ -184,6 +245,7 @@ static void test_payload_kinds(void **state)
 	assert_non_null(slot);
 	assert_int_equal(gp_slot_write(&g, slot, &h, ops, rows), 0);
 	assert_int_equal(gp_slot_read(&f->view, &g, slot), 0);
+	assert_int_equal(f->view.rows[3].candidates, 3); /* carried on to the head */
 
 	g.payload = h.payload = GP_PAYLOAD_NONE;
 	h.payload_rows = h.payload_cols = 0;
@@ -221,6 +283,9 @@ static void check_in_range(const struct gp_slot_view *v)
 		assert_true(v->rows[i].seq < geometry.max_sequences &&
 			    v->rows[i].pos < geometry.context &&
 			    v->rows[i].token < geometry.vocab);
+	for (uint32_t i = 0; i < v->header.payload_rows; i++)
+		for (uint32_t k = 0; k < v->logits[i].n_best; k++)
+			assert_true(v->logits[i].best[k].id < geometry.payload_cols);
 }
 
 /* Mutations of a good slot get further than noise does. */
@@ -237,7 +302,9 @@ static void test_random_bytes(void **state)
 		x ^= x >> 7;
 		x ^= x << 17;
 		/* Of the header only what is checked: the times are free. */
-		const size_t span = 48 + row_at(4) - op_at(0);
+		const size_t end = (size_t)((uint8_t *)gp_slot_payload(&geometry, f->slot) -
+					    f->slot) + 106 * sizeof(float);
+		const size_t span = 48 + end - op_at(0);
 		size_t at = (size_t)(x >> 8) % span;
 		if (at >= 48)
 			at += op_at(0) - 48;
@@ -259,6 +326,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_each_field, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_candidates, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_most_candidates, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_write_refuses, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_too_many_payload_rows, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_payload_kinds, setup, teardown),

@@ -281,9 +281,13 @@ static void test_rows_refused(void **state)
 	assert_non_null(strstr(gp_error(), "160"));
 	rows[0].wants_logits = true;
 	assert_int_equal(gp_stage_run(s, rows, 1, NULL, NULL), -EINVAL);
-	rows[1] = (struct gp_stage_row){ 0, 1, 1, true };
+	rows[1] = (struct gp_stage_row){ .pos = 1, .token = 1, .wants_logits = true };
 	rows[2].wants_logits = true;
 	assert_int_equal(gp_stage_run(s, rows, 3, NULL, logits), -EINVAL);
+	rows[0].candidates = 81; /* would take more room than the row */
+	assert_int_equal(gp_stage_run(s, rows, 1, NULL, logits), -EINVAL);
+	assert_non_null(strstr(gp_error(), "81 best"));
+	rows[0].candidates = 0;
 	assert_int_equal(gp_kv_length(gp_stage_kv(s), 0), 0);
 	for (uint32_t pos = 0; pos < 100; pos++) {
 		rows[0].pos = pos;
@@ -388,6 +392,69 @@ static void test_memory_is_counted(void **state)
 	one_close(&o);
 }
 
+/* ---- the best of the logits ------------------------------------------------- */
+#define WIDE 40000u            /* a vocabulary that the threads share */
+
+static int best_first(const void *a, const void *b)
+{
+	const struct gp_candidate *p = a, *q = b;
+
+	return p->logit != q->logit ? (p->logit > q->logit ? -1 : 1) :
+	       p->id < q->id ? -1 : p->id > q->id;
+}
+
+/* Whole rows, and rows of 1, 7 and 256 candidates, side by side in one step. */
+static void check_step(struct chain *c, const float *whole)
+{
+	static const uint32_t wants[] = { 7, 0, 256, 1, 0 };
+	struct gp_stage_row rows[GP_ARRAY_LEN(wants)];
+	struct gp_candidate *all = calloc(WIDE, sizeof(*all));
+	float *got = calloc(GP_ARRAY_LEN(wants) * WIDE, sizeof(*got)), *at = got;
+
+	assert_true(all && got);
+	for (uint32_t i = 0; i < GP_ARRAY_LEN(wants); i++)
+		rows[i] = (struct gp_stage_row){ .pos = i, .token = i * 3, .wants_logits = true,
+		                                 .candidates = wants[i] };
+	chain_step(c, rows, GP_ARRAY_LEN(wants), got);
+	for (uint32_t i = 0; i < GP_ARRAY_LEN(wants); i++) {
+		for (uint32_t k = 0; k < WIDE; k++)
+			all[k] = (struct gp_candidate){ whole[(size_t)i * WIDE + k], k };
+		qsort(all, WIDE, sizeof(*all), best_first);
+		if (wants[i])
+			assert_memory_equal(at, all, wants[i] * sizeof(*all));
+		else
+			assert_memory_equal(at, whole + (size_t)i * WIDE, WIDE * sizeof(*at));
+		at += wants[i] ? wants[i] * 2 : WIDE;
+	}
+	free(all);
+	free(got);
+}
+
+static void test_candidates(void **state)
+{
+	static const uint32_t threads[] = { 1, 2, 3, 7 };
+	const uint32_t ids[] = { 0, 3, 6, 9, 12 };
+	struct gp_config config = plain;
+	float *whole = calloc(GP_ARRAY_LEN(ids) * WIDE, sizeof(*whole));
+	char path[64];
+
+	(void)state;
+	assert_non_null(whole);
+	config.vocab = WIDE;
+	random_model_create(path, &config, 9);
+	for (size_t i = 0; i < GP_ARRAY_LEN(threads); i++) {
+		struct chain c;
+
+		chain_open(&c, path, &(struct chain_options){
+			.threads = threads[i], .kv_type = GP_TYPE_F32, .max_rows = 8 });
+		chain_feed(&c, 1, ids, GP_ARRAY_LEN(ids), 0, whole);
+		check_step(&c, whole);
+		chain_close(&c);
+	}
+	random_model_remove(path);
+	free(whole);
+}
+
 static void test_describe(void **state)
 {
 	char text[256];
@@ -414,6 +481,7 @@ int main(void)
 		cmocka_unit_test(test_bad_instruction_set),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_memory_is_counted),
+		cmocka_unit_test(test_candidates),
 		cmocka_unit_test(test_describe),
 	};
 

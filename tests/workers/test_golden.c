@@ -142,7 +142,7 @@ static void test_random_text_hidden(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < ROWS; i++)
-		rows[i] = (struct gp_stage_row){ 0, i, ids[i], false };
+		rows[i] = (struct gp_stage_row){ .pos = i, .token = ids[i] };
 	for (uint32_t k = 0; k <= LAYERS; k++) {
 		struct bare b;
 		const float *want;

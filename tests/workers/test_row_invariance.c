@@ -102,7 +102,9 @@ static void check_mixed(const struct baseline *b, uint32_t stages, uint32_t thre
 			uint32_t s = (i * 7 + x) % SEQUENCES;
 
 			if (done[s] < length_of(s) && n < GP_ARRAY_LEN(rows)) {
-				rows[n++] = (struct gp_stage_row){ s, done[s], b->ids[s][done[s]], true };
+				rows[n++] = (struct gp_stage_row){
+					.seq = s, .pos = done[s], .token = b->ids[s][done[s]],
+					.wants_logits = true };
 				done[s]++;
 			}
 		}

@@ -58,6 +58,7 @@ struct cpu_device {
 	struct gp_q8 *quantized;         /* the input of the product in hand */
 	float *scratch;                  /* [thread][scratch_floats] */
 	size_t scratch_floats;
+	struct gp_candidate *candidates; /* [thread][GP_MAX_CANDIDATES] */
 	const void **pointers;           /* [thread][K, V][table_blocks] */
 	uint32_t table_blocks;
 	float *attn_scratch;             /* [thread][attn_scratch_floats]: kernel's, states */
@@ -105,6 +106,9 @@ int cpu_end_step(void *dev, enum gp_buffer from, float *out);
  * is less than waking the others costs. -ECANCELED when the step is. */
 int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work);
 const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h);
+
+/* cpu_logits.c: what the step wants of its logit rows, as end_step gives it. */
+int cpu_logits_out(struct cpu_device *d, float *out);
 
 /* cpu_attention.c */
 int cpu_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);

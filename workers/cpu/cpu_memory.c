@@ -245,6 +245,8 @@ static void place_all(struct cpu_device *d, struct layout *l)
 		d->inv_freq[k] = place(l, 1, d->config.head_dim / 2);
 	}
 	d->scratch = place(l, n_threads, d->scratch_floats);
+	d->candidates = (void *)place(l, n_threads, d->shape.has_head ? GP_MAX_CANDIDATES *
+	                              sizeof(struct gp_candidate) / sizeof(float) : 0);
 	d->quantized = (void *)place(l, d->shape.max_rows, q8_floats);
 	d->attn_scratch = place(l, n_threads, d->attn_scratch_floats);
 	d->attn_states = place(l, d->attn_slots, gp_attention_state_floats(d->config.head_dim));

@@ -57,12 +57,14 @@ int cpu_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in)
 int cpu_end_step(void *dev, enum gp_buffer from, float *out)
 {
 	struct cpu_device *d = dev;
-	size_t rows = from == GP_BUF_LOGITS ? d->batch->n_logit_rows : d->batch->n_rows;
+	int rc = 0;
 
+	if (from == GP_BUF_LOGITS)
+		rc = cpu_logits_out(d, out);
+	else
+		memcpy(out, d->buffer[from], d->batch->n_rows * d->width[from] * sizeof(float));
 	d->batch = NULL;
-	if (rows)
-		memcpy(out, d->buffer[from], rows * d->width[from] * sizeof(float));
-	return 0;
+	return rc;
 }
 
 /* ---- embedding ------------------------------------------------------------- */
