@@ -16,6 +16,7 @@ static void cpu_close(void *dev)
 		return;
 	cpu_release(d);
 	gp_threads_destroy(d->threads);
+	free(d->shares);
 	free(d);
 }
 
@@ -35,6 +36,12 @@ static int cpu_open(void **dev, uint32_t threads, uint32_t first_cpu)
 	if ((rc = gp_threads_create(&d->threads, threads, first_cpu)) < 0) {
 		cpu_close(d);
 		return rc;
+	}
+	d->shares = aligned_alloc(_Alignof(struct cpu_share), MAX_MATMUL_OUT *
+	                          gp_threads_count(d->threads) * sizeof(*d->shares));
+	if (!d->shares) {
+		cpu_close(d);
+		return gp_fail(ENOMEM, "no memory for the CPU device");
 	}
 	*dev = d;
 	return 0;

@@ -24,6 +24,12 @@ struct cpu_weight {
 	uint32_t rows, cols;
 };
 
+#define MAX_MATMUL_OUT 4u
+
+struct cpu_share {             /* of one output of a product, of one thread */
+	_Alignas(64) _Atomic uint32_t next; /* piece that nobody has taken */
+};
+
 struct cpu_kv_pool {           /* of one kind */
 	struct cpu_pages *blocks;  /* by id */
 	uint32_t n, room;
@@ -46,6 +52,7 @@ struct cpu_device {
 	struct gp_kernels k;
 	struct gp_threads *threads;
 	atomic_bool cancelled;
+	struct cpu_share *shares;        /* [MAX_MATMUL_OUT][threads] */
 
 	/* by configure */
 	struct gp_config config;

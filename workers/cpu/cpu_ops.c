@@ -8,7 +8,8 @@
 #include "base/base.h"
 
 #define MIN_SHARED_WORK 32768u /* floats: about the microseconds that waking costs */
-#define MAX_MATMUL_OUT 4u
+#define PIECES 32u             /* of a thread's share */
+#define LEAST_PIECE 64u        /* output columns: the streams of one row */
 
 int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work)
 {
@@ -200,30 +201,51 @@ static void quantize_some(void *arg, uint32_t thread, uint32_t n_threads)
 		                 gp_q8_stride(r, m->rows), row_of(d, m->from, r), m->cols);
 }
 
-/* The thread's part of each output: the part that it packed when it was loaded,
- * and so in the memory of its own node. */
+static void multiply(const struct matmul *m, size_t i, uint32_t n0, uint32_t n1, float *scratch)
+{
+	const struct cpu_device *d = m->d;
+	const struct cpu_weight *w = m->w[i];
+	float *y = d->buffer[m->to[i]];
+	const uint32_t y_stride = d->width[m->to[i]];
+
+	if (w->packed)
+		d->k.matmul_packed(y, y_stride, d->quantized, m->rows, w->pages.data, w->type,
+		                   w->cols, n0, n1);
+	else
+		d->k.matmul(y, y_stride, d->buffer[m->from], d->width[m->from], m->rows,
+		            w->pages.data, w->type, w->cols, n0, n1, scratch);
+}
+
+/* What is left of a thread's share of an output, piece by piece. A thread that
+ * is ahead so takes from one that the system holds up. Which thread computes an
+ * output never changes its bits. */
+static void multiply_share(const struct matmul *m, size_t i, uint32_t owner, uint32_t n_threads,
+                           float *scratch)
+{
+	_Atomic uint32_t *next = &m->d->shares[i * gp_threads_count(m->d->threads) + owner].next;
+	uint32_t first, end;
+
+	gp_threads_split(m->w[i]->rows, CPU_MATMUL_GRAIN, owner, n_threads, &first, &end);
+	const uint32_t piece = ((end - first) / PIECES + LEAST_PIECE - 1) / LEAST_PIECE * LEAST_PIECE;
+	const uint64_t step = piece ? piece : LEAST_PIECE;
+	/* Relaxed: only the numbers matter; the run itself orders the data. */
+	for (uint64_t n; (n = first + step * atomic_fetch_add_explicit(
+	                          next, 1, memory_order_relaxed)) < end;)
+		multiply(m, i, (uint32_t)n, (uint32_t)(n + step < end ? n + step : end), scratch);
+}
+
+/* First the thread's own share of each output: the rows that it packed when they
+ * were loaded, and so those in the memory of its own node. */
 static void matmul_some(void *arg, uint32_t thread, uint32_t n_threads)
 {
 	const struct matmul *m = arg;
-	const struct cpu_device *d = m->d;
-	float *scratch = d->scratch + thread * d->scratch_floats;
+	float *scratch = m->d->scratch + thread * m->d->scratch_floats;
 
-	for (size_t i = 0; i < m->n_out; i++) {
-		const struct cpu_weight *w = m->w[i];
-		float *y = d->buffer[m->to[i]];
-		const uint32_t y_stride = d->width[m->to[i]];
-		uint32_t n0, n1;
-
-		gp_threads_split(w->rows, CPU_MATMUL_GRAIN, thread, n_threads, &n0, &n1);
-		if (n0 == n1)
-			continue;
-		if (w->packed)
-			d->k.matmul_packed(y, y_stride, d->quantized, m->rows, w->pages.data,
-			                   w->type, w->cols, n0, n1);
-		else
-			d->k.matmul(y, y_stride, d->buffer[m->from], d->width[m->from], m->rows,
-			            w->pages.data, w->type, w->cols, n0, n1, scratch);
-	}
+	for (size_t i = 0; i < m->n_out; i++)
+		multiply_share(m, i, thread, n_threads, scratch);
+	for (uint32_t t = 1; t < n_threads; t++)
+		for (size_t i = 0; i < m->n_out; i++)
+			multiply_share(m, i, (thread + t) % n_threads, n_threads, scratch);
 }
 
 static int run_matmul(struct matmul *m)
@@ -244,6 +266,8 @@ static int run_matmul(struct matmul *m)
 	if (packed && (rc = cpu_run(m->d, quantize_some, m,
 	                            m->rows > 1 ? (uint64_t)m->rows * m->cols : 0)) < 0)
 		return rc;
+	for (size_t i = 0; i < m->n_out * gp_threads_count(m->d->threads); i++)
+		atomic_store_explicit(&m->d->shares[i].next, 0, memory_order_relaxed);
 	return cpu_run(m->d, matmul_some, m, work * m->rows);
 }
 
