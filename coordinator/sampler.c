@@ -20,6 +20,7 @@ struct gp_sampler {
 	uint64_t random;
 	struct candidate *candidates; /* room for vocab */
 	uint32_t n;                   /* of the row in hand: vocab, or its best */
+	bool by_id;                   /* a whole row: candidate i is token i */
 };
 
 static int check_settings(const struct gp_sampling *s)
@@ -113,6 +114,7 @@ static int load_row(struct gp_sampler *s, const float *row)
 	int rc = 0;
 
 	s->n = s->vocab;
+	s->by_id = true;
 	for (uint32_t i = 0; i < s->n && rc == 0; i++)
 		rc = load(s, i, row[i], i);
 	return rc;
@@ -127,6 +129,7 @@ static int load_best(struct gp_sampler *s, const struct gp_slot_candidate *best,
 		return gp_fail(EPROTO, "%u logits of a row came back, the sampler needs %u; a worker "
 			       "changed what was asked", n, needs ? needs : s->vocab);
 	s->n = n;
+	s->by_id = false;
 	for (uint32_t i = 0; i < n && rc == 0; i++)
 		rc = load(s, i, best[i].logit, best[i].id);
 	return rc;
@@ -134,7 +137,7 @@ static int load_best(struct gp_sampler *s, const struct gp_slot_candidate *best,
 
 static struct candidate *find(struct gp_sampler *s, uint32_t id)
 {
-	if (s->n == s->vocab)
+	if (s->by_id)
 		return id < s->n ? &s->candidates[id] : NULL;
 	for (uint32_t i = 0; i < s->n; i++)
 		if (s->candidates[i].id == id)

@@ -197,7 +197,7 @@ struct gp_kernels {
 	uint64_t (*int8_ops)(uint64_t iterations);
 	uint64_t (*float_ops)(uint64_t iterations);
 };
-#define GP_INT8_OPS 1536u /* an iteration's; a multiplication and an addition are two */
+#define GP_INT8_OPS 12288u /* an iteration's; a multiplication and an addition are two */
 #define GP_FLOAT_OPS 384u
 /* Fills the table for flags & gp_cpu_flags(). */
 void gp_kernels_init(struct gp_kernels *k, unsigned flags);

@@ -19,10 +19,11 @@ enum {
 	X_BLOCK_ROWS = 8 * GP_Q8_TILE,     /* rows that meet the weights in the L1 cache */
 	X_BLOCK_BYTES = 512 << 10,         /* and, of these, what stays in the L2 cache */
 	SUPER = 8,                         /* 32-element parts of the largest block */
-	/* With several rows the loads are too far apart for the processor to look
-	 * ahead by itself. */
+	/* One row gains little; with several the loads are too far apart for the
+	 * processor to look ahead by itself. */
 	PREFETCH_BYTES = 4096,
-	/* For one or two rows memory sets the pace, and gives more to several streams. */
+	/* For one or two rows memory sets the pace, and gives more to several streams.
+	 * Not for blocks of 256, whose code would no longer fit its cache. */
 	GROUPS = 4,
 };
 

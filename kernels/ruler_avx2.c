@@ -7,9 +7,10 @@
 #include <immintrin.h>
 
 #define SUMS 12u
+#define SHORT_SUMS 8u /* of 4-bit weights, see packed_avx512.c */
 
-/* 8-bit products of pairs into 16 bits, pairs of those into 32, added: 32
- * multiplications and additions. */
+/* 8-bit products of pairs, as many as 4-bit weights let the kernels add up in 16
+ * bits, pairs of those into 32 bits. */
 GP_UNCHECKED uint64_t gp_int8_ops_avx2(uint64_t iterations)
 {
 	const __m256i ones = _mm256_set1_epi16(1), b = _mm256_set1_epi8(-5);
@@ -20,8 +21,14 @@ GP_UNCHECKED uint64_t gp_int8_ops_avx2(uint64_t iterations)
 	for (uint64_t i = 0; i < 2 * iterations; i++) {
 #pragma GCC unroll 12
 		for (uint32_t s = 0; s < SUMS; s++) {
-			sum[s] = _mm256_add_epi32(
-				sum[s], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
+			__m256i pairs = _mm256_maddubs_epi16(a, b);
+
+#pragma GCC unroll 8
+			for (uint32_t v = 1; v < SHORT_SUMS; v++) {
+				__asm__("" : "+x"(a), "+x"(pairs));
+				pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(a, b));
+			}
+			sum[s] = _mm256_add_epi32(sum[s], _mm256_madd_epi16(pairs, ones));
 			__asm__("" : "+x"(a), "+x"(sum[s]));
 		}
 	}

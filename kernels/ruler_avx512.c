@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #define SUMS 12u
+#define SHORT_SUMS 8u
 
 GP_UNCHECKED uint64_t gp_int8_ops_avx512(uint64_t iterations)
 {
@@ -15,8 +16,14 @@ GP_UNCHECKED uint64_t gp_int8_ops_avx512(uint64_t iterations)
 	for (uint64_t i = 0; i < iterations; i++) {
 #pragma GCC unroll 12
 		for (uint32_t s = 0; s < SUMS; s++) {
-			sum[s] = _mm512_add_epi32(
-				sum[s], _mm512_madd_epi16(_mm512_maddubs_epi16(a, b), ones));
+			__m512i pairs = _mm512_maddubs_epi16(a, b);
+
+#pragma GCC unroll 8
+			for (uint32_t v = 1; v < SHORT_SUMS; v++) {
+				__asm__("" : "+v"(a), "+v"(pairs));
+				pairs = _mm512_add_epi16(pairs, _mm512_maddubs_epi16(a, b));
+			}
+			sum[s] = _mm512_add_epi32(sum[s], _mm512_madd_epi16(pairs, ones));
 			__asm__("" : "+v"(a), "+v"(sum[s]));
 		}
 	}

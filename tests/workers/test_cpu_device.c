@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <math.h>
 #include <time.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,25 @@ static void test_threads(void **state)
 		gp_threads_destroy(t);
 	}
 	gp_threads_destroy(NULL);
+}
+
+static void *create_pool(void *arg)
+{
+	return (void *)(intptr_t)gp_threads_create(arg, 16, 0);
+}
+
+/* As in a worker: made by a thread that is gone when the pool ends. */
+static void test_threads_ended_by_another(void **state)
+{
+	struct gp_threads *t = NULL;
+	pthread_t maker;
+	void *rc;
+
+	(void)state;
+	assert_int_equal(pthread_create(&maker, NULL, create_pool, &t), 0);
+	assert_int_equal(pthread_join(maker, &rc), 0);
+	assert_null(rc);
+	gp_threads_destroy(t);
 }
 
 static int node_of_even(uint32_t cpu)
@@ -469,6 +489,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_threads_refused),
+		cmocka_unit_test(test_threads_ended_by_another),
 		cmocka_unit_test(test_cores_by_node),
 		cmocka_unit_test(test_split),
 		cmocka_unit_test(test_window_of_one),

@@ -12,6 +12,7 @@
 #define MAX_THREADS 256u
 #define LEAST_BYTES ((uint64_t)1 << 30)
 #define MOST_BYTES ((uint64_t)4 << 30)
+#define HUGE_PAGE ((size_t)2 << 20)
 #define READ_PASSES 3
 #define ARITHMETIC_PASSES 5
 #define ARITHMETIC_NS 50000000u /* of a pass: long for a clock, short for a person */
@@ -70,23 +71,31 @@ static double best_rate(struct task *t, uint32_t n, int passes, double amount)
 }
 
 /* ---- the rulers ---------------------------------------------------------------- */
+/* By the thread that will read, so on its node; else every page would be the one
+ * zero page. memset: kernels before 5.14; a sanitizer makes it take a minute. */
+static uint64_t populate(const void *data, size_t bytes)
+{
+	if (madvise((void *)data, bytes, MADV_POPULATE_WRITE) != 0)
+		memset((void *)data, 1, bytes);
+	return 0;
+}
+
 static double read_rate(const struct gp_kernels *k, uint32_t n)
 {
 	const uint64_t cache = 4 * rulers_cache_bytes();
 	const size_t bytes = cache < LEAST_BYTES ? LEAST_BYTES : cache > MOST_BYTES ? MOST_BYTES : cache;
-	const size_t share = bytes / n / 64 * 64;
+	const size_t share = bytes / n / HUGE_PAGE * HUGE_PAGE;
 	struct task t[MAX_THREADS] = { 0 };
 	uint8_t *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (data == MAP_FAILED)
 		return 0;
 	madvise(data, bytes, MADV_HUGEPAGE);
-	/* Else every page would be the one zero page. memset: kernels before 5.14; a
-	 * sanitizer makes it take a minute. */
-	if (madvise(data, bytes, MADV_POPULATE_WRITE) != 0)
-		memset(data, 1, bytes);
 	for (uint32_t i = 0; i < n; i++)
-		t[i] = (struct task){ .read = k->read, .data = data + i * share, .bytes = share };
+		t[i] = (struct task){ .read = populate, .data = data + i * share, .bytes = share };
+	pass_ns(t, n);
+	for (uint32_t i = 0; i < n; i++)
+		t[i].read = k->read;
 	const double rate = best_rate(t, n, READ_PASSES, (double)(share * n));
 	munmap(data, bytes);
 	return rate;
@@ -145,19 +154,20 @@ void rulers_keep_longest(struct rulers *r, const struct rulers *other)
 }
 
 /* ---- holding a speed against them ---------------------------------------------- */
-static bool is_quantised(enum gp_type t)
+/* The others are multiplied in float32. */
+static bool has_integer_products(enum gp_type t)
 {
-	return t != GP_TYPE_F32 && t != GP_TYPE_F16 && t != GP_TYPE_BF16;
+	return gp_pack_has(t);
 }
 
 double rulers_arithmetic(const struct rulers *r, enum gp_type weights)
 {
-	return is_quantised(weights) ? r->int8_gop_per_s : r->float_gflop_per_s;
+	return has_integer_products(weights) ? r->int8_gop_per_s : r->float_gflop_per_s;
 }
 
 const char *rulers_arithmetic_name(enum gp_type weights)
 {
-	return is_quantised(weights) ? "int8" : "float32";
+	return has_integer_products(weights) ? "int8" : "float32";
 }
 
 static bool exceeds(double speed, double ruler)

@@ -1,5 +1,5 @@
-/* The CPU as a device: any x86-64 or other machine that C runs on, with the
- * kernels of its best instruction set. */
+/* The CPU as a device: any x86-64 machine, with the kernels of its best
+ * instruction set. */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -220,7 +220,8 @@ void gp_threads_destroy(struct gp_threads *t)
 	start(t, NULL, NULL);
 	for (uint32_t i = 0; i < t->n_started; i++)
 		pthread_join(t->members[i].thread, NULL);
-	if (t->caller_pinned)
+	/* Where another thread ends the pool, the caller may be gone. */
+	if (t->caller_pinned && pthread_equal(pthread_self(), t->caller))
 		pthread_setaffinity_np(t->caller, sizeof(t->caller_cpus), &t->caller_cpus);
 	free(t->members);
 	free(t);

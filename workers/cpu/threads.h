@@ -13,7 +13,7 @@ struct gp_threads;
  * pinned to the (first_cpu + i)-th of the cores this process may use, counted
  * node by node: neighbours in index share a NUMA node, and pages that a thread
  * touches first are its node's. Where there are several nodes the calling thread
- * is pinned, too, until destroy. More threads than cores: none is pinned and
+ * is pinned, too, until it calls destroy. More threads than cores: none is pinned and
  * none spins. n 0: one a core. */
 int gp_threads_create(struct gp_threads **t, uint32_t n, uint32_t first_cpu);
 void gp_threads_destroy(struct gp_threads *t); /* NULL is fine */
