@@ -1,6 +1,6 @@
 /* Integer products against the same quantised weights in float32: perplexity of
  * the bundled model within 0.1%.
- * GP_CHUNKS=n limits the chunks. */
+ * GP_CHUNKS=n limits the chunks, to four at least. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -18,6 +18,7 @@
 
 #define CHUNK 512u
 #define CHUNKS 24u
+#define FEWEST_CHUNKS 4u       /* of less the noise of single tokens is seen */
 #define ALL_CHUNKS 200u
 #define TOLERANCE 0.001
 
@@ -62,6 +63,7 @@ static uint32_t chunks_wanted(void)
 
 	if (text && gp_parse_u64("GP_CHUNKS", text, 1, ALL_CHUNKS, &n) < 0)
 		fail_msg("%s", gp_error());
+	n = n < FEWEST_CHUNKS ? FEWEST_CHUNKS : n;
 	return n < CHUNKS ? (uint32_t)n : CHUNKS;
 }
 
