@@ -42,6 +42,21 @@ static inline float gp_load_half(const void *p)
 #define GP_Q8_LEAST 1e-30f
 #define GP_Q8_MOST 3e38f
 
+/* most: the largest magnitude of the block. */
+static inline float gp_q8_inverse(float most)
+{
+	return most >= GP_Q8_LEAST && most <= GP_Q8_MOST ? 127.0f / most : 0.0f;
+}
+
+/* low, high: the sums of q[0..15], of q[16..31]. */
+static inline void gp_q8_finish(struct gp_q8 *b, float most, int32_t low, int32_t high)
+{
+	b->d = most < GP_Q8_LEAST ? 0.0f : most / 127.0f;
+	b->half8[0] = -8 * low;
+	b->half8[1] = -8 * high;
+	b->sum8 = -8 * (low + high);
+}
+
 /* n words (a multiple of 4) of each of lanes (likewise) rows: word u of row i to
  * to + 4 (u lanes + i). */
 void gp_pack_words(uint8_t *to, uint32_t lanes, const uint8_t *from, size_t row_bytes, unsigned n);

@@ -72,16 +72,11 @@ static GP_UNCHECKED void columns_bf16(const struct operands *o, uint32_t rows, u
 static void columns(struct operands o, uint32_t rows, uint32_t cols, enum gp_type type,
                     float *scratch)
 {
-	const bool half = type == GP_TYPE_F16 || type == GP_TYPE_BF16;
-
-	if (half) {
-		if (type == GP_TYPE_F16)
-			columns_f16(&o, rows, cols);
-		else
-			columns_bf16(&o, rows, cols);
-		return;
-	}
-	if (type != GP_TYPE_F32) {
+	switch (type) {
+	case GP_TYPE_F16: columns_f16(&o, rows, cols); return;
+	case GP_TYPE_BF16: columns_bf16(&o, rows, cols); return;
+	case GP_TYPE_F32: break;
+	default:
 		for (uint32_t c = 0; c < cols; c++)
 			gp_dequantize_avx2(type, o.w + c * o.w_stride, scratch + (size_t)c * o.k,
 			                   o.k);

@@ -192,17 +192,14 @@ void gp_quantize_q8_scalar(struct gp_q8 *dst, size_t stride, const float *x, uin
 {
 	for (; k; k -= 32, x += 32, dst += stride) {
 		const float most = largest(x);
-		const float inverse = most >= GP_Q8_LEAST && most <= GP_Q8_MOST ? 127.0f / most : 0.0f;
+		const float inverse = gp_q8_inverse(most);
 		int32_t sum[2] = { 0 };
 
 		for (unsigned i = 0; i < 32; i++) {
 			dst->q[i] = inverse == 0.0f ? 0 : (int8_t)lrintf(x[i] * inverse);
 			sum[i / 16] += dst->q[i];
 		}
-		dst->d = most < GP_Q8_LEAST ? 0.0f : most / 127.0f;
-		dst->half8[0] = -8 * sum[0];
-		dst->half8[1] = -8 * sum[1];
-		dst->sum8 = -8 * (sum[0] + sum[1]);
+		gp_q8_finish(dst, most, sum[0], sum[1]);
 	}
 }
 

@@ -1,9 +1,8 @@
-/* As packed_avx512.c, whose proof of the 16-bit sums holds here too, with
- * vectors of 8. */
+/* Vectors of 8 for packed_tiles.h. */
 #include "kernels/math_avx2.h"
 
 #define TILE_ROWS 4u
-enum { LANES = 8, SIGNED_QUANTS = 1, DOT_STEP = 8 };
+enum { LANES = 8 };
 
 typedef __m256i vi;
 typedef __m256 vf;
@@ -53,30 +52,16 @@ INLINE vi v_broadcast(const void *p)
 	return _mm256_set1_epi32(v);
 }
 
-INLINE vi widen_add(vi acc, vi pairs)
+INLINE vi pairs(vi q, vi x) { return _mm256_maddubs_epi16(q, x); }
+INLINE vi signed_pairs(vi q, vi x) { return pairs(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q)); }
+INLINE vi add_pairs(vi a, vi b) { return _mm256_add_epi16(a, b); }
+
+INLINE vi widen_add(vi acc, vi p)
 {
-	return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+	return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 
-INLINE vi dot(vi acc, const vi *q, const unsigned n, const int8_t *x, const unsigned most)
-{
-	const unsigned safe = most == 15 ? 8 : most == 31 ? 4 : most == 63 ? 2 : 1;
-	vi sum = _mm256_setzero_si256();
-
-#pragma GCC unroll 8
-	for (unsigned v = 0; v < n; v++) {
-		const vi b = v_broadcast(x + 4 * v);
-		const vi pairs = safe == 1 ?
-			_mm256_maddubs_epi16(_mm256_abs_epi8(q[v]), _mm256_sign_epi8(b, q[v])) :
-			_mm256_maddubs_epi16(q[v], b);
-
-		sum = v % safe ? _mm256_add_epi16(sum, pairs) : pairs;
-		if (v % safe == safe - 1 || v == n - 1)
-			acc = widen_add(acc, sum);
-	}
-	return acc;
-}
-
+#include "kernels/packed_dot16.h"
 #include "kernels/packed_tiles.h"
 
 void gp_matmul_packed_avx2(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
@@ -130,17 +115,13 @@ GP_UNCHECKED void gp_quantize_q8_avx2(struct gp_q8 *dst, size_t stride, const fl
 		for (unsigned i = 0; i < 4; i++)
 			v[i] = _mm256_loadu_ps(x + 8 * i);
 		const float most = largest(v);
-		const bool normal = most >= GP_Q8_LEAST && most <= GP_Q8_MOST;
-		if (!normal)
+		const float inverse = gp_q8_inverse(most);
+		if (inverse == 0.0f)
 			for (unsigned i = 0; i < 4; i++)
 				v[i] = v_set(0.0f);
-		const int32_t low = quantize_half(dst->q, v[0], v[1], normal ? 127.0f / most : 0.0f);
-		const int32_t high = quantize_half(dst->q + 16, v[2], v[3],
-		                                   normal ? 127.0f / most : 0.0f);
+		const int32_t low = quantize_half(dst->q, v[0], v[1], inverse);
+		const int32_t high = quantize_half(dst->q + 16, v[2], v[3], inverse);
 
-		dst->d = most < GP_Q8_LEAST ? 0.0f : most / 127.0f;
-		dst->half8[0] = -8 * low;
-		dst->half8[1] = -8 * high;
-		dst->sum8 = -8 * (low + high);
+		gp_q8_finish(dst, most, low, high);
 	}
 }

@@ -54,7 +54,7 @@ INLINE bool is_super(const enum gp_type t)
 }
 
 /* Bytes of a block and matrix row, as in the tables of types and of packed.c,
- * here for the compiler to know: the scales, and all. */
+ * here for the compiler to know: the scales, and the quants. */
 INLINE size_t head_bytes(const enum gp_type t)
 {
 	return t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K ? 16 : t == GP_TYPE_Q6_K ? 18 :

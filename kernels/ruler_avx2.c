@@ -7,7 +7,7 @@
 #include <immintrin.h>
 
 #define SUMS 12u
-#define SHORT_SUMS 8u /* of 4-bit weights, see packed_avx512.c */
+#define SHORT_SUMS 8u /* of 4-bit weights, see packed_dot16.h */
 
 /* 8-bit products of pairs, as many as 4-bit weights let the kernels add up in 16
  * bits, pairs of those into 32 bits. */

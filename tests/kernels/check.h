@@ -129,6 +129,21 @@ static inline bool guards_intact(const float *p, size_t n)
 	return intact;
 }
 
+/* Columns outside [n0, n1) of each row must keep their poison, and the guards. */
+static inline void outside_untouched(const float *y, uint32_t rows, size_t stride, uint32_t n0,
+                                     uint32_t n1)
+{
+	for (uint32_t m = 0; m < rows; m++)
+		for (size_t n = 0; n < stride; n++) {
+			uint32_t bits;
+
+			memcpy(&bits, &y[m * stride + n], sizeof(bits));
+			if ((n < n0 || n >= n1) && bits != UINT32_MAX)
+				fail_msg("y[%u][%zu] was written, outside [%u, %u)", m, n, n0, n1);
+		}
+	assert_true(guards_intact(y, rows * stride));
+}
+
 static inline void guarded_free(float *p)
 {
 	free(p - GUARD);

@@ -90,21 +90,6 @@ static void compare(const struct problem *p, const char *set, const float *want,
 	free(row);
 }
 
-/* Columns outside [n0, n1) and beyond a row's end must keep their poison. */
-static void outside_untouched(const struct problem *p, const float *y, size_t stride,
-                              uint32_t n0, uint32_t n1)
-{
-	for (uint32_t m = 0; m < p->rows; m++)
-		for (size_t n = 0; n < stride; n++) {
-			uint32_t bits;
-
-			memcpy(&bits, &y[m * stride + n], sizeof(bits));
-			if ((n < n0 || n >= n1) && bits != UINT32_MAX)
-				fail_msg("y[%u][%zu] was written, outside [%u, %u)", m, n, n0, n1);
-		}
-	assert_true(guards_intact(y, p->rows * stride));
-}
-
 static void check_problem(struct problem *p)
 {
 	const size_t stride = p->n + 3;
@@ -114,17 +99,17 @@ static void check_problem(struct problem *p)
 
 	gp_kernels_init(&ref, 0);
 	ref.matmul(want, stride, p->x, p->k, p->rows, p->w, p->type, p->k, 0, p->n, p->scratch);
-	outside_untouched(p, want, stride, 0, p->n);
+	outside_untouched(want, p->rows, stride, 0, p->n);
 	for (int s = 0; s < n_sets; s++) {
 		float *got = guarded(p->rows * stride), *part = guarded(p->rows * stride);
 
 		sets[s].matmul(got, stride, p->x, p->k, p->rows, p->w, p->type, p->k, 0, p->n,
 		               p->scratch);
-		outside_untouched(p, got, stride, 0, p->n);
+		outside_untouched(got, p->rows, stride, 0, p->n);
 		compare(p, sets[s].name, want, got, stride);
 		sets[s].matmul(part, stride, p->x, p->k, p->rows, p->w, p->type, p->k, p->n / 3,
 		               p->n - 1, p->scratch);
-		outside_untouched(p, part, stride, p->n / 3, p->n - 1);
+		outside_untouched(part, p->rows, stride, p->n / 3, p->n - 1);
 		guarded_free(got);
 		guarded_free(part);
 	}

@@ -154,20 +154,15 @@ void rulers_keep_longest(struct rulers *r, const struct rulers *other)
 }
 
 /* ---- holding a speed against them ---------------------------------------------- */
-/* The others are multiplied in float32. */
-static bool has_integer_products(enum gp_type t)
-{
-	return gp_pack_has(t);
-}
-
+/* Types that are not packed are multiplied in float32. */
 double rulers_arithmetic(const struct rulers *r, enum gp_type weights)
 {
-	return has_integer_products(weights) ? r->int8_gop_per_s : r->float_gflop_per_s;
+	return gp_pack_has(weights) ? r->int8_gop_per_s : r->float_gflop_per_s;
 }
 
 const char *rulers_arithmetic_name(enum gp_type weights)
 {
-	return has_integer_products(weights) ? "int8" : "float32";
+	return gp_pack_has(weights) ? "int8" : "float32";
 }
 
 static bool exceeds(double speed, double ruler)

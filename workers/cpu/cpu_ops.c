@@ -226,8 +226,7 @@ static void multiply_share(const struct matmul *m, size_t i, uint32_t owner, uin
 	uint32_t first, end;
 
 	gp_threads_split(m->w[i]->rows, CPU_MATMUL_GRAIN, owner, n_threads, &first, &end);
-	const uint32_t piece = ((end - first) / PIECES + LEAST_PIECE - 1) / LEAST_PIECE * LEAST_PIECE;
-	const uint64_t step = piece ? piece : LEAST_PIECE;
+	const uint64_t step = ((end - first) / PIECES / LEAST_PIECE + 1) * LEAST_PIECE;
 	/* Relaxed: only the numbers matter; the run itself orders the data. */
 	for (uint64_t n; (n = first + step * atomic_fetch_add_explicit(
 	                          next, 1, memory_order_relaxed)) < end;)
