@@ -136,10 +136,14 @@ static void on_done(void *user, enum gp_finish why)
 	p->nll += c->nll;
 	p->tokens += p->chunk - 1;
 	p->n_done++;
+	const double perplexity = exp(p->nll / (double)p->tokens);
+
 	if (!p->cli.quiet && isatty(STDERR_FILENO))
 		fprintf(stderr, "\r\033[K%zu of %zu chunks, perplexity %.4f%s", p->n_done,
-			p->n_chunks, exp(p->nll / (double)p->tokens),
-			p->n_done == p->n_chunks ? "\n" : "");
+			p->n_chunks, perplexity, p->n_done == p->n_chunks ? "\n" : "");
+	else
+		gp_log(GP_LOG_INFO, "chunk %zu of %zu, perplexity %.4f", p->n_done, p->n_chunks,
+		       perplexity);
 }
 
 static int submit_chunk(struct perplexity *p, struct chunk *c, uint32_t *input)
