@@ -348,12 +348,13 @@ INLINE void multiply_block(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t
                            const struct gp_q8 *x, size_t x_stride, const unsigned rows,
                            const enum gp_type t)
 {
+	const size_t part_bytes = body_bytes(t) * LANES / SUPER;
 	struct part p;
 	struct scales scales;
 
 	prefetch(head, head_bytes(t) * LANES);
-	prefetch(body, body_bytes(t) * LANES);
 	if (!is_super(t)) {
+		prefetch(body, body_bytes(t) * LANES);
 		unpack_small(&p, head, body, t);
 		all_rows(acc, &p, x, rows, t);
 		return;
@@ -362,6 +363,7 @@ INLINE void multiply_block(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t
 	for (unsigned half = 0; half < 2; half++) {
 #pragma GCC unroll 4
 		for (unsigned i = 0; i < 4; i++, x += x_stride) {
+			prefetch(body + (4 * half + i) * part_bytes, part_bytes);
 			unpack_part(&p, &scales, body, half, i, t);
 			all_rows(acc, &p, x, rows, t);
 		}
