@@ -336,25 +336,31 @@ struct span {
 	bool add;              /* to what y holds, from the blocks before */
 };
 
-/* What will be wanted soon. It may be past the last group, harmlessly. */
+/* From what is multiplied to what will be wanted soon: quants PREFETCH_BYTES on,
+ * past the end of a group those of the next; scales of the next group. They may
+ * be past the last group, harmlessly. */
+struct ahead {
+	size_t head, body;
+};
+
 INLINE void prefetch(const uint8_t *p, const size_t bytes)
 {
 #pragma GCC unroll 64
 	for (size_t i = 0; i < bytes; i += 64)
-		__builtin_prefetch(p + PREFETCH_BYTES + i);
+		__builtin_prefetch(p + i);
 }
 
 INLINE void multiply_block(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t *body,
                            const struct gp_q8 *x, size_t x_stride, const unsigned rows,
-                           const enum gp_type t)
+                           struct ahead ahead, const enum gp_type t)
 {
 	const size_t part_bytes = body_bytes(t) * LANES / SUPER;
 	struct part p;
 	struct scales scales;
 
-	prefetch(head, head_bytes(t) * LANES);
+	prefetch(head + ahead.head, head_bytes(t) * LANES);
 	if (!is_super(t)) {
-		prefetch(body, body_bytes(t) * LANES);
+		prefetch(body + ahead.body, body_bytes(t) * LANES);
 		unpack_small(&p, head, body, t);
 		all_rows(acc, &p, x, rows, t);
 		return;
@@ -363,7 +369,7 @@ INLINE void multiply_block(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t
 	for (unsigned half = 0; half < 2; half++) {
 #pragma GCC unroll 4
 		for (unsigned i = 0; i < 4; i++, x += x_stride) {
-			prefetch(body + (4 * half + i) * part_bytes, part_bytes);
+			prefetch(body + ahead.body + (4 * half + i) * part_bytes, part_bytes);
 			unpack_part(&p, &scales, body, half, i, t);
 			all_rows(acc, &p, x, rows, t);
 		}
@@ -375,8 +381,11 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
                  const enum gp_type t)
 {
 	const size_t x_step = s->x_stride * (is_super(t) ? SUPER : 1);
+	const size_t block = body_bytes(t) * LANES, n_ahead = (PREFETCH_BYTES + block - 1) / block;
+	const size_t next = groups * s->group_bytes;
 	const uint8_t *head = s->head, *body = s->body;
 	const struct gp_q8 *x = s->x;
+	struct ahead ahead = { .head = next, .body = n_ahead * block };
 	vf acc[GROUPS][TILE_ROWS];
 
 #pragma GCC unroll 4
@@ -386,10 +395,12 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
 			acc[g][r] = s->add ? v_loadf(s->y + r * s->y_stride + g * LANES, s->cols) :
 			                     v_set(0.0f);
 	for (uint32_t b = 0; b < s->n_blocks; b++, x += x_step) {
+		if (b + n_ahead == s->n_blocks)
+			ahead.body += next - s->n_blocks * block;
 #pragma GCC unroll 4
 		for (unsigned g = 0; g < groups; g++)
 			multiply_block(acc[g], head + g * s->group_bytes, body + g * s->group_bytes, x,
-			               s->x_stride, rows, t);
+			               s->x_stride, rows, ahead, t);
 		head += head_bytes(t) * LANES;
 		body += body_bytes(t) * LANES;
 	}
