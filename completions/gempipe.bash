@@ -2,7 +2,7 @@
 # Completion of gempipe's verbs and options for bash.
 
 _gempipe_options() { # VERB
-	local engine='--model --stages --threads --kv-type --max-rows --trace --json --quiet
+	local engine='--model --stages --threads --kv-type --max-rows --cpu-mask --trace --json --quiet
 		--verbose --help --version'
 	local sampling='--temp --top-k --top-p --min-p --repeat-penalty --seed'
 
@@ -27,6 +27,7 @@ _gempipe_options() { # VERB
 _gempipe_values() { # VERB OPTION
 	case $1,$2 in
 	*,--kv-type) echo 'f32 f16 q8_0' ;;
+	*,--cpu-mask) echo 'scalar avx2 avx512 avx512vnni avx512bf16' ;;
 	*,--stages) echo 'auto cpu: external:' ;;
 	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q4_k q6_k' ;;
 	synth,--type) echo 'bf16 q8_0 q4_0 q4_k' ;;

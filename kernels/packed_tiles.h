@@ -21,7 +21,7 @@ enum {
 	SUPER = 8,                         /* 32-element parts of the largest block */
 	/* One row gains little; with several the loads are too far apart for the
 	 * processor to look ahead by itself. */
-	PREFETCH_BYTES = 4096,
+	PREFETCH_BYTES = 4096,             /* half of it where several groups add up */
 	/* For one or two rows memory sets the pace, and gives more to several streams.
 	 * Not for blocks of 256, whose code would no longer fit its cache. */
 	GROUPS = 4,
@@ -381,7 +381,8 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
                  const enum gp_type t)
 {
 	const size_t x_step = s->x_stride * (is_super(t) ? SUPER : 1);
-	const size_t block = body_bytes(t) * LANES, n_ahead = (PREFETCH_BYTES + block - 1) / block;
+	const size_t block = body_bytes(t) * LANES;
+	const size_t n_ahead = (PREFETCH_BYTES / (groups > 1 ? 2u : 1u) + block - 1) / block;
 	const size_t next = groups * s->group_bytes;
 	const uint8_t *head = s->head, *body = s->body;
 	const struct gp_q8 *x = s->x;

@@ -77,6 +77,8 @@ static void test_usage(void **state)
 	REFUSED(2, "-n: '0'", run, "-m", MINI, "-p", "x", "-n", "0");
 	REFUSED(2, "-n: '-3'", run, "-m", MINI, "-p", "x", "-n", "-3");
 	REFUSED(2, "--threads: 'many'", run, "-m", MINI, "-p", "x", "--threads", "many");
+	REFUSED(2, "--cpu-mask: instruction set \"sse9\"", run, "-m", MINI, "-p", "x",
+		"--cpu-mask", "sse9");
 	REFUSED(2, "--kv-type 'q4_0'", run, "-m", MINI, "-p", "x", "--kv-type", "q4_0");
 	REFUSED(2, "--temp: 'hot'", run, "-m", MINI, "-p", "x", "--temp", "hot");
 	REFUSED(2, "--temp: 'nan'", run, "-m", MINI, "-p", "x", "--temp", "nan");

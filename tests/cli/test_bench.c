@@ -215,13 +215,25 @@ static void test_table_fits_100_columns(void **state)
 	result_free(&r);
 }
 
+/* The scalar set has no 8-bit products to measure, and says so. */
+static void test_cpu_mask(void **state)
+{
+	struct result r;
+
+	(void)state;
+	RUN(&r, program("bench"), "-m", MINI, "-p", "4", "-n", "2", "-r", "1", "--cpu-mask", "scalar");
+	assert_int_equal(r.status, 0);
+	assert_non_null(strstr(r.out, "int8 none"));
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_above_a_ruler), cmocka_unit_test(test_cache_resident),
 		cmocka_unit_test(test_longest_rulers),
 		cmocka_unit_test(test_cost_of_decode), cmocka_unit_test(test_cost_of_prefill),
-		cmocka_unit_test(test_json), cmocka_unit_test(test_table_fits_100_columns),
+		cmocka_unit_test(test_json), cmocka_unit_test(test_table_fits_100_columns), cmocka_unit_test(test_cpu_mask),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

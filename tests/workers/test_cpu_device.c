@@ -87,20 +87,41 @@ static int node_of_even(uint32_t cpu)
 	return cpu % 2 == 0;
 }
 
+/* Cores of two threads: 0 and 1, 2 and 3, ... */
+static uint32_t rank_of_pairs(uint32_t cpu)
+{
+	return cpu % 2;
+}
+
+static uint32_t rank_none(uint32_t cpu)
+{
+	(void)cpu;
+	return 0;
+}
+
+static int node_of_low(uint32_t cpu)
+{
+	return cpu < 4;
+}
+
 /* Odd cores on node 0, even ones on node 1. */
 static void test_cores_by_node(void **state)
 {
 	uint32_t cpus[] = { 0, 1, 2, 3, 6, 7, 9 }, all[1024];
+	uint32_t pairs[] = { 0, 1, 2, 3, 4, 5, 6, 7 };
 	const uint32_t want[] = { 1, 3, 7, 9, 0, 2, 6 };
+	const uint32_t want_pairs[] = { 4, 6, 0, 2, 5, 7, 1, 3 };
 
 	(void)state;
-	assert_int_equal(gp_cpus_by_node(cpus, GP_ARRAY_LEN(cpus), node_of_even), 2);
+	assert_int_equal(gp_cpus_in_order(cpus, GP_ARRAY_LEN(cpus), node_of_even, rank_none), 2);
 	assert_memory_equal(cpus, want, sizeof(want));
-	assert_int_equal(gp_cpus_by_node(cpus, 1, node_of_even), 1);
-	assert_int_equal(gp_cpus_by_node(cpus, 0, node_of_even), 0);
+	assert_int_equal(gp_cpus_in_order(cpus, 1, node_of_even, rank_none), 1);
+	assert_int_equal(gp_cpus_in_order(cpus, 0, node_of_even, rank_none), 0);
+	assert_int_equal(gp_cpus_in_order(pairs, 8, node_of_low, rank_of_pairs), 2);
+	assert_memory_equal(pairs, want_pairs, sizeof(want_pairs));
 	const uint32_t n = gp_cpus_allowed(all, GP_ARRAY_LEN(all));
 	assert_true(n >= 1);
-	assert_true(gp_cpus_by_node(all, n, gp_node_of_cpu()) >= 1);
+	assert_true(gp_cpus_in_order(all, n, gp_node_of_cpu(), gp_rank_in_core) >= 1);
 }
 
 static void test_threads_refused(void **state)

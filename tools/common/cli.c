@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/kernels.h"
+
 void cli_init(struct cli *c, const char *verb)
 {
 	char name[48];
@@ -34,6 +36,19 @@ static int kv_type_option(struct cli *c)
 	return 0;
 }
 
+/* Through the environment, for the workers that are started and for the rulers. */
+static int cpu_mask_option(void)
+{
+	unsigned mask;
+	const int rc = gp_cpu_mask(optarg, &mask);
+
+	if (rc < 0)
+		return gp_fail_in(rc, "--cpu-mask");
+	if (setenv("GP_CPU", optarg, 1) < 0)
+		return gp_fail(ENOMEM, "no memory for --cpu-mask");
+	return 0;
+}
+
 static void print_and_end(const char *text)
 {
 	const bool ok = fputs(text, stdout) >= 0 && fflush(stdout) == 0;
@@ -58,6 +73,8 @@ int cli_option(struct cli *c, int option, const char *help)
 		return number_option("--ctx", 1u << 24, &c->plan.context);
 	case CLI_ROWS:
 		return number_option("--max-rows", 65536, &c->plan.max_rows);
+	case CLI_CPU_MASK:
+		return cpu_mask_option();
 	case CLI_KV_TYPE:
 		return kv_type_option(c);
 	case CLI_TRACE:

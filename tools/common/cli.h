@@ -20,7 +20,7 @@ struct cli {
 	struct gp_engine *engine;
 };
 enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE, CLI_ROWS,
-       CLI_VERSION, CLI_FIRST_OWN };
+       CLI_CPU_MASK, CLI_VERSION, CLI_FIRST_OWN };
 #define CLI_ENGINE_OPTIONS                                                                \
 	{ "model", required_argument, NULL, 'm' }, { "stages", required_argument, NULL, CLI_STAGES }, \
 	{ "threads", required_argument, NULL, CLI_THREADS },                               \
@@ -28,6 +28,7 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	{ "ctx", required_argument, NULL, CLI_CTX },                                       \
 	{ "kv-type", required_argument, NULL, CLI_KV_TYPE },                               \
 	{ "max-rows", required_argument, NULL, CLI_ROWS },                                 \
+	{ "cpu-mask", required_argument, NULL, CLI_CPU_MASK },                             \
 	{ "verbose", no_argument, NULL, 'v' }, { "quiet", no_argument, NULL, 'q' },        \
 	{ "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, CLI_VERSION }
 #define CLI_ENGINE_LETTERS "m:vqh"
@@ -37,6 +38,7 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"      --threads N        threads of each CPU worker (default: the cores, shared out)\n" \
 	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
 	"      --max-rows N       token rows a step may carry (default 512)\n"               \
+	"      --cpu-mask SET     at most scalar, avx2, avx512, avx512vnni or avx512bf16 (also: GP_CPU)\n" \
 	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
 	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \
 	"  -h, --help             this text;  --version: the version\n"

@@ -2,6 +2,7 @@
 
 #include <numa.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static int node_by_numa(uint32_t cpu)
@@ -34,20 +35,55 @@ uint32_t gp_cpus_allowed(uint32_t *cpus, uint32_t room)
 	return n;
 }
 
-/* An insertion: the order within a node stays. */
-uint32_t gp_cpus_by_node(uint32_t *cpus, uint32_t n, gp_node_fn *node_of)
+uint32_t gp_rank_in_core(uint32_t cpu)
 {
-	uint32_t nodes = n > 0;
+	char path[96], list[256] = "";
+	uint32_t rank = 0;
 
-	for (uint32_t i = 1; i < n; i++) {
-		const uint32_t cpu = cpus[i];
-		uint32_t at = i;
+	snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list",
+	         cpu);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return 0;
+	struct bitmask *siblings = fgets(list, sizeof list, f) ? numa_parse_cpustring_all(list) : NULL;
+	fclose(f);
+	if (!siblings)
+		return 0;
+	for (uint32_t c = 0; c < cpu; c++)
+		rank += numa_bitmask_isbitset(siblings, c) != 0;
+	numa_bitmask_free(siblings);
+	return rank;
+}
 
-		for (; at > 0 && node_of(cpus[at - 1]) > node_of(cpu); at--)
-			cpus[at] = cpus[at - 1];
-		cpus[at] = cpu;
+struct place {
+	uint32_t rank, cpu;
+	int node;
+};
+
+static int compare_places(const void *a, const void *b)
+{
+	const struct place *x = a, *y = b;
+
+	if (x->rank != y->rank)
+		return x->rank < y->rank ? -1 : 1;
+	if (x->node != y->node)
+		return x->node < y->node ? -1 : 1;
+	return x->cpu < y->cpu ? -1 : x->cpu > y->cpu;
+}
+
+uint32_t gp_cpus_in_order(uint32_t *cpus, uint32_t n, gp_node_fn *node_of, gp_rank_fn *rank_of)
+{
+	struct place places[CPU_SETSIZE];
+	uint32_t nodes = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		places[i] = (struct place){ rank_of(cpus[i]), cpus[i], node_of(cpus[i]) };
+	qsort(places, n, sizeof places[0], compare_places);
+	/* Every node has a first thread of a core. */
+	for (uint32_t i = 0; i < n; i++) {
+		cpus[i] = places[i].cpu;
+		nodes += i == 0 || (places[i].rank == places[0].rank &&
+		                    places[i].node != places[i - 1].node);
 	}
-	for (uint32_t i = 1; i < n; i++)
-		nodes += node_of(cpus[i]) != node_of(cpus[i - 1]);
 	return nodes;
 }

@@ -187,7 +187,8 @@ static void pin_all(struct gp_threads *t, const uint32_t *cpus, uint32_t n_cpus,
 int gp_threads_create(struct gp_threads **out, uint32_t n, uint32_t first_cpu)
 {
 	uint32_t cpus[CPU_SETSIZE], n_cpus = gp_cpus_allowed(cpus, CPU_SETSIZE);
-	const uint32_t n_nodes = gp_cpus_by_node(cpus, n_cpus, gp_node_of_cpu());
+	const uint32_t n_nodes = gp_cpus_in_order(cpus, n_cpus, gp_node_of_cpu(),
+	                                          gp_rank_in_core);
 	struct gp_threads *t;
 	int rc = 0;
 

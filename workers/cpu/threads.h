@@ -31,9 +31,14 @@ void gp_threads_split(uint32_t n, uint32_t grain, uint32_t thread, uint32_t n_th
 typedef int gp_node_fn(uint32_t cpu);
 /* The NUMA node of a core; where there is one node, of every core the same. */
 gp_node_fn *gp_node_of_cpu(void);
+typedef uint32_t gp_rank_fn(uint32_t cpu);
+/* How many threads of the same core have a smaller number; 0 where that cannot be
+ * found out. */
+uint32_t gp_rank_in_core(uint32_t cpu);
 /* The cores the calling thread may use, ascending; returns how many. */
 uint32_t gp_cpus_allowed(uint32_t *cpus, uint32_t room);
-/* Puts cores of one node together, nodes ascending; returns how many nodes. */
-uint32_t gp_cpus_by_node(uint32_t *cpus, uint32_t n, gp_node_fn *node_of);
+/* The order in which threads are put on cores: one on each core before a second
+ * one on any, and cores of one node together; returns how many nodes. */
+uint32_t gp_cpus_in_order(uint32_t *cpus, uint32_t n, gp_node_fn *node_of, gp_rank_fn *rank_of);
 
 #endif
