@@ -63,7 +63,7 @@ INLINE void multiply(__m256 acc[ROWS][COLS], const __m256 x[ROWS], __m256 w, uns
 INLINE void tile(const struct operands *o, const unsigned rows, const unsigned cols,
                  const enum gp_type t)
 {
-	const size_t size = t == GP_TYPE_F32 ? 4 : 2, tail = o->k % 8, ahead = ahead_of(o);
+	const size_t size = t == GP_TYPE_F32 ? 4 : 2, tail = o->k % 8;
 	__m256 acc[ROWS][COLS], x[ROWS];
 	size_t i = 0;
 
@@ -82,8 +82,8 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
 			if (c < cols) {
 				const uint8_t *w = o->w + c * o->w_stride;
 
-				if (rows < 3 && i % 16 == 0)
-					__builtin_prefetch(w + ahead + size * i);
+				if (rows < 3 && size * i % 64 == 0)
+					__builtin_prefetch(w + ahead_of(o, size * i));
 				multiply(acc, x, load_weights(w, i, t), c, rows);
 			}
 	}

@@ -47,7 +47,6 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
                  const enum gp_type t)
 {
 	const __mmask16 tail = (__mmask16)((1u << o->k % 16) - 1u);
-	const size_t ahead = ahead_of(o);
 	const size_t size = t == GP_TYPE_F32 ? 4 : 2;
 	__m512 acc[ROWS][COLS], x[ROWS];
 	size_t i = 0;
@@ -67,8 +66,8 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
 			if (c < cols) {
 				const uint8_t *w = o->w + c * o->w_stride;
 
-				if (rows < 3 && i % 32 == 0)
-					__builtin_prefetch(w + ahead + size * i);
+				if (rows < 3 && size * i % 64 == 0)
+					__builtin_prefetch(w + ahead_of(o, size * i));
 				multiply(acc, x, load_weights(w, i, t), c, rows);
 			}
 	}

@@ -9,7 +9,7 @@
 
 enum {
 	ROWS = 3, /* accumulators, activations and a weight fill the registers */
-	AHEAD_BYTES = 512 << 10,   /* what stays in the L2 cache */
+	AHEAD_BYTES = 8 << 10,     /* as much as a core keeps in flight, and some */
 	X_BLOCK_BYTES = 512 << 10, /* activations that stay in the L2 cache */
 };
 
@@ -24,11 +24,13 @@ struct operands {
 INLINE void tile(const struct operands *o, const unsigned rows, const unsigned cols,
                  const enum gp_type t);
 
-/* What to prefetch of a weight row when it is read once: the row that the next
- * tile reads at its place, or of long rows what comes soon. */
-INLINE size_t ahead_of(const struct operands *o)
+/* From byte at of a weight row to what is prefetched: what comes soon of that row,
+ * past its end of the row that the next tile reads at its place. */
+INLINE size_t ahead_of(const struct operands *o, size_t at)
 {
-	return COLS * o->w_stride <= AHEAD_BYTES ? COLS * o->w_stride : AHEAD_BYTES / COLS;
+	const size_t soon = at + AHEAD_BYTES / COLS;
+
+	return soon < o->w_stride ? soon : soon + (COLS - 1) * o->w_stride;
 }
 
 INLINE void all_rows(struct operands o, uint32_t rows, const unsigned cols,
