@@ -17,11 +17,14 @@ PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 SAN_FLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 LDFLAGS += -pthread $(SAN_FLAGS)
 LIBS = $(PKG_LIBS) -lm
+# Vulkan is optional; without its parts the build says so and leaves it out.
+VULKAN := $(and $(shell pkg-config --exists vulkan && echo y),$(shell command -v glslc))
+VULKAN_LIBS := $(if $(VULKAN),$(shell pkg-config --libs vulkan))
 
 .DEFAULT_GOAL := all
 
 # ---- libraries: one a folder, in the order in which they depend on each other
-FOLDERS := base shm proto kernels model workers workers/cpu coordinator
+FOLDERS := base shm proto kernels model workers workers/cpu $(if $(VULKAN),workers/vulkan) coordinator
 SRC_base        := $(wildcard base/*.c)
 SRC_shm         := $(wildcard shm/*.c)
 SRC_proto       := $(wildcard proto/*.c)
@@ -29,6 +32,7 @@ SRC_kernels     := $(wildcard kernels/*.c)
 SRC_model       := $(wildcard model/*.c)
 SRC_workers     := $(wildcard workers/*.c)
 SRC_workers/cpu := $(filter-out workers/cpu/main.c,$(wildcard workers/cpu/*.c))
+SRC_workers/vulkan := $(filter-out workers/vulkan/main.c,$(wildcard workers/vulkan/*.c))
 SRC_coordinator := $(wildcard coordinator/*.c)
 lib = $(BUILD)/lib/libgp_$(subst /,_,$(1)).a
 
@@ -54,6 +58,14 @@ AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/obj/kernels/%avx512.o: EXTRA_CFLAGS = $(AVX512)
 $(BUILD)/obj/kernels/%avx512vnni.o: EXTRA_CFLAGS = $(AVX512) -mavx512vnni
 
+# Shaders: SPIR-V as numbers, for workers/vulkan/vk_shaders.c to include.
+SHADERS := $(patsubst %.comp,$(BUILD)/%.comp.inc,$(wildcard shaders/*.comp))
+$(BUILD)/shaders/%.comp.inc: shaders/%.comp $(wildcard shaders/*.glsl)
+	@mkdir -p $(@D)
+	@echo "  GLSL  $<"
+	$(Q)glslc --target-env=vulkan1.2 -O -mfmt=c -o $@ $<
+$(BUILD)/obj/workers/vulkan/vk_shaders.o: $(SHADERS)
+
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
 	@mkdir -p $(BUILD)/proto
 	@echo "  PROTO $<"
@@ -70,22 +82,30 @@ CLOSURE_shm         := shm base
 CLOSURE_proto       := proto base
 CLOSURE_kernels     := kernels base
 CLOSURE_model       := model kernels base
-CLOSURE_workers     := workers workers/cpu model kernels proto shm base
+CLOSURE_workers     := workers workers/cpu $(if $(VULKAN),workers/vulkan) model kernels proto shm base
 CLOSURE_coordinator := coordinator model kernels proto shm base
 CLOSURE_tools       := coordinator workers/cpu workers model kernels proto shm base
 libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
 
 # ---- programs
 TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
-BIN := $(TOOLS:%=$(BUILD)/bin/gempipe-%) $(if $(wildcard workers/cpu/main.c),$(BUILD)/bin/gempipe-worker-cpu)
+BIN := $(TOOLS:%=$(BUILD)/bin/gempipe-%) $(BUILD)/bin/gempipe-worker-cpu \
+	$(if $(VULKAN),$(BUILD)/bin/gempipe-worker-vulkan)
 SRC_common := $(wildcard tools/common/*.c)
 $(eval $(call library,common))
 .PHONY: all
 all: $(BIN)
+ifeq ($(VULKAN),)
+	@echo "no Vulkan worker: it needs the packages libvulkan-dev and glslc"
+endif
 $(BUILD)/bin/gempipe-worker-cpu: $(BUILD)/obj/workers/cpu/main.o $(call libs,workers)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/bin/gempipe-worker-vulkan: $(BUILD)/obj/workers/vulkan/main.o $(call libs,workers)
+	@mkdir -p $(@D)
+	@echo "  LD    $(notdir $@)"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(VULKAN_LIBS)
 $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
@@ -94,7 +114,7 @@ $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,to
 # ---- tests: tests/FOLDER/test_*.c links the closure of FOLDER and tests/common
 SRC_testcommon := $(wildcard tests/common/*.c)
 $(eval $(call library,testcommon))
-TEST_SRC := $(wildcard tests/*/test_*.c)
+TEST_SRC := $(filter-out $(if $(VULKAN),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 .PHONY: tests
 tests: $(TESTS)
@@ -102,7 +122,7 @@ define test_rule
 $(BUILD)/$(1:%.c=%): $(BUILD)/obj/$(1:%.c=%.o) $(call lib,testcommon) $(call libs,$(notdir $(patsubst %/,%,$(dir $(1)))))
 	@mkdir -p $$(@D)
 	@echo "  LD    $$@"
-	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $$(LIBS)
+	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $$(LIBS) $$(VULKAN_LIBS)
 endef
 CLOSURE_cli := common $(CLOSURE_tools)
 $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))

@@ -18,5 +18,7 @@ int gp_worker_main(const struct gp_worker_device *device, int argc, char **argv)
 
 /* workers/cpu/cpu.c */
 extern const struct gp_worker_device gp_cpu_device;
+/* workers/vulkan/vulkan.c; where the build has Vulkan */
+extern const struct gp_worker_device gp_vulkan_device;
 
 #endif

@@ -115,8 +115,8 @@ static void open_stage(struct chain *c, uint32_t i, const struct chain_options *
 		.context = o->context ? o->context : 2048, .kv_type = o->kv_type,
 	};
 
-	if (gp_cpu_device.open(&c->dev[i], o->threads ? o->threads : 1, 0) < 0 ||
-	    gp_stage_create(&c->stage[i], c->model, &shape, gp_cpu_device.ops, c->dev[i], NULL,
+	if (c->device->open(&c->dev[i], o->threads ? o->threads : 1, 0) < 0 ||
+	    gp_stage_create(&c->stage[i], c->model, &shape, c->device->ops, c->dev[i], NULL,
 	                    NULL) < 0)
 		fail_msg("%s", gp_error());
 }
@@ -124,6 +124,7 @@ static void open_stage(struct chain *c, uint32_t i, const struct chain_options *
 void chain_open(struct chain *c, const char *path, const struct chain_options *o)
 {
 	memset(c, 0, sizeof(*c));
+	c->device = o->device ? o->device : &gp_cpu_device;
 	if (gp_model_open(&c->model, path) < 0)
 		fail_msg("%s", gp_error());
 	c->config = gp_model_config(c->model);
@@ -141,7 +142,7 @@ void chain_close(struct chain *c)
 {
 	for (uint32_t i = 0; i < c->n; i++) {
 		gp_stage_destroy(c->stage[i]);
-		gp_cpu_device.close(c->dev[i]);
+		c->device->close(c->dev[i]);
 	}
 	for (uint32_t i = 0; i < 2; i++)
 		free(c->hidden[i]);

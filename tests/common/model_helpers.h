@@ -1,10 +1,10 @@
-/* For tests of the forward pass: golden files, a chain of stages on CPU
- * devices, an independent reference, small made-up models. Anything that goes
+/* For tests of the forward pass: golden files, a chain of stages, an independent reference, small made-up models. Anything that goes
  * wrong here fails the test that called. */
 #ifndef MODEL_HELPERS_H
 #define MODEL_HELPERS_H
 
 #include "model/model.h"
+#include "workers/workers.h"
 
 #define RANDOM_TEXT "tests/data/gemma3-random-text"
 #define RANDOM_VISION "tests/data/gemma3-random-vision-text"
@@ -35,9 +35,11 @@ struct chain_options {
 	uint32_t context;          /* 0: 2048 */
 	uint32_t max_sequences;    /* 0: 4 */
 	enum gp_type kv_type;
+	const struct gp_worker_device *device; /* NULL: the CPU */
 };
 
 struct chain {
+	const struct gp_worker_device *device;
 	struct gp_model *model;
 	const struct gp_config *config;
 	uint32_t n, max_rows;

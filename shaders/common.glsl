@@ -1,0 +1,25 @@
+// What all shaders share. Buffers are reached by address (Vulkan 1.2), so there are
+// no descriptors, and no limit on a buffer's range applies.
+#extension GL_EXT_buffer_reference : require
+#extension GL_EXT_buffer_reference_uvec2 : require
+#extension GL_EXT_scalar_block_layout : require
+#extension GL_EXT_shader_16bit_storage : require
+#extension GL_EXT_shader_8bit_storage : require
+#extension GL_EXT_shader_explicit_arithmetic_types : require
+#extension GL_EXT_control_flow_attributes : enable
+
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Floats { float v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 2) buffer Halves { float16_t v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Uints { uint v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Addresses { uint64_t v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 2) readonly buffer Bytes { uint8_t v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 2) readonly buffer Shorts { uint16_t v[]; };
+
+// As workers/vulkan/vulkan_device.h.
+struct Row {
+	uint pos;
+	uint first[2];    // position that is seen first, by kind of layer
+	uint table[2];    // where the sequence's blocks begin among the addresses
+	uint token;
+};
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Rows { Row v[]; };

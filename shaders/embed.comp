@@ -1,0 +1,23 @@
+#version 460
+// to[row][i] = table[token of row][i] * scale.
+#include "common.glsl"
+#include "types.glsl"
+
+layout(local_size_x = 64) in;
+layout(push_constant, scalar) uniform P {
+	uint64_t table, to, rows;
+	uint cols;
+	float scale;
+} p;
+
+void main()
+{
+	const uint part = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
+	float w[32];
+
+	if (part * 32 >= p.cols)
+		return;
+	weights(p.table, Rows(p.rows).v[row].token, part, p.cols, w);
+	for (uint i = 0; i < 32 && part * 32 + i < p.cols; i++)
+		Floats(p.to).v[row * p.cols + part * 32 + i] = w[i] * p.scale;
+}

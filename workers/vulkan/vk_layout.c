@@ -1,0 +1,286 @@
+/* What the device keeps: weights, activations, the KV cache's blocks. */
+#include "workers/vulkan/vulkan_device.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+/* ---- weights ------------------------------------------------------------------- */
+static bool is_native(enum gp_type t)
+{
+	switch (t) {
+	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16: case GP_TYPE_Q4_0:
+	case GP_TYPE_Q8_0: case GP_TYPE_Q4_K: case GP_TYPE_Q6_K:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static int room_for_weight(struct vulkan_device *d)
+{
+	const size_t room = d->weights_room ? d->weights_room * 2 : 64;
+	struct vk_weight *grown;
+
+	if (d->n_weights < d->weights_room)
+		return 0;
+	if (!(grown = realloc(d->weights, room * sizeof *grown)))
+		return gp_fail(ENOMEM, "no memory for %zu weights", room);
+	d->weights = grown;
+	d->weights_room = room;
+	return 0;
+}
+
+/* Types without a shader, and vectors, as floats. */
+static int load_converted(struct vulkan_device *d, const struct gp_tensor *t, float offset,
+                          struct vk_weight *w)
+{
+	size_t bytes, n;
+	float *f;
+	int rc;
+
+	if (!gp_size_mul(t->rows, t->cols, &n) || !gp_size_mul(n, sizeof *f, &bytes))
+		return gp_fail(EOVERFLOW, "its floats are too large");
+	if (!(f = malloc(bytes)))
+		return gp_fail(ENOMEM, "no memory to convert it");
+	d->k.dequantize(t->type, t->data, f, n);
+	for (size_t i = 0; i < n && offset != 0; i++)
+		f[i] += offset;
+	if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
+		rc = vk_upload(d, &w->span, f, bytes);
+	free(f);
+	w->type = GP_TYPE_F32;
+	return rc;
+}
+
+int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
+{
+	struct vulkan_device *d = dev;
+	const bool vector = t->rows == 1;
+	VkPipeline p;
+	size_t bytes;
+	int rc;
+
+	if (!t->rows || !t->cols || t->rows > UINT32_MAX || t->cols > UINT32_MAX)
+		return gp_fail(EINVAL, "%llu x %llu is no matrix", (unsigned long long)t->rows,
+		               (unsigned long long)t->cols);
+	if ((rc = gp_type_bytes(t->type, t->rows, t->cols, &bytes)) < 0)
+		return rc;
+	if (bytes != t->bytes)
+		return gp_fail(EINVAL, "%zu bytes, its shape needs %zu; fetch the file again",
+		               t->bytes, bytes);
+	if ((rc = room_for_weight(d)) < 0)
+		return rc;
+	struct vk_weight *w = &d->weights[d->n_weights];
+	*w = (struct vk_weight){ .type = t->type, .rows = (uint32_t)t->rows,
+	                         .cols = (uint32_t)t->cols };
+	if (vector || !is_native(t->type))
+		rc = load_converted(d, t, vector ? norm_offset : 0, w);
+	else if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
+		rc = vk_upload(d, &w->span, t->data, bytes);
+	if (rc < 0 || (rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type, &p)) < 0 ||
+	    (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
+		return rc;
+	gp_tensor_release(t, 0, t->bytes);
+	*out = ++d->n_weights;
+	return 0;
+}
+
+/* ---- activations --------------------------------------------------------------- */
+static int check_shape(const struct gp_stage_shape *s)
+{
+	const struct gp_config *c = s->config;
+
+	if (s->kv_type != GP_TYPE_F32 && s->kv_type != GP_TYPE_F16)
+		return gp_fail(EINVAL, "KV type %s; Vulkan stages take f32 and f16",
+		               gp_type_info(s->kv_type)->name);
+	if (!c->head_dim || c->head_dim % 2 || c->head_dim > 512)
+		return gp_fail(EINVAL, "head_dim %u; Vulkan stages take even ones up to 512",
+		               c->head_dim);
+	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads)
+		return gp_fail(EINVAL, "Vulkan cannot take %u layers of %u heads and %u KV heads",
+		               s->end_layer, c->n_heads, c->n_kv_heads);
+	return 0;
+}
+
+static void set_widths(struct vulkan_device *d)
+{
+	const struct gp_config *c = &d->config;
+	uint32_t *w = d->width;
+
+	w[GP_BUF_HIDDEN] = w[GP_BUF_NORMED] = w[GP_BUF_BRANCH] = c->hidden;
+	w[GP_BUF_Q] = w[GP_BUF_ATTN] = c->n_heads * c->head_dim;
+	w[GP_BUF_K] = w[GP_BUF_V] = c->n_kv_heads * c->head_dim;
+	w[GP_BUF_GATE] = w[GP_BUF_UP] = c->ffn;
+	w[GP_BUF_LOGITS] = d->shape.has_head ? c->vocab : 0;
+}
+
+static int set_places(struct vulkan_device *d)
+{
+	const size_t element = d->shape.kv_type == GP_TYPE_F32 ? 4 : 2;
+	const size_t layer = (size_t)2 * d->config.n_kv_heads * GP_KV_BLOCK * d->config.head_dim;
+
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		d->n_layers[k] = 0;
+	for (uint32_t i = d->shape.first_layer; i < d->shape.end_layer; i++) {
+		const enum gp_kv_kind kind = d->config.is_global[i] ? GP_KV_GLOBAL : GP_KV_LOCAL;
+
+		d->place[i] = (struct vk_kv_place){ kind, d->n_layers[kind]++ };
+	}
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		if (!gp_size_mul(layer * element, d->n_layers[k], &d->block_bytes[k]))
+			return gp_fail(EOVERFLOW, "KV blocks are too large");
+	return 0;
+}
+
+static int take_floats(struct vulkan_device *d, struct vk_arena *a, size_t rows, size_t width,
+                       struct vk_span *out)
+{
+	size_t n;
+
+	if (!gp_size_mul(rows, width, &n) || !gp_size_mul(n, sizeof(float), &n))
+		return gp_fail(EOVERFLOW, "activations of %zu rows are too large; use fewer", rows);
+	return vk_take(d, a, n, "activations", out);
+}
+
+static int take_buffers(struct vulkan_device *d)
+{
+	const struct gp_stage_shape *s = &d->shape;
+	const uint32_t rows = s->max_rows;
+	const size_t out = s->has_head ? (size_t)s->max_logit_rows * d->config.vocab :
+	                                 (size_t)rows * d->config.hidden;
+	int rc = 0;
+
+	for (uint32_t b = 0; b < GP_BUF_COUNT && rc == 0; b++)
+		rc = take_floats(d, &d->work_arena, b == GP_BUF_LOGITS ? s->max_logit_rows : rows,
+		                 d->width[b], &d->buffer[b]);
+	d->tables_room = s->max_sequences * (s->context / GP_KV_BLOCK + 1) * GP_KV_KINDS;
+	if (rc < 0 || (rc = take_floats(d, &d->out_arena, out, 1, &d->out)) < 0 ||
+	    (rc = take_floats(d, &d->in_arena, rows, d->config.hidden, &d->hidden_in)) < 0 ||
+	    (rc = take_floats(d, &d->in_arena, rows, sizeof(struct vk_row) / 4, &d->rows)) < 0 ||
+	    (rc = take_floats(d, &d->in_arena, d->tables_room, 2, &d->tables)) < 0 ||
+	    (rc = take_floats(d, &d->in_arena, rows, 1, &d->picked)) < 0)
+		return rc;
+	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)
+		rc = take_floats(d, &d->in_arena, rows, d->config.head_dim, &d->angles[k]);
+	return rc;
+}
+
+/* As the reference has it, in float32. */
+static int set_frequencies(struct vulkan_device *d)
+{
+	const struct gp_config *c = &d->config;
+	float *f = calloc(c->head_dim, sizeof *f);
+
+	if (!f)
+		return gp_fail(ENOMEM, "no memory for the rotation");
+	d->inv_freq[GP_KV_LOCAL] = f;
+	d->inv_freq[GP_KV_GLOBAL] = f + c->head_dim / 2;
+	for (uint32_t i = 0; i < c->head_dim / 2; i++) {
+		const double at = (float)(2 * i) / (float)c->head_dim;
+
+		d->inv_freq[GP_KV_LOCAL][i] = 1.0f / (float)pow((double)c->rope_base_local, at);
+		d->inv_freq[GP_KV_GLOBAL][i] = 1.0f / (float)pow((double)c->rope_base_global, at) /
+		                               c->rope_scale_global;
+	}
+	return 0;
+}
+
+static int make_pipelines(struct vulkan_device *d)
+{
+	const uint32_t kv = (uint32_t)d->shape.kv_type;
+	VkPipeline p;
+	int rc;
+
+	if ((rc = vk_pipeline(d, VK_RMS_NORM, 0, &p)) < 0 ||
+	    (rc = vk_pipeline(d, VK_ELEMENTWISE, 0, &p)) < 0 ||
+	    (rc = vk_pipeline(d, VK_ELEMENTWISE, 1, &p)) < 0 ||
+	    (rc = vk_pipeline(d, VK_QK_ROPE_APPEND, kv, &p)) < 0)
+		return rc;
+	return vk_pipeline(d, VK_ATTENTION, kv, &p);
+}
+
+int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
+{
+	struct vulkan_device *d = dev;
+	int rc;
+
+	if ((rc = check_shape(shape)) < 0)
+		return rc;
+	vulkan_release(d);
+	d->config = *shape->config;
+	d->shape = *shape;
+	d->shape.config = &d->config;
+	set_widths(d);
+	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
+	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0)
+		vulkan_release(d);
+	return rc;
+}
+
+void vulkan_release(struct vulkan_device *d)
+{
+	struct vk_arena *const arenas[] = { &d->weights_arena, &d->work_arena, &d->kv_arena,
+	                                    &d->in_arena, &d->out_arena };
+
+	for (size_t i = 0; i < GP_ARRAY_LEN(arenas); i++)
+		vk_give_all(d, arenas[i]);
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
+		free(d->kv_blocks[k]);
+		d->kv_blocks[k] = NULL;
+		d->n_blocks[k] = d->blocks_room[k] = 0;
+	}
+	free(d->weights);
+	d->weights = NULL;
+	d->n_weights = d->weights_room = 0;
+	free(d->inv_freq[GP_KV_LOCAL]);
+	d->inv_freq[GP_KV_LOCAL] = d->inv_freq[GP_KV_GLOBAL] = NULL;
+}
+
+uint64_t vulkan_memory_bytes(void *dev)
+{
+	const struct vulkan_device *d = dev;
+
+	return d->weights_arena.bytes + d->work_arena.bytes + d->kv_arena.bytes +
+	       d->in_arena.bytes + d->out_arena.bytes;
+}
+
+/* ---- KV blocks ----------------------------------------------------------------- */
+int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id)
+{
+	struct vulkan_device *d = dev;
+	int rc;
+
+	if (id != d->n_blocks[kind])
+		return gp_fail(EINVAL, "KV block %u reserved where %u is next", id,
+		               d->n_blocks[kind]);
+	if (id == d->blocks_room[kind]) {
+		const uint32_t room = id ? id * 2 : 64;
+		struct vk_span *grown = realloc(d->kv_blocks[kind], room * sizeof *grown);
+
+		if (!grown)
+			return gp_fail(ENOMEM, "no memory for %u KV blocks", room);
+		d->kv_blocks[kind] = grown;
+		d->blocks_room[kind] = room;
+	}
+	if ((rc = vk_take(d, &d->kv_arena, d->block_bytes[kind], "KV cache",
+	                  &d->kv_blocks[kind][id])) < 0)
+		return rc;
+	d->n_blocks[kind]++;
+	return 0;
+}
+
+int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from)
+{
+	struct vulkan_device *d = dev;
+	const struct vk_span *a = &d->kv_blocks[kind][from], *b = &d->kv_blocks[kind][to];
+	const VkBufferCopy part = { a->offset, b->offset, d->block_bytes[kind] };
+	const int rc = vk_begin_commands(d);
+
+	if (rc < 0 || !part.size)
+		return rc < 0 ? rc : vk_run_commands(d);
+	vkCmdCopyBuffer(d->commands, a->buffer, b->buffer, 1, &part);
+	return vk_run_commands(d);
+}

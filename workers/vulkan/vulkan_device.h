@@ -1,0 +1,139 @@
+/* The Vulkan device's own state, shared by its files. Buffers are reached by their
+ * addresses (VK_KHR_buffer_device_address, in 1.2), so shaders have no descriptors. */
+#ifndef GP_VULKAN_DEVICE_H
+#define GP_VULKAN_DEVICE_H
+
+#include <stdatomic.h>
+#include <vulkan/vulkan.h>
+
+#include "model/model.h"
+
+/* Message and -EIO, -ENOMEM or -ENODEV for a result below zero. */
+int vk_fail(VkResult r, const char *what);
+
+/* ---- memory (vk_memory.c) ----------------------------------------------------- */
+enum vk_memory { VK_MEMORY_DEVICE, VK_MEMORY_TO_DEVICE, VK_MEMORY_TO_HOST };
+
+struct vk_block {              /* one allocation, one buffer over it */
+	VkDeviceMemory memory;
+	VkBuffer buffer;
+	VkDeviceAddress address;
+	char *host;                /* NULL: not mapped */
+	VkDeviceSize bytes, used;
+};
+
+struct vk_arena {              /* grows by blocks, given back as a whole */
+	enum vk_memory kind;
+	struct vk_block *blocks;
+	uint32_t n, room;
+	uint64_t bytes;
+};
+
+struct vk_span {
+	VkBuffer buffer;
+	VkDeviceSize offset;
+	VkDeviceAddress address;   /* a multiple of 256 */
+	char *host;
+};
+
+struct vulkan_device;
+int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const char *what,
+            struct vk_span *out);
+void vk_give_all(struct vulkan_device *d, struct vk_arena *a);
+/* Waits until it is there. */
+int vk_upload(struct vulkan_device *d, const struct vk_span *to, const void *from, size_t bytes);
+
+/* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
+enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL, VK_ELEMENTWISE, VK_QK_ROPE_APPEND,
+                 VK_ATTENTION, VK_SHADERS };
+#define VK_VARIANTS 32u        /* values of a shader's constant 0 */
+#define VK_PUSH_BYTES 128u
+
+/* The pipeline of a shader with its constant 0; made when first asked for, which is
+ * while weights are loaded. */
+int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t constant, VkPipeline *out);
+void vk_destroy_pipelines(struct vulkan_device *d);
+
+/* ---- the device ----------------------------------------------------------------- */
+struct vk_weight {
+	struct vk_span span;
+	enum gp_type type;
+	uint32_t rows, cols;
+};
+
+struct vk_row {                /* as in shaders/common.glsl */
+	uint32_t pos;
+	uint32_t first[GP_KV_KINDS];
+	uint32_t table[GP_KV_KINDS];
+	uint32_t token;
+};
+
+struct vk_kv_place {
+	enum gp_kv_kind kind;
+	uint32_t index;        /* of the layer among those of its kind */
+};
+
+struct vulkan_device {
+	VkInstance instance;
+	VkPhysicalDevice physical;
+	VkPhysicalDeviceMemoryProperties memory;
+	VkDevice device;
+	uint32_t family;
+	VkQueue queue;
+	VkCommandPool pool;
+	VkCommandBuffer commands;
+	VkFence fence;
+	VkPipelineLayout layout;
+	VkPipeline pipelines[VK_SHADERS][VK_VARIANTS];
+	VkShaderModule modules[VK_SHADERS];
+	atomic_bool cancelled;
+	struct gp_kernels k;                 /* for conversion at load */
+
+	/* by configure */
+	struct gp_config config;
+	struct gp_stage_shape shape;         /* .config is the one above */
+	struct vk_arena weights_arena, work_arena, kv_arena, in_arena, out_arena;
+	struct vk_weight *weights;
+	size_t n_weights, weights_room;
+	struct vk_span buffer[GP_BUF_COUNT];
+	uint32_t width[GP_BUF_COUNT];
+	struct vk_kv_place place[GP_MAX_LAYERS];
+	uint32_t n_layers[GP_KV_KINDS];
+	size_t block_bytes[GP_KV_KINDS];
+	struct vk_span *kv_blocks[GP_KV_KINDS];
+	uint32_t n_blocks[GP_KV_KINDS], blocks_room[GP_KV_KINDS];
+	/* a step's input: rows, addresses of KV blocks, angles by kind, logit rows, hidden */
+	struct vk_span rows, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
+	uint32_t tables_room;
+	float *inv_freq[GP_KV_KINDS];
+	const struct gp_batch *batch;
+};
+
+/* vk_device.c */
+int vk_open_device(struct vulkan_device *d);
+void vk_close_device(struct vulkan_device *d);
+/* Ends, submits and waits for what is recorded. */
+int vk_begin_commands(struct vulkan_device *d);
+int vk_run_commands(struct vulkan_device *d);
+
+/* vk_memory_layout.c */
+int vulkan_configure(void *dev, const struct gp_stage_shape *shape);
+int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
+int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);
+int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
+uint64_t vulkan_memory_bytes(void *dev);
+void vulkan_release(struct vulkan_device *d);
+
+/* vk_ops.c */
+int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
+int vulkan_embed(void *dev, gp_handle table, float scale);
+int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
+int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
+int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+int vulkan_attention(void *dev, uint32_t layer);
+int vulkan_geglu(void *dev);
+int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from);
+int vulkan_head(void *dev, gp_handle table);
+int vulkan_end_step(void *dev, enum gp_buffer from, float *out);
+
+#endif
