@@ -114,7 +114,8 @@ $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,to
 # ---- tests: tests/FOLDER/test_*.c links the closure of FOLDER and tests/common
 SRC_testcommon := $(wildcard tests/common/*.c)
 $(eval $(call library,testcommon))
-TEST_SRC := $(filter-out $(if $(VULKAN),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
+# Sanitizers see into the driver, which is not ours.
+TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 .PHONY: tests
 tests: $(TESTS)
@@ -141,7 +142,7 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
 PREFIX ?= /usr/local
 # Folders of tests/ to run; none: all.
 ONLY ?=
-CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TESTS))),tools/check-style $(TESTS))
+CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TESTS))),tools/check-style $(if $(VULKAN),tools/check-shaders) $(TESTS))
 # Parts where threads or processes meet.
 THREADED := shm proto workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))

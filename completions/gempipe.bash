@@ -18,7 +18,7 @@ _gempipe_options() { # VERB
 	inspect) echo '--model --tensors --json --help --version' ;;
 	convert) echo '--output --type --quiet --help --version' ;;
 	synth) echo '--size --type --output --seed --quiet --help --version' ;;
-	worker) echo 'cpu --gdb --connect --stage --help --version' ;;
+	worker) echo 'cpu vulkan --gdb --connect --stage --help --version' ;;
 	demo) echo '--yes --help' ;;
 	esac
 }
@@ -28,7 +28,7 @@ _gempipe_values() { # VERB OPTION
 	case $1,$2 in
 	*,--kv-type) echo 'f32 f16 q8_0' ;;
 	*,--cpu-mask) echo 'scalar avx2 avx512 avx512vnni avx512bf16' ;;
-	*,--stages) echo 'auto cpu: external:' ;;
+	*,--stages) echo 'auto cpu: vulkan: external:' ;;
 	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q4_k q6_k' ;;
 	synth,--type) echo 'bf16 q8_0 q4_0 q4_k' ;;
 	synth,--size) echo '270m 1b 4b 12b 27b' ;;

@@ -96,13 +96,16 @@ static int parse_stages(struct gp_plan *plan, const char *text)
 
 static int check_device(const struct gp_plan_stage *s)
 {
-	if (s->external || strcmp(s->device, "cpu") == 0)
+	if (s->device_index)
+		return gp_fail(ENODEV, "--stages: %s[%u]: only the first device of a kind is used so "
+			       "far; leave out the number", s->device, s->device_index);
+	if (s->external || strcmp(s->device, "cpu") == 0 || strcmp(s->device, "vulkan") == 0)
 		return 0;
-	if (strcmp(s->device, "vulkan") == 0 || strcmp(s->device, "npu") == 0)
-		return gp_fail(ENODEV, "--stages: this build has no %s worker; use cpu or external",
-			       s->device);
-	return gp_fail(EINVAL, "--stages: device '%s' is unknown; there are cpu and external",
-		       s->device);
+	if (strcmp(s->device, "npu") == 0)
+		return gp_fail(ENODEV, "--stages: there is no npu worker yet; use cpu, vulkan or "
+			       "external");
+	return gp_fail(EINVAL, "--stages: device '%s' is unknown; there are cpu, vulkan and "
+		       "external", s->device);
 }
 
 static int check_layers(const struct gp_plan *plan, uint32_t n_layers)

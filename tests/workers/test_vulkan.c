@@ -127,11 +127,57 @@ static void test_types(void **state)
 	golden_close(g);
 }
 
+/* A pipeline of both devices, whole programs: greedy text as from the CPU alone. */
+static void test_mixed_pipeline(void **state)
+{
+	static const char *const stages[] = { "cpu:0-5", "vulkan:0-5", "cpu:0-1,vulkan:2-5",
+	                                      "vulkan:0-2,cpu:3-5", "vulkan:0-2,vulkan:3-5" };
+	char *want = NULL;
+	struct result r;
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(stages); i++) {
+		RUN(&r, program("run"), "-m", MINI, "-p", "In the beginning", "-n", "40", "-q",
+		    "--stages", stages[i]);
+		if (r.status)
+			fail_msg("%s: %s", stages[i], r.err);
+		if (!want) {
+			want = r.out;
+			r.out = NULL;
+		} else {
+			assert_string_equal(r.out, want);
+		}
+		result_free(&r);
+	}
+	free(want);
+}
+
+/* Of what a stage has no shader for, it says so before it loads. */
+static void test_refused(void **state)
+{
+	struct result r;
+
+	(void)state;
+	RUN(&r, program("run"), "-m", MINI, "-p", "x", "--stages", "vulkan:0-5", "--kv-type", "q8_0");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "KV type Q8_0; Vulkan stages take f32 and f16"));
+	result_free(&r);
+	setenv("VK_ICD_FILENAMES", "/nonexistent.json", 1);
+	setenv("VK_DRIVER_FILES", "/nonexistent.json", 1);
+	RUN(&r, program("run"), "-m", MINI, "-p", "x", "--stages", "vulkan:0-5");
+	unsetenv("VK_ICD_FILENAMES");
+	unsetenv("VK_DRIVER_FILES");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "mesa-vulkan-drivers"));
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text), cmocka_unit_test(test_mini),
-		cmocka_unit_test(test_types),
+		cmocka_unit_test(test_types), cmocka_unit_test(test_mixed_pipeline),
+		cmocka_unit_test(test_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,10 @@ build_packages() {
 test_packages() {
 	cat <<-'LIST'
 	libcmocka-dev        header:cmocka.h       the tests
+	libvulkan-dev        pc:vulkan             the Vulkan worker (optional for the build)
+	glslc                cmd:glslc             its shaders
+	spirv-tools          cmd:spirv-val         checks them
+	mesa-vulkan-drivers  icd:lvp               a Vulkan device on the CPU
 	LIST
 }
 
@@ -41,6 +45,7 @@ is_there() { # PROBE
 	cmd:*) command -v "${1#cmd:}" >/dev/null 2>&1 ;;
 	pc:*) pkg-config --exists "${1#pc:}" >/dev/null 2>&1 ;;
 	header:*) has_header "${1#header:}" ;;
+	icd:*) compgen -G "/usr/share/vulkan/icd.d/${1#icd:}_icd*.json" >/dev/null ;;
 	esac
 }
 
