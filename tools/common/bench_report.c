@@ -30,6 +30,11 @@ static double share(double speed, double ruler)
 	return ruler > 0 ? speed / ruler : 0;
 }
 
+static bool has_rulers(const struct bench_report *r)
+{
+	return r->used.threads > 0;
+}
+
 static struct line line_of(const struct bench_report *r, const struct bench_result *t)
 {
 	const struct gp_model *m = gp_engine_model(r->engine);
@@ -43,7 +48,7 @@ static struct line line_of(const struct bench_report *r, const struct bench_resu
 		.t = t, .gb_per_s = s.gb_per_s, .gop_per_s = s.gop_per_s,
 		.read_share = share(s.gb_per_s, r->used.read_gb_per_s),
 		.arithmetic_share = share(s.gop_per_s, rulers_arithmetic(&r->used, s.weights)),
-		.note = rulers_verdict(&r->used, &s, rulers_cache_bytes()),
+		.note = rulers_verdict(&r->used, &s, has_rulers(r) ? rulers_cache_bytes() : 0),
 	};
 }
 
@@ -68,24 +73,35 @@ static void print_model(const struct bench_report *r)
 	printf("%s weights, %s; keys and values %s; %u stage%s\n",
 	       gp_type_info(gp_model_main_type(m))->name, gp_size_text(bytes, model_bytes(m)),
 	       gp_type_info(p->kv_type)->name, p->n_stages, p->n_stages == 1 ? "" : "s");
-	if (model_bytes(m) < 4 * rulers_cache_bytes())
+	if (has_rulers(r) && model_bytes(m) < 4 * rulers_cache_bytes())
 		printf("cache-resident: less than four times the cache of %s; no measure of larger "
 		       "models\n", gp_size_text(cache, rulers_cache_bytes()));
+}
+
+static void print_columns(void)
+{
+	printf("\n" HEAD_FORMAT, "test", "tokens", "batch", "context", "tokens/s", "min", "max",
+	       "ms/token", "MB/token", "GB/s", "read", "Gop/s", "peak");
 }
 
 static void print_head(const struct bench_report *r)
 {
 	const char *ruler = rulers_arithmetic_name(gp_model_main_type(gp_engine_model(r->engine)));
 
+	if (!has_rulers(r)) {
+		printf("A stage is not on the CPU: speeds are held against nothing.\n");
+		print_model(r);
+		print_columns();
+		return;
+	}
 	printf("What this machine can do, measured now:\n");
 	print_rulers(&r->one);
 	if (r->used.threads != r->one.threads)
 		print_rulers(&r->used);
 	print_model(r);
-	printf("read: share of the memory read by %u thread%s; peak: share of their %s\n\n",
+	printf("read: share of the memory read by %u thread%s; peak: share of their %s\n",
 	       r->used.threads, r->used.threads == 1 ? "" : "s", ruler);
-	printf(HEAD_FORMAT, "test", "tokens", "batch", "context", "tokens/s", "min", "max",
-	       "ms/token", "MB/token", "GB/s", "read", "Gop/s", "peak");
+	print_columns();
 }
 
 /* "37%"; "-": there was no ruler. */
@@ -245,7 +261,7 @@ int bench_report_add(struct bench_report *r, const struct bench_result *t)
 		return gp_fail(ENOMEM, "no memory for the results");
 	r->results = more;
 	r->results[r->n_results++] = *t;
-	if (is_error(&l)) {
+	if (is_error(&l) && has_rulers(r)) {
 		if ((rc = measure_again(r)) < 0)
 			return rc;
 		l = line_of(r, t);

@@ -18,7 +18,9 @@ struct bench_result {
 struct bench_report {
 	struct gp_engine *engine;
 	uint32_t n_cpus;
-	struct rulers one, used; /* of one thread, of all threads of all stages */
+	/* Of one thread, of all threads of all stages; 0 threads: none, for a stage is not
+	 * on the CPU. */
+	struct rulers one, used;
 	bool json;
 	struct bench_result *results;
 	size_t n_results;

@@ -34,7 +34,7 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 #define CLI_ENGINE_LETTERS "m:vqh"
 #define CLI_ENGINE_HELP                                                                   \
 	"  -m, --model PATH       a .gguf file or a Hugging Face folder\n"                  \
-	"      --stages LIST      DEVICE:FIRST-LAST,... or auto (default): cpu:0-2,external:3-5\n" \
+	"      --stages LIST      DEVICE:FIRST-LAST,... or auto (default): cpu:0-2,vulkan:3-5\n" \
 	"      --threads N        threads of each CPU worker (default: the cores, shared out)\n" \
 	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
 	"      --max-rows N       token rows a step may carry (default 512)\n"               \
