@@ -12,48 +12,57 @@ float half_at(uint64_t at)
 void q4_0(uint64_t at, out float w[32])
 {
 	const float d = half_at(at);
-	Bytes q = Bytes(at + 2);
+	Shorts q = Shorts(at + 2);
 
-	[[unroll]] for (uint i = 0; i < 16; i++) {
+	[[unroll]] for (uint i = 0; i < 8; i++) {
 		const uint b = q.v[i];
 
-		w[i] = d * float(int(b & 15) - 8);
-		w[i + 16] = d * float(int(b >> 4) - 8);
+		w[2 * i] = d * float(int(b & 15) - 8);
+		w[2 * i + 1] = d * float(int(b >> 8 & 15) - 8);
+		w[2 * i + 16] = d * float(int(b >> 4 & 15) - 8);
+		w[2 * i + 17] = d * float(int(b >> 12) - 8);
 	}
 }
 
 void q8_0(uint64_t at, out float w[32])
 {
 	const float d = half_at(at);
-	Bytes q = Bytes(at + 2);
+	Shorts q = Shorts(at + 2);
 
-	[[unroll]] for (uint i = 0; i < 32; i++)
-		w[i] = d * float(int(int8_t(q.v[i])));
+	[[unroll]] for (uint i = 0; i < 16; i++) {
+		const int b = int(int16_t(q.v[i]));
+
+		w[2 * i] = d * float(bitfieldExtract(b, 0, 8));
+		w[2 * i + 1] = d * float(b >> 8);
+	}
 }
 
 // Part j of a block of 256.
 void q4_k(uint64_t at, uint j, out float w[32])
 {
-	Bytes s = Bytes(at + 4), q = Bytes(at + 16 + j / 2 * 32);
+	Bytes s = Bytes(at + 4);
+	Uints q = Uints(at + 16 + j / 2 * 32);
 	const uint scale = j < 4 ? s.v[j] & 63 : (s.v[j + 4] & 15) | (s.v[j - 4] >> 6) << 4;
 	const uint minimum = j < 4 ? s.v[j + 4] & 63 : (s.v[j + 4] >> 4) | (s.v[j] >> 6) << 4;
 	const float d = half_at(at) * float(scale), m = half_at(at + 2) * float(minimum);
 
 	[[unroll]] for (uint i = 0; i < 32; i++)
-		w[i] = d * float((q.v[i] >> (j % 2 * 4)) & 15) - m;
+		w[i] = d * float(bitfieldExtract(q.v[i / 4], int(i % 4 * 8 + j % 2 * 4), 4)) - m;
 }
 
 void q6_k(uint64_t at, uint j, out float w[32])
 {
 	const uint part = j % 4;
-	Bytes low = Bytes(at + j / 4 * 64 + part % 2 * 32);
-	Bytes high = Bytes(at + 128 + j / 4 * 32), scales = Bytes(at + 192 + j * 2);
+	Shorts low = Shorts(at + j / 4 * 64 + part % 2 * 32), high = Shorts(at + 128 + j / 4 * 32);
+	const int scales = int(int16_t(Shorts(at + 192 + j * 2).v[0]));
 	const float d = half_at(at + 208);
+	const float d0 = d * float(bitfieldExtract(scales, 0, 8)), d1 = d * float(scales >> 8);
 
 	[[unroll]] for (uint i = 0; i < 32; i++) {
-		const uint q = ((low.v[i] >> (part / 2 * 4)) & 15) | ((high.v[i] >> (2 * part)) & 3) << 4;
+		const uint l = uint(low.v[i / 2]) >> (i % 2 * 8 + part / 2 * 4);
+		const uint h = uint(high.v[i / 2]) >> (i % 2 * 8 + part * 2);
 
-		w[i] = d * float(int(int8_t(scales.v[i / 16]))) * float(int(q) - 32);
+		w[i] = (i < 16 ? d0 : d1) * float(int((l & 15) | (h & 3) << 4) - 32);
 	}
 }
 

@@ -80,8 +80,9 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 		rc = load_converted(d, t, vector ? norm_offset : 0, w);
 	else if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
 		rc = vk_upload(d, &w->span, t->data, bytes);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type, &p)) < 0 ||
-	    (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
+	for (uint32_t tile = 0; tile < VK_TILES && rc == 0; tile++)
+		rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p);
+	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
 		return rc;
 	gp_tensor_release(t, 0, t->bytes);
 	*out = ++d->n_weights;

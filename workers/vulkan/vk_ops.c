@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 
-#define MATMUL_TILE 8u         /* rows of a work group, as in matmul.comp */
+#define MATMUL_OUTPUTS 4u      /* of a work group, as in matmul.comp */
 #define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
 #define UNUSED_BLOCK UINT32_MAX
 
@@ -155,14 +155,16 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, gp_handle h, e
 	const struct { uint64_t to, from, w, picked; uint32_t rows, cols, n; } p = {
 		d->buffer[to].address, d->buffer[from].address, w->span.address, picked, rows,
 		w->cols, w->rows };
-	const uint32_t groups[] = { w->rows < MOST_GROUPS ? w->rows : MOST_GROUPS,
-	                            (rows + MATMUL_TILE - 1) / MATMUL_TILE,
-	                            (w->rows + MOST_GROUPS - 1) / MOST_GROUPS };
+	const uint32_t tile = rows > 4 ? 3 : rows > 2 ? 2 : rows > 1 ? 1 : 0;
+	const uint32_t n = (w->rows + MATMUL_OUTPUTS - 1) / MATMUL_OUTPUTS;
+	const uint32_t groups[] = { n < MOST_GROUPS ? n : MOST_GROUPS,
+	                            (rows + (1u << tile) - 1) >> tile,
+	                            (n + MOST_GROUPS - 1) / MOST_GROUPS };
 
 	if (w->cols != d->width[from] || w->rows != d->width[to])
 		return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u", w->rows,
 		               w->cols, d->width[from], d->width[to]);
-	return dispatch(d, VK_MATMUL, (uint32_t)w->type, &p, sizeof p, groups);
+	return dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
 }
 
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)

@@ -43,14 +43,15 @@ static int module_of(struct vulkan_device *d, enum vk_shader s)
 	return r < 0 ? vk_fail(r, shaders[s].name) : 0;
 }
 
-int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t constant, VkPipeline *out)
+int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t variant, VkPipeline *out)
 {
-	const VkSpecializationMapEntry entry = { 0, 0, sizeof constant };
-	const VkSpecializationInfo special = { 1, &entry, sizeof constant, &constant };
+	const uint32_t constants[] = { variant % VK_TYPES, 1u << variant / VK_TYPES };
+	const VkSpecializationMapEntry entries[] = { { 0, 0, 4 }, { 1, 4, 4 } };
+	const VkSpecializationInfo special = { 2, entries, sizeof constants, constants };
 	int rc;
 
-	if (constant >= VK_VARIANTS)
-		return gp_fail(EINVAL, "%s: variant %u", shaders[s].name, constant);
+	if (variant >= VK_VARIANTS)
+		return gp_fail(EINVAL, "%s: variant %u", shaders[s].name, variant);
 	if ((rc = module_of(d, s)) < 0)
 		return rc;
 	const VkComputePipelineCreateInfo info = {
@@ -58,7 +59,7 @@ int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t constant, Vk
 		.stage = { .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
 		           .stage = VK_SHADER_STAGE_COMPUTE_BIT, .module = d->modules[s],
 		           .pName = "main", .pSpecializationInfo = &special } };
-	VkPipeline *p = &d->pipelines[s][constant];
+	VkPipeline *p = &d->pipelines[s][variant];
 	if (!*p) {
 		const VkResult r = vkCreateComputePipelines(d->device, VK_NULL_HANDLE, 1, &info,
 		                                            NULL, p);

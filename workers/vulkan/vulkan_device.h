@@ -46,12 +46,14 @@ int vk_upload(struct vulkan_device *d, const struct vk_span *to, const void *fro
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL, VK_ELEMENTWISE, VK_QK_ROPE_APPEND,
                  VK_ATTENTION, VK_SHADERS };
-#define VK_VARIANTS 32u        /* values of a shader's constant 0 */
+#define VK_TYPES 32u           /* values of a shader's constant 0 */
+#define VK_TILES 4u            /* of its constant 1: 1, 2, 4, 8 rows at once */
+#define VK_VARIANTS (VK_TYPES * VK_TILES)
 #define VK_PUSH_BYTES 128u
 
-/* The pipeline of a shader with its constant 0; made when first asked for, which is
- * while weights are loaded. */
-int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t constant, VkPipeline *out);
+/* The pipeline of a shader: variant = its constant 0 + VK_TYPES x the tile. Made when
+ * first asked for, which is while weights are loaded. */
+int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t variant, VkPipeline *out);
 void vk_destroy_pipelines(struct vulkan_device *d);
 
 /* ---- the device ----------------------------------------------------------------- */
