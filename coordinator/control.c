@@ -1,6 +1,7 @@
 /* The pool's control thread. */
 #include <signal.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -106,16 +107,19 @@ static void resume_when_parked(struct gp_pool *p)
 
 static void announce(struct gp_pool *p, uint32_t k)
 {
-	const char *endpoint = gp_channel_endpoint(p->channel);
-	char text[3 * GP_PROTO_TEXT];
+	const char *endpoint = gp_channel_endpoint(p->channel), *mask = getenv("GP_CPU");
+	char text[3 * GP_PROTO_TEXT], set[64] = "";
 
+	/* What limits the workers that are started here should limit this one. */
+	if (mask && *mask)
+		snprintf(set, sizeof set, "GP_CPU=%s ", mask);
 	snprintf(text, sizeof text,
 		 "Stage %u (layers %u-%u) waits for a worker. Start it in another terminal:\n"
-		 "  gempipe worker cpu --connect %s --stage %u\n"
+		 "  %sgempipe worker cpu --connect %s --stage %u\n"
 		 "or under a debugger:\n"
-		 "  gempipe worker --gdb cpu --connect %s --stage %u\n",
-		 k, p->plan->stage[k].first_layer, p->plan->stage[k].end_layer - 1, endpoint, k,
-		 endpoint, k);
+		 "  %sgempipe worker --gdb cpu --connect %s --stage %u\n",
+		 k, p->plan->stage[k].first_layer, p->plan->stage[k].end_layer - 1, set,
+		 endpoint, k, set, endpoint, k);
 	if (p->options->announce)
 		p->options->announce(p->options->user, text);
 }

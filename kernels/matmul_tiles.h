@@ -25,7 +25,7 @@ INLINE void tile(const struct operands *o, const unsigned rows, const unsigned c
                  const enum gp_type t);
 
 /* From byte at of a weight row to what is prefetched: what comes soon of that row,
- * past its end of the row that the next tile reads at its place. */
+ * past its end what comes soon of the row that the next tile reads at its place. */
 INLINE size_t ahead_of(const struct operands *o, size_t at)
 {
 	const size_t soon = at + AHEAD_BYTES / COLS;

@@ -19,8 +19,8 @@ enum {
 	X_BLOCK_ROWS = 8 * GP_Q8_TILE,     /* rows that meet the weights in the L1 cache */
 	X_BLOCK_BYTES = 512 << 10,         /* and, of these, what stays in the L2 cache */
 	SUPER = 8,                         /* 32-element parts of the largest block */
-	/* One row gains little; with several the loads are too far apart for the
-	 * processor to look ahead by itself. */
+	/* The processor does not look far enough ahead by itself, least of all with several
+	 * rows, whose loads are further apart. */
 	PREFETCH_BYTES = 4096,             /* half of it where several groups add up */
 	/* For one or two rows memory sets the pace, and gives more to several streams.
 	 * Not for blocks of 256, whose code would no longer fit its cache. */
@@ -395,6 +395,8 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
 		for (unsigned r = 0; r < rows; r++)
 			acc[g][r] = s->add ? v_loadf(s->y + r * s->y_stride + g * LANES, s->cols) :
 			                     v_set(0.0f);
+	if (n_ahead > s->n_blocks)
+		ahead.body += next - s->n_blocks * block;
 	for (uint32_t b = 0; b < s->n_blocks; b++, x += x_step) {
 		if (b + n_ahead == s->n_blocks)
 			ahead.body += next - s->n_blocks * block;

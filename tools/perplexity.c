@@ -141,7 +141,7 @@ static void on_done(void *user, enum gp_finish why)
 	if (!p->cli.quiet && isatty(STDERR_FILENO))
 		fprintf(stderr, "\r\033[K%zu of %zu chunks, perplexity %.4f%s", p->n_done,
 			p->n_chunks, perplexity, p->n_done == p->n_chunks ? "\n" : "");
-	else
+	else if (!p->cli.quiet)
 		gp_log(GP_LOG_INFO, "chunk %zu of %zu, perplexity %.4f", p->n_done, p->n_chunks,
 		       perplexity);
 }

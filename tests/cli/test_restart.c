@@ -291,7 +291,8 @@ static void test_scoring_survives(void **state)
 	for (int i = 0; i < 4; i++) {
 		const size_t before = chunks_done(&p);
 
-		for (int wait = 0; wait < 6000 && chunks_done(&p) < before + 2; wait++)
+		for (int wait = 0; wait < 6000 && chunks_done(&p) < before + 2 &&
+		     !process_gone(p.pid, 0); wait++)
 			sleep_ms(10);
 		if (process_workers(p.pid, workers, 8) == 1)
 			killed += kill(workers[0], SIGKILL) == 0;

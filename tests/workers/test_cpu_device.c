@@ -88,14 +88,18 @@ static int node_of_even(uint32_t cpu)
 }
 
 /* Cores of two threads: 0 and 1, 2 and 3, ... */
-static uint32_t rank_of_pairs(uint32_t cpu)
+static uint32_t rank_of_pairs(uint32_t cpu, const uint32_t *allowed, uint32_t n)
 {
+	(void)allowed;
+	(void)n;
 	return cpu % 2;
 }
 
-static uint32_t rank_none(uint32_t cpu)
+static uint32_t rank_none(uint32_t cpu, const uint32_t *allowed, uint32_t n)
 {
 	(void)cpu;
+	(void)allowed;
+	(void)n;
 	return 0;
 }
 
@@ -122,6 +126,20 @@ static void test_cores_by_node(void **state)
 	const uint32_t n = gp_cpus_allowed(all, GP_ARRAY_LEN(all));
 	assert_true(n >= 1);
 	assert_true(gp_cpus_in_order(all, n, gp_node_of_cpu(), gp_rank_in_core) >= 1);
+}
+
+/* Lists as the kernel writes them; a sibling that may not be used does not count. */
+static void test_rank_in_core(void **state)
+{
+	const uint32_t all[] = { 0, 1 }, odd[] = { 1 };
+
+	(void)state;
+	assert_int_equal(gp_rank_in_list("0-1\n", 0, all, 2), 0);
+	assert_int_equal(gp_rank_in_list("0-1\n", 1, all, 2), 1);
+	assert_int_equal(gp_rank_in_list("0,1\n", 1, all, 2), 1);
+	assert_int_equal(gp_rank_in_list("0-1\n", 1, odd, 1), 0);
+	assert_int_equal(gp_rank_in_list("1\n", 1, all, 2), 0);
+	assert_int_equal(gp_rank_in_list("nonsense", 1, all, 2), 0);
 }
 
 static void test_threads_refused(void **state)
@@ -525,6 +543,7 @@ int main(void)
 		cmocka_unit_test(test_memory_is_counted),
 		cmocka_unit_test(test_candidates),
 		cmocka_unit_test(test_describe),
+		cmocka_unit_test(test_rank_in_core),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

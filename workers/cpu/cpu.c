@@ -51,8 +51,14 @@ static void cpu_describe(char text[256])
 {
 	cpu_set_t set;
 	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+	const char *env = getenv("GP_CPU");
+	unsigned mask;
 
-	snprintf(text, 256, "%d core%s, %s", n, n == 1 ? "" : "s", gp_cpu_text(gp_cpu_flags()));
+	if (gp_cpu_mask(env ? env : "", &mask) < 0)
+		mask = 0;
+	snprintf(text, 256, "%d core%s, %s%s%s%s", n, n == 1 ? "" : "s",
+	         gp_cpu_text(gp_cpu_flags() & mask), env && *env ? " (at most " : "",
+	         env && *env ? env : "", env && *env ? ")" : "");
 }
 
 static void cpu_cancel(void *dev)

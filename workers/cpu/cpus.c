@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int node_by_numa(uint32_t cpu)
 {
@@ -35,9 +36,24 @@ uint32_t gp_cpus_allowed(uint32_t *cpus, uint32_t room)
 	return n;
 }
 
-uint32_t gp_rank_in_core(uint32_t cpu)
+uint32_t gp_rank_in_list(const char *list, uint32_t cpu, const uint32_t *allowed, uint32_t n)
 {
-	char path[96], list[256] = "";
+	char text[256];
+	uint32_t rank = 0;
+
+	snprintf(text, sizeof text, "%.*s", (int)strcspn(list, "\n"), list);
+	struct bitmask *siblings = numa_parse_cpustring_all(text);
+	if (!siblings)
+		return 0;
+	for (uint32_t i = 0; i < n; i++)
+		rank += allowed[i] < cpu && numa_bitmask_isbitset(siblings, allowed[i]);
+	numa_bitmask_free(siblings);
+	return rank;
+}
+
+uint32_t gp_rank_in_core(uint32_t cpu, const uint32_t *allowed, uint32_t n)
+{
+	char path[96], list[256];
 	uint32_t rank = 0;
 
 	snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list",
@@ -45,13 +61,9 @@ uint32_t gp_rank_in_core(uint32_t cpu)
 	FILE *f = fopen(path, "re");
 	if (!f)
 		return 0;
-	struct bitmask *siblings = fgets(list, sizeof list, f) ? numa_parse_cpustring_all(list) : NULL;
+	if (fgets(list, sizeof list, f))
+		rank = gp_rank_in_list(list, cpu, allowed, n);
 	fclose(f);
-	if (!siblings)
-		return 0;
-	for (uint32_t c = 0; c < cpu; c++)
-		rank += numa_bitmask_isbitset(siblings, c) != 0;
-	numa_bitmask_free(siblings);
 	return rank;
 }
 
@@ -71,19 +83,28 @@ static int compare_places(const void *a, const void *b)
 	return x->cpu < y->cpu ? -1 : x->cpu > y->cpu;
 }
 
+static uint32_t count_nodes(const struct place *places, uint32_t n)
+{
+	uint32_t nodes = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t before = 0;
+
+		while (before < i && places[before].node != places[i].node)
+			before++;
+		nodes += before == i;
+	}
+	return nodes;
+}
+
 uint32_t gp_cpus_in_order(uint32_t *cpus, uint32_t n, gp_node_fn *node_of, gp_rank_fn *rank_of)
 {
 	struct place places[CPU_SETSIZE];
-	uint32_t nodes = 0;
 
 	for (uint32_t i = 0; i < n; i++)
-		places[i] = (struct place){ rank_of(cpus[i]), cpus[i], node_of(cpus[i]) };
+		places[i] = (struct place){ rank_of(cpus[i], cpus, n), cpus[i], node_of(cpus[i]) };
 	qsort(places, n, sizeof places[0], compare_places);
-	/* Every node has a first thread of a core. */
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < n; i++)
 		cpus[i] = places[i].cpu;
-		nodes += i == 0 || (places[i].rank == places[0].rank &&
-		                    places[i].node != places[i - 1].node);
-	}
-	return nodes;
+	return count_nodes(places, n);
 }

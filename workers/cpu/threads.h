@@ -10,9 +10,8 @@
 struct gp_threads;
 
 /* Thread 0 is the caller of gp_threads_run; n - 1 more are started, the i-th
- * pinned to the (first_cpu + i)-th of the cores this process may use, counted
- * node by node: neighbours in index share a NUMA node, and pages that a thread
- * touches first are its node's. Where there are several nodes the calling thread
+ * pinned to the (first_cpu + i)-th of the cores this process may use, in the order
+ * of gp_cpus_in_order: pages that a thread touches first are its node's. Where there are several nodes the calling thread
  * is pinned, too, until it calls destroy. More threads than cores: none is pinned and
  * none spins. n 0: one a core. */
 int gp_threads_create(struct gp_threads **t, uint32_t n, uint32_t first_cpu);
@@ -31,10 +30,11 @@ void gp_threads_split(uint32_t n, uint32_t grain, uint32_t thread, uint32_t n_th
 typedef int gp_node_fn(uint32_t cpu);
 /* The NUMA node of a core; where there is one node, of every core the same. */
 gp_node_fn *gp_node_of_cpu(void);
-typedef uint32_t gp_rank_fn(uint32_t cpu);
-/* How many threads of the same core have a smaller number; 0 where that cannot be
- * found out. */
-uint32_t gp_rank_in_core(uint32_t cpu);
+typedef uint32_t gp_rank_fn(uint32_t cpu, const uint32_t *allowed, uint32_t n);
+/* How many of the allowed that are threads of the same core have a smaller number;
+ * 0 where that cannot be found out. list: as the kernel gives it, "0,8\n". */
+uint32_t gp_rank_in_core(uint32_t cpu, const uint32_t *allowed, uint32_t n);
+uint32_t gp_rank_in_list(const char *list, uint32_t cpu, const uint32_t *allowed, uint32_t n);
 /* The cores the calling thread may use, ascending; returns how many. */
 uint32_t gp_cpus_allowed(uint32_t *cpus, uint32_t room);
 /* The order in which threads are put on cores: one on each core before a second
