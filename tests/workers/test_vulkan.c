@@ -127,6 +127,72 @@ static void test_types(void **state)
 	golden_close(g);
 }
 
+/* Rows of two sequences in turn, then a sequence that begins as a copy: as from the
+ * CPU. */
+static void mixed_rows(const struct gp_worker_device *device, const uint32_t *ids, float *logits)
+{
+	struct gp_stage_row rows[80];
+	struct chain c;
+
+	for (uint32_t i = 0; i < 80; i++)
+		rows[i] = (struct gp_stage_row){ .seq = i % 2, .pos = i / 2, .token = ids[i],
+		                                 .wants_logits = true };
+	chain_open(&c, RANDOM_TEXT, &(struct chain_options){ .device = device });
+	chain_step(&c, rows, 80, logits);
+	assert_int_equal(gp_kv_copy(gp_stage_kv(c.stage[0]), 2, 1, 33), 0);
+	chain_feed(&c, 2, ids + 80, 40, 0, logits + (size_t)80 * 512);
+	chain_close(&c);
+}
+
+static void test_sequences(void **state)
+{
+	struct golden *g = golden_open(RANDOM_TEXT "/golden.safetensors");
+	const uint32_t *ids = golden_ids(g, "b.input_ids", 300);
+	float *want = floats((size_t)120 * 512), *got = floats((size_t)120 * 512);
+
+	(void)state;
+	mixed_rows(&gp_cpu_device, ids, want);
+	mixed_rows(&gp_vulkan_device, ids, got);
+	assert_near("sequences", want, got, (size_t)120 * 512, 2e-3);
+	free(want);
+	golden_close(g);
+}
+
+static struct gp_device_ops cancelling;
+static uint32_t adds_left;
+
+static int add_then_cancel(void *dev, enum gp_buffer to, enum gp_buffer from)
+{
+	const int rc = gp_vulkan_device.ops->add(dev, to, from);
+
+	if (adds_left && --adds_left == 0)
+		gp_vulkan_device.ops->cancel(dev);
+	return rc;
+}
+
+/* A cancelled step leaves nothing that the next would trip over. */
+static void test_cancel(void **state)
+{
+	struct gp_worker_device device = gp_vulkan_device;
+	struct gp_stage_row row = { .wants_logits = true };
+	float want[512], got[512];
+	struct chain c;
+
+	(void)state;
+	cancelling = *gp_vulkan_device.ops;
+	cancelling.add = add_then_cancel;
+	device.ops = &cancelling;
+	chain_open(&c, RANDOM_TEXT, &(struct chain_options){ .device = &device });
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, want), 0);
+	row.seq = 1;
+	adds_left = 2;
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, got), -ECANCELED);
+	assert_int_equal(gp_kv_drop(gp_stage_kv(c.stage[0]), 1), 0);
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, got), 0);
+	assert_memory_equal(got, want, sizeof got);
+	chain_close(&c);
+}
+
 /* A pipeline of both devices, whole programs: greedy text as from the CPU alone. */
 static void test_mixed_pipeline(void **state)
 {
@@ -176,7 +242,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text), cmocka_unit_test(test_mini),
-		cmocka_unit_test(test_types), cmocka_unit_test(test_mixed_pipeline),
+		cmocka_unit_test(test_types), cmocka_unit_test(test_sequences),
+		cmocka_unit_test(test_cancel), cmocka_unit_test(test_mixed_pipeline),
 		cmocka_unit_test(test_refused),
 	};
 

@@ -186,8 +186,11 @@ int vk_begin_commands(struct vulkan_device *d)
 	const VkCommandBufferBeginInfo info = {
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
 		.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT };
-	const VkResult r = vkBeginCommandBuffer(d->commands, &info);
+	/* A step that was cancelled has left it half recorded. */
+	VkResult r = vkResetCommandBuffer(d->commands, 0);
 
+	if (r >= 0)
+		r = vkBeginCommandBuffer(d->commands, &info);
 	return r < 0 ? vk_fail(r, "recording") : 0;
 }
 

@@ -157,11 +157,12 @@ static int take_buffers(struct vulkan_device *d)
 	for (uint32_t b = 0; b < GP_BUF_COUNT && rc == 0; b++)
 		rc = take_floats(d, &d->work_arena, b == GP_BUF_LOGITS ? s->max_logit_rows : rows,
 		                 d->width[b], &d->buffer[b]);
-	d->tables_room = s->max_sequences * (s->context / GP_KV_BLOCK + 1) * GP_KV_KINDS;
+	d->table_blocks = s->context / GP_KV_BLOCK + 1;
 	if (rc < 0 || (rc = take_floats(d, &d->out_arena, out, 1, &d->out)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, rows, d->config.hidden, &d->hidden_in)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, rows, sizeof(struct vk_row) / 4, &d->rows)) < 0 ||
-	    (rc = take_floats(d, &d->in_arena, d->tables_room, 2, &d->tables)) < 0 ||
+	    (rc = take_floats(d, &d->in_arena, (size_t)s->max_sequences * GP_KV_KINDS,
+	                      (size_t)d->table_blocks * 2, &d->tables)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, rows, 1, &d->picked)) < 0)
 		return rc;
 	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)

@@ -78,24 +78,18 @@ static void put_rows(struct vulkan_device *d)
 {
 	const struct gp_batch *b = d->batch;
 	struct vk_row *rows = (struct vk_row *)d->rows.host;
-	uint32_t at = 0;
 
 	for (uint32_t r = 0; r < b->n_rows; r++) {
-		const uint32_t window = d->config.window, pos = b->pos[r];
-		/* Rows of a sequence may be apart; each run of them has a table. */
-		const bool same = r && b->seq[r] == b->seq[r - 1];
+		const uint32_t window = d->config.window, pos = b->pos[r], seq = b->seq[r];
+		const uint32_t n = (gp_kv_length(b->kv, seq) + GP_KV_BLOCK - 1) / GP_KV_BLOCK;
+		const bool again = r && seq == b->seq[r - 1];
 
 		rows[r] = (struct vk_row){ .pos = pos, .token = b->token[r] };
 		rows[r].first[GP_KV_LOCAL] = pos < window ? 0 : pos - window + 1;
 		for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
-			const uint32_t n = gp_kv_length(b->kv, b->seq[r]) / GP_KV_BLOCK + 1;
-
-			rows[r].table[k] = same ? rows[r - 1].table[k] : at;
-			if (same || !d->n_layers[k])
-				continue;
-			put_table(d, k, b->seq[r], (gp_kv_length(b->kv, b->seq[r]) +
-			          GP_KV_BLOCK - 1) / GP_KV_BLOCK, at);
-			at += n;
+			rows[r].table[k] = (seq * GP_KV_KINDS + k) * d->table_blocks;
+			if (!again && d->n_layers[k])
+				put_table(d, k, seq, n, rows[r].table[k]);
 		}
 	}
 }

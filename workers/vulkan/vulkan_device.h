@@ -106,7 +106,7 @@ struct vulkan_device {
 	uint32_t n_blocks[GP_KV_KINDS], blocks_room[GP_KV_KINDS];
 	/* a step's input: rows, addresses of KV blocks, angles by kind, logit rows, hidden */
 	struct vk_span rows, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
-	uint32_t tables_room;
+	uint32_t table_blocks;               /* of a sequence and kind */
 	float *inv_freq[GP_KV_KINDS];
 	const struct gp_batch *batch;
 };
