@@ -98,14 +98,10 @@ all: $(BIN)
 ifeq ($(VULKAN),)
 	@echo "no Vulkan worker: it needs the packages libvulkan-dev and glslc"
 endif
-$(BUILD)/bin/gempipe-worker-cpu: $(BUILD)/obj/workers/cpu/main.o $(call libs,workers)
+$(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
-$(BUILD)/bin/gempipe-worker-vulkan: $(BUILD)/obj/workers/vulkan/main.o $(call libs,workers)
-	@mkdir -p $(@D)
-	@echo "  LD    $(notdir $@)"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(VULKAN_LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(if $(filter vulkan,$*),$(VULKAN_LIBS))
 $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"

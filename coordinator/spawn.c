@@ -34,12 +34,12 @@ int gp_spawn_path(const struct gp_pool *p, const char *device, char path[GP_PROT
 		return rc;
 	if (snprintf(path, GP_PROTO_TEXT, "%s/gempipe-worker-%s", dir, device) >= GP_PROTO_TEXT)
 		return gp_fail(ENAMETOOLONG, "%.100s...: path of the workers is too long", dir);
-	if (access(path, X_OK) != 0 && errno == ENOENT && strcmp(device, "vulkan") == 0)
+	if (access(path, X_OK) == 0)
+		return 0;
+	if (errno == ENOENT && strcmp(device, "vulkan") == 0)
 		return gp_fail(ENODEV, "%s: this build has no vulkan worker; install libvulkan-dev and "
 			       "glslc and run make again, or use cpu", path);
-	if (access(path, X_OK) != 0)
-		return gp_fail(errno, "%s: %s; build it with make", path, strerror(errno));
-	return 0;
+	return gp_fail(errno, "%s: %s; build it with make", path, strerror(errno));
 }
 
 /* The child gets its two rings and the terminal's stderr; everything else of

@@ -1,4 +1,5 @@
 #include <cpuid.h>
+#include <stdlib.h>
 #include <strings.h>
 
 #include "base/base.h"
@@ -72,6 +73,14 @@ int gp_cpu_mask(const char *text, unsigned *mask)
 	return gp_fail(EINVAL,
 	               "instruction set \"%s\" is unknown; use scalar, avx2, avx512, "
 	               "avx512vnni, avx512bf16 or nothing", text);
+}
+
+int gp_cpu_mask_wanted(unsigned *mask)
+{
+	const char *text = getenv("GP_CPU");
+	const int rc = gp_cpu_mask(text ? text : "", mask);
+
+	return rc < 0 ? gp_fail_in(rc, "GP_CPU") : 0;
 }
 
 const char *gp_cpu_text(unsigned flags)

@@ -51,9 +51,9 @@ enum {
 };
 unsigned gp_cpu_flags(void);                     /* of this machine and its OS */
 /* "scalar", "avx2", "avx512", "avx512vnni", "avx512bf16", each with those before
- * it, or "": all. GP_CPU in the environment is read by the caller. -EINVAL names
- * the text. */
+ * it, or "": all. -EINVAL names the text. */
 int gp_cpu_mask(const char *text, unsigned *mask);
+int gp_cpu_mask_wanted(unsigned *mask);          /* by GP_CPU in the environment */
 const char *gp_cpu_text(unsigned flags);         /* "AVX-512" */
 
 /* ---- packed weights (kernels/packed.c) --------------------------------------

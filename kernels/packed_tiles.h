@@ -395,10 +395,11 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
 		for (unsigned r = 0; r < rows; r++)
 			acc[g][r] = s->add ? v_loadf(s->y + r * s->y_stride + g * LANES, s->cols) :
 			                     v_set(0.0f);
-	if (n_ahead > s->n_blocks)
-		ahead.body += next - s->n_blocks * block;
+	/* From here on what will be wanted is of the next group. */
+	const size_t turn = n_ahead < s->n_blocks ? s->n_blocks - n_ahead : 0;
+
 	for (uint32_t b = 0; b < s->n_blocks; b++, x += x_step) {
-		if (b + n_ahead == s->n_blocks)
+		if (b == turn)
 			ahead.body += next - s->n_blocks * block;
 #pragma GCC unroll 4
 		for (unsigned g = 0; g < groups; g++)

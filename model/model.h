@@ -268,6 +268,20 @@ struct gp_device_ops {
 	void (*cancel)(void *dev);
 };
 
+/* ---- what all devices work out alike (model/device.c) ---- */
+/* Is it a matrix of the bytes that its shape needs? */
+int gp_tensor_check(const struct gp_tensor *t);
+void gp_stage_widths(const struct gp_stage_shape *s, uint32_t width[GP_BUF_COUNT]); /* floats */
+struct gp_kv_place {
+	enum gp_kv_kind kind;
+	uint32_t index;        /* of the layer among the stage's of its kind */
+};
+void gp_kv_places(const struct gp_stage_shape *s, struct gp_kv_place place[GP_MAX_LAYERS],
+                  uint32_t n_layers[GP_KV_KINDS]);
+/* head_dim / 2 frequencies; of a position as many cosines, then sines. */
+void gp_rope_frequencies(const struct gp_config *c, enum gp_kv_kind kind, float *inv_freq);
+void gp_rope_row(float *row, const float *inv_freq, uint32_t half, uint32_t pos);
+
 /* ==== a stage (model/gemma3.c): the layers [first, end) on one device ========= */
 struct gp_stage;
 /* progress(user, done, total) in bytes of weights; may be NULL. */

@@ -1,32 +1,26 @@
 // Sums and maxima over a work group of SIZE invocations, of any subgroup size.
 shared float reduced[SIZE];
 
-float group_sum(float x)
-{
-	const uint me = gl_LocalInvocationIndex;
-
-	barrier();
-	reduced[me] = x;
-	for (uint n = SIZE / 2; n > 0; n /= 2) {
-		barrier();
-		if (me < n)
-			reduced[me] += reduced[me + n];
+#define REDUCE(NAME, COMBINE)                                                    \
+	float NAME(float x)                                                      \
+	{                                                                        \
+		const uint me = gl_LocalInvocationIndex;                         \
+                                                                                 \
+		barrier();                                                       \
+		reduced[me] = x;                                                 \
+		for (uint n = SIZE / 2; n > 0; n /= 2) {                         \
+			barrier();                                               \
+			if (me < n)                                              \
+				reduced[me] = COMBINE(reduced[me], reduced[me + n]); \
+		}                                                                \
+		barrier();                                                       \
+		return reduced[0];                                               \
 	}
-	barrier();
-	return reduced[0];
+
+float plus(float a, float b)
+{
+	return a + b;
 }
 
-float group_max(float x)
-{
-	const uint me = gl_LocalInvocationIndex;
-
-	barrier();
-	reduced[me] = x;
-	for (uint n = SIZE / 2; n > 0; n /= 2) {
-		barrier();
-		if (me < n)
-			reduced[me] = max(reduced[me], reduced[me + n]);
-	}
-	barrier();
-	return reduced[0];
-}
+REDUCE(group_sum, plus)
+REDUCE(group_max, max)

@@ -93,6 +93,15 @@ double largest_magnitude(const float *x, size_t n)
 	return largest;
 }
 
+float *floats(size_t n)
+{
+	float *x = malloc(n * sizeof(*x));
+
+	assert_non_null(x);
+	memset(x, 0xff, n * sizeof(*x)); /* NaN until written */
+	return x;
+}
+
 uint32_t best_of(const float *logits, size_t n)
 {
 	size_t best = 0;

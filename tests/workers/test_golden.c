@@ -19,15 +19,6 @@
 #define CHUNK 512u
 #define CHUNKS 200u
 
-static float *floats(size_t n)
-{
-	float *x = malloc(n * sizeof(*x));
-
-	assert_non_null(x);
-	memset(x, 0xff, n * sizeof(*x)); /* NaN until written */
-	return x;
-}
-
 /* The largest error of the logits of one sequence. */
 static double logit_error(const char *path, const uint32_t *ids, uint32_t n, const float *want,
                           enum gp_type kv_type)

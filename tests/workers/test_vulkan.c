@@ -18,15 +18,6 @@
 #define CHUNK 512u
 #define CHUNKS 200u
 
-static float *floats(size_t n)
-{
-	float *x = malloc(n * sizeof(*x));
-
-	assert_non_null(x);
-	memset(x, 0xff, n * sizeof(*x)); /* NaN until written */
-	return x;
-}
-
 /* Logits of n ids as one sequence, in steps of chunk rows. */
 static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
                         const struct chain_options *o)

@@ -129,13 +129,12 @@ static double compute_rate(uint64_t (*compute)(uint64_t iterations), uint32_t op
 
 int rulers_measure(struct rulers *r, uint32_t n_threads)
 {
-	const char *env = getenv("GP_CPU");
 	struct gp_kernels k;
 	unsigned mask;
-	const int rc = gp_cpu_mask(env ? env : "", &mask);
+	const int rc = gp_cpu_mask_wanted(&mask);
 
 	if (rc < 0)
-		return gp_fail_in(rc, "GP_CPU");
+		return rc;
 	gp_kernels_init(&k, mask);
 	const uint32_t n = n_threads < MAX_THREADS ? n_threads : MAX_THREADS;
 	*r = (struct rulers){

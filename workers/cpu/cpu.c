@@ -22,14 +22,13 @@ static void cpu_close(void *dev)
 
 static int cpu_open(void **dev, uint32_t threads, uint32_t first_cpu)
 {
-	const char *env = getenv("GP_CPU");
 	struct cpu_device *d;
 	unsigned mask;
 	int rc;
 
 	*dev = NULL;
-	if ((rc = gp_cpu_mask(env ? env : "", &mask)) < 0)
-		return gp_fail_in(rc, "GP_CPU");
+	if ((rc = gp_cpu_mask_wanted(&mask)) < 0)
+		return rc;
 	if (!(d = calloc(1, sizeof(*d))))
 		return gp_fail(ENOMEM, "no memory for the CPU device");
 	gp_kernels_init(&d->k, mask);
@@ -51,14 +50,15 @@ static void cpu_describe(char text[256])
 {
 	cpu_set_t set;
 	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-	const char *env = getenv("GP_CPU");
+	const char *most = getenv("GP_CPU");
 	unsigned mask;
 
-	if (gp_cpu_mask(env ? env : "", &mask) < 0)
+	if (gp_cpu_mask_wanted(&mask) < 0)
 		mask = 0;
-	snprintf(text, 256, "%d core%s, %s%s%s%s", n, n == 1 ? "" : "s",
-	         gp_cpu_text(gp_cpu_flags() & mask), env && *env ? " (at most " : "",
-	         env && *env ? env : "", env && *env ? ")" : "");
+	const int length = snprintf(text, 256, "%d core%s, %s", n, n == 1 ? "" : "s",
+	                            gp_cpu_text(gp_cpu_flags() & mask));
+	if (most && *most)
+		snprintf(text + length, 256 - (size_t)length, " (at most %s)", most);
 }
 
 static void cpu_cancel(void *dev)

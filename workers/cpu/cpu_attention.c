@@ -1,7 +1,6 @@
 /* Rotation, the KV cache's new rows, attention. */
 #include "workers/cpu/cpu_device.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -12,21 +11,6 @@ static enum gp_kv_kind kind_of(const struct cpu_device *d, uint32_t layer)
 }
 
 /* ---- rotation -------------------------------------------------------------- */
-/* As the reference has it: frequencies, angles and their sines in float32. */
-void cpu_rope_frequencies(struct cpu_device *d)
-{
-	const struct gp_config *c = &d->config;
-
-	for (uint32_t i = 0; i < c->head_dim / 2; i++) {
-		double at = (float)(2 * i) / (float)c->head_dim;
-		float local = 1.0f / (float)pow((double)c->rope_base_local, at);
-		float global = 1.0f / (float)pow((double)c->rope_base_global, at);
-
-		d->inv_freq[GP_KV_LOCAL][i] = local;
-		d->inv_freq[GP_KV_GLOBAL][i] = global / c->rope_scale_global;
-	}
-}
-
 void cpu_rope_rows(struct cpu_device *d, uint32_t first, uint32_t end)
 {
 	uint32_t half = d->config.head_dim / 2;
@@ -34,16 +18,9 @@ void cpu_rope_rows(struct cpu_device *d, uint32_t first, uint32_t end)
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
 		if (!d->kv[k].n_layers)
 			continue;
-		for (uint32_t r = first; r < end; r++) {
-			float *row = d->rope[k] + (size_t)r * 2 * half;
-
-			for (uint32_t i = 0; i < half; i++) {
-				float angle = (float)d->batch->pos[r] * d->inv_freq[k][i];
-
-				row[i] = (float)cos((double)angle);
-				row[half + i] = (float)sin((double)angle);
-			}
-		}
+		for (uint32_t r = first; r < end; r++)
+			gp_rope_row(d->rope[k] + (size_t)r * 2 * half, d->inv_freq[k], half,
+			            d->batch->pos[r]);
 	}
 }
 

@@ -37,11 +37,6 @@ struct cpu_kv_pool {           /* of one kind */
 	size_t block_bytes;
 };
 
-struct cpu_kv_place {
-	enum gp_kv_kind kind;
-	uint32_t index;        /* of the layer among those of its kind */
-};
-
 struct cpu_tile {              /* rows of the step: one sequence, consecutive positions */
 	uint32_t row, rows;
 	uint32_t first_part, parts;  /* what they see, in parts of GP_KV_PART */
@@ -73,7 +68,7 @@ struct cpu_device {
 	float *attn_states;              /* [attn_slots] states of split tiles */
 	uint32_t attn_slots;
 	struct cpu_tile *tiles;          /* [max_rows] */
-	struct cpu_kv_place place[GP_MAX_LAYERS];
+	struct gp_kv_place place[GP_MAX_LAYERS];
 	struct cpu_kv_pool kv[GP_KV_KINDS];
 	uint32_t kv_row_bytes;           /* one head of one position */
 
@@ -121,7 +116,6 @@ int cpu_logits_out(struct cpu_device *d, float *out);
 int cpu_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 int cpu_attention(void *dev, uint32_t layer);
 void cpu_attention_layout(struct cpu_device *d); /* sizes of its memory, by shape and threads */
-void cpu_rope_frequencies(struct cpu_device *d);
 void cpu_rope_rows(struct cpu_device *d, uint32_t first, uint32_t end);
 
 #endif

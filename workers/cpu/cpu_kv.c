@@ -11,14 +11,11 @@ int cpu_kv_layout(struct cpu_device *d)
 {
 	const struct gp_type_info *t = gp_type_info(d->shape.kv_type);
 	size_t heads = (size_t)d->config.n_kv_heads * 2 * GP_KV_BLOCK;
+	uint32_t n_layers[GP_KV_KINDS];
 
+	gp_kv_places(&d->shape, d->place, n_layers);
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
-		d->kv[k].n_layers = 0;
-	for (uint32_t i = d->shape.first_layer; i < d->shape.end_layer; i++) {
-		enum gp_kv_kind kind = d->config.is_global[i] ? GP_KV_GLOBAL : GP_KV_LOCAL;
-
-		d->place[i] = (struct cpu_kv_place){ kind, d->kv[kind].n_layers++ };
-	}
+		d->kv[k].n_layers = n_layers[k];
 	d->kv_row_bytes = d->config.head_dim / t->block_elems * t->block_bytes;
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
 		if (!gp_size_mul(heads, (size_t)d->kv_row_bytes * d->kv[k].n_layers,
@@ -73,7 +70,7 @@ void cpu_kv_release(struct cpu_device *d)
 void *cpu_kv_rows(const struct cpu_device *d, uint32_t layer, uint32_t block, uint32_t which,
                   uint32_t head)
 {
-	const struct cpu_kv_place *at = &d->place[layer];
+	const struct gp_kv_place *at = &d->place[layer];
 	size_t n = ((size_t)at->index * 2 + which) * d->config.n_kv_heads + head;
 
 	return (char *)d->kv[at->kind].blocks[block].data + n * GP_KV_BLOCK * d->kv_row_bytes;

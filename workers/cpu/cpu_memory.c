@@ -69,22 +69,6 @@ static int room_for_weight(struct cpu_device *d)
 	return 0;
 }
 
-static int check_weight(const struct gp_tensor *t)
-{
-	size_t bytes;
-	int rc;
-
-	if (!t->rows || !t->cols || t->rows > UINT32_MAX || t->cols > UINT32_MAX)
-		return gp_fail(EINVAL, "%llu x %llu is no matrix", (unsigned long long)t->rows,
-		               (unsigned long long)t->cols);
-	if ((rc = gp_type_bytes(t->type, t->rows, t->cols, &bytes)) < 0)
-		return rc;
-	if (bytes != t->bytes)
-		return gp_fail(EINVAL, "%zu bytes, its shape needs %zu; fetch the file again",
-		               t->bytes, bytes);
-	return 0;
-}
-
 struct loading {
 	struct cpu_device *d;
 	const struct cpu_weight *w;
@@ -146,7 +130,7 @@ int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle 
 	size_t bytes = t->cols * sizeof(float);
 	int rc;
 
-	if ((rc = check_weight(t)) < 0 || (rc = room_for_weight(d)) < 0)
+	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
 		return rc;
 	w = &d->weights[d->n_weights];
 	*w = (struct cpu_weight){ .type = vector ? GP_TYPE_F32 : t->type,
@@ -189,18 +173,6 @@ static int check_shape(const struct gp_stage_shape *s)
 		return gp_fail(EINVAL, "%u heads share a KV head; the CPU takes at most %u",
 		               c->n_heads / c->n_kv_heads, GP_ATTENTION_QUERIES);
 	return 0;
-}
-
-static void set_widths(struct cpu_device *d)
-{
-	const struct gp_config *c = &d->config;
-	uint32_t *w = d->width;
-
-	w[GP_BUF_HIDDEN] = w[GP_BUF_NORMED] = w[GP_BUF_BRANCH] = c->hidden;
-	w[GP_BUF_Q] = w[GP_BUF_ATTN] = c->n_heads * c->head_dim;
-	w[GP_BUF_K] = w[GP_BUF_V] = c->n_kv_heads * c->head_dim;
-	w[GP_BUF_GATE] = w[GP_BUF_UP] = c->ffn;
-	w[GP_BUF_LOGITS] = d->shape.has_head ? c->vocab : 0;
 }
 
 /* One mapping holds all activations. Called twice: with base NULL it only sums. */
@@ -287,12 +259,13 @@ int cpu_configure(void *dev, const struct gp_stage_shape *shape)
 	d->config = *shape->config;
 	d->shape = *shape;
 	d->shape.config = &d->config;
-	set_widths(d);
+	gp_stage_widths(&d->shape, d->width);
 	if ((rc = cpu_kv_layout(d)) < 0 || (rc = take_buffers(d)) < 0) {
 		cpu_release(d);
 		return rc;
 	}
-	cpu_rope_frequencies(d);
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		gp_rope_frequencies(&d->config, k, d->inv_freq[k]);
 	return 0;
 }
 

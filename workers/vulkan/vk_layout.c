@@ -1,7 +1,6 @@
 /* What the device keeps: weights, activations, the KV cache's blocks. */
 #include "workers/vulkan/vulkan_device.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,26 +59,17 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	struct vulkan_device *d = dev;
 	const bool vector = t->rows == 1;
 	VkPipeline p;
-	size_t bytes;
 	int rc;
 
-	if (!t->rows || !t->cols || t->rows > UINT32_MAX || t->cols > UINT32_MAX)
-		return gp_fail(EINVAL, "%llu x %llu is no matrix", (unsigned long long)t->rows,
-		               (unsigned long long)t->cols);
-	if ((rc = gp_type_bytes(t->type, t->rows, t->cols, &bytes)) < 0)
-		return rc;
-	if (bytes != t->bytes)
-		return gp_fail(EINVAL, "%zu bytes, its shape needs %zu; fetch the file again",
-		               t->bytes, bytes);
-	if ((rc = room_for_weight(d)) < 0)
+	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
 		return rc;
 	struct vk_weight *w = &d->weights[d->n_weights];
 	*w = (struct vk_weight){ .type = t->type, .rows = (uint32_t)t->rows,
 	                         .cols = (uint32_t)t->cols };
 	if (vector || !is_native(t->type))
 		rc = load_converted(d, t, vector ? norm_offset : 0, w);
-	else if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
-		rc = vk_upload(d, &w->span, t->data, bytes);
+	else if ((rc = vk_take(d, &d->weights_arena, t->bytes, "weights", &w->span)) == 0)
+		rc = vk_upload(d, &w->span, t->data, t->bytes);
 	for (uint32_t tile = 0; tile < VK_TILES && rc == 0; tile++)
 		rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p);
 	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
@@ -106,30 +96,12 @@ static int check_shape(const struct gp_stage_shape *s)
 	return 0;
 }
 
-static void set_widths(struct vulkan_device *d)
-{
-	const struct gp_config *c = &d->config;
-	uint32_t *w = d->width;
-
-	w[GP_BUF_HIDDEN] = w[GP_BUF_NORMED] = w[GP_BUF_BRANCH] = c->hidden;
-	w[GP_BUF_Q] = w[GP_BUF_ATTN] = c->n_heads * c->head_dim;
-	w[GP_BUF_K] = w[GP_BUF_V] = c->n_kv_heads * c->head_dim;
-	w[GP_BUF_GATE] = w[GP_BUF_UP] = c->ffn;
-	w[GP_BUF_LOGITS] = d->shape.has_head ? c->vocab : 0;
-}
-
 static int set_places(struct vulkan_device *d)
 {
 	const size_t element = d->shape.kv_type == GP_TYPE_F32 ? 4 : 2;
 	const size_t layer = (size_t)2 * d->config.n_kv_heads * GP_KV_BLOCK * d->config.head_dim;
 
-	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
-		d->n_layers[k] = 0;
-	for (uint32_t i = d->shape.first_layer; i < d->shape.end_layer; i++) {
-		const enum gp_kv_kind kind = d->config.is_global[i] ? GP_KV_GLOBAL : GP_KV_LOCAL;
-
-		d->place[i] = (struct vk_kv_place){ kind, d->n_layers[kind]++ };
-	}
+	gp_kv_places(&d->shape, d->place, d->n_layers);
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
 		if (!gp_size_mul(layer * element, d->n_layers[k], &d->block_bytes[k]))
 			return gp_fail(EOVERFLOW, "KV blocks are too large");
@@ -170,7 +142,6 @@ static int take_buffers(struct vulkan_device *d)
 	return rc;
 }
 
-/* As the reference has it, in float32. */
 static int set_frequencies(struct vulkan_device *d)
 {
 	const struct gp_config *c = &d->config;
@@ -180,13 +151,8 @@ static int set_frequencies(struct vulkan_device *d)
 		return gp_fail(ENOMEM, "no memory for the rotation");
 	d->inv_freq[GP_KV_LOCAL] = f;
 	d->inv_freq[GP_KV_GLOBAL] = f + c->head_dim / 2;
-	for (uint32_t i = 0; i < c->head_dim / 2; i++) {
-		const double at = (float)(2 * i) / (float)c->head_dim;
-
-		d->inv_freq[GP_KV_LOCAL][i] = 1.0f / (float)pow((double)c->rope_base_local, at);
-		d->inv_freq[GP_KV_GLOBAL][i] = 1.0f / (float)pow((double)c->rope_base_global, at) /
-		                               c->rope_scale_global;
-	}
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		gp_rope_frequencies(c, k, d->inv_freq[k]);
 	return 0;
 }
 
@@ -215,7 +181,7 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	d->config = *shape->config;
 	d->shape = *shape;
 	d->shape.config = &d->config;
-	set_widths(d);
+	gp_stage_widths(&d->shape, d->width);
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
 	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0)
 		vulkan_release(d);
@@ -279,10 +245,12 @@ int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from)
 	struct vulkan_device *d = dev;
 	const struct vk_span *a = &d->kv_blocks[kind][from], *b = &d->kv_blocks[kind][to];
 	const VkBufferCopy part = { a->offset, b->offset, d->block_bytes[kind] };
-	const int rc = vk_begin_commands(d);
+	int rc;
 
-	if (rc < 0 || !part.size)
-		return rc < 0 ? rc : vk_run_commands(d);
+	if (!part.size)
+		return 0;
+	if ((rc = vk_begin_commands(d)) < 0)
+		return rc;
 	vkCmdCopyBuffer(d->commands, a->buffer, b->buffer, 1, &part);
 	return vk_run_commands(d);
 }

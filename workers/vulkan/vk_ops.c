@@ -1,7 +1,6 @@
 /* The operations of a step, recorded one after the other and run by end_step. */
 #include "workers/vulkan/vulkan_device.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -40,6 +39,16 @@ static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant
 	return 0;
 }
 
+/* A dispatch that what is recorded next may lean on. */
+static int run(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
+               uint32_t push_bytes, const uint32_t groups[3])
+{
+	const int rc = dispatch(d, s, constant, push, push_bytes, groups);
+
+	barrier(d);
+	return rc;
+}
+
 static const struct vk_weight *weight(const struct vulkan_device *d, gp_handle h)
 {
 	return &d->weights[h - 1];
@@ -51,16 +60,9 @@ static void put_angles(struct vulkan_device *d)
 	const uint32_t half = d->config.head_dim / 2;
 
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
-		for (uint32_t r = 0; r < d->batch->n_rows; r++) {
-			float *row = (float *)d->angles[k].host + (size_t)r * 2 * half;
-
-			for (uint32_t i = 0; i < half; i++) {
-				const float angle = (float)d->batch->pos[r] * d->inv_freq[k][i];
-
-				row[i] = (float)cos((double)angle);
-				row[half + i] = (float)sin((double)angle);
-			}
-		}
+		for (uint32_t r = 0; r < d->batch->n_rows; r++)
+			gp_rope_row((float *)d->angles[k].host + (size_t)r * 2 * half, d->inv_freq[k],
+			            half, d->batch->pos[r]);
 }
 
 /* The addresses of a sequence's blocks; blocks that fell out of the window: 0. */
@@ -123,10 +125,8 @@ int vulkan_embed(void *dev, gp_handle table, float scale)
 	const struct { uint64_t table, to, rows; uint32_t cols; float scale; } p = {
 		w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->rows.address, w->cols, scale };
 	const uint32_t groups[] = { (w->cols + 2047) / 2048, d->batch->n_rows, 1 };
-	const int rc = dispatch(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
 
-	barrier(d);
-	return rc;
+	return run(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
 }
 
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w)
@@ -136,10 +136,8 @@ int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle
 		d->buffer[to].address, d->buffer[from].address, weight(d, w)->span.address,
 		d->width[to], d->config.rms_eps };
 	const uint32_t groups[] = { d->batch->n_rows, 1, 1 };
-	const int rc = dispatch(d, VK_RMS_NORM, 0, &p, sizeof p, groups);
 
-	barrier(d);
-	return rc;
+	return run(d, VK_RMS_NORM, 0, &p, sizeof p, groups);
 }
 
 static int multiply(struct vulkan_device *d, enum gp_buffer from, gp_handle h, enum gp_buffer to,
@@ -176,7 +174,7 @@ int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle
 {
 	struct vulkan_device *d = dev;
 	const struct gp_config *c = &d->config;
-	const struct vk_kv_place at = d->place[layer];
+	const struct gp_kv_place at = d->place[layer];
 	const struct {
 		uint64_t q, k, v, q_norm, k_norm, rows, blocks, angles;
 		uint32_t heads, kv_heads, dim, kind, layer;
@@ -187,18 +185,16 @@ int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle
 		d->tables.address, d->angles[at.kind].address, c->n_heads, c->n_kv_heads, c->head_dim,
 		at.kind, at.index, c->rms_eps };
 	const uint32_t groups[] = { c->n_heads + 2 * c->n_kv_heads, d->batch->n_rows, 1 };
-	const int rc = dispatch(d, VK_QK_ROPE_APPEND, (uint32_t)d->shape.kv_type, &p, sizeof p,
-	                        groups);
 
-	barrier(d);
-	return rc;
+	return run(d, VK_QK_ROPE_APPEND, (uint32_t)d->shape.kv_type, &p, sizeof p,
+	           groups);
 }
 
 int vulkan_attention(void *dev, uint32_t layer)
 {
 	struct vulkan_device *d = dev;
 	const struct gp_config *c = &d->config;
-	const struct vk_kv_place at = d->place[layer];
+	const struct gp_kv_place at = d->place[layer];
 	const struct {
 		uint64_t q, to, rows, blocks;
 		uint32_t heads, kv_heads, dim, kind, layer;
@@ -207,10 +203,8 @@ int vulkan_attention(void *dev, uint32_t layer)
 	        d->tables.address, c->n_heads, c->n_kv_heads, c->head_dim, at.kind, at.index,
 	        c->attn_scale };
 	const uint32_t groups[] = { c->n_heads, d->batch->n_rows, 1 };
-	const int rc = dispatch(d, VK_ATTENTION, (uint32_t)d->shape.kv_type, &p, sizeof p, groups);
 
-	barrier(d);
-	return rc;
+	return run(d, VK_ATTENTION, (uint32_t)d->shape.kv_type, &p, sizeof p, groups);
 }
 
 static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,
@@ -219,12 +213,9 @@ static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,
 	const uint32_t n = d->batch->n_rows * d->width[to], groups = (n + 255) / 256;
 	const struct { uint64_t to, from; uint32_t n; } p = {
 		d->buffer[to].address, d->buffer[from].address, n };
-	const int rc = dispatch(d, VK_ELEMENTWISE, op, &p, sizeof p,
-	                        (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS,
-	                                            1, 1 });
 
-	barrier(d);
-	return rc;
+	return run(d, VK_ELEMENTWISE, op, &p, sizeof p,
+	           (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS, 1, 1 });
 }
 
 int vulkan_geglu(void *dev)

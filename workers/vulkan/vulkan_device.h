@@ -70,11 +70,6 @@ struct vk_row {                /* as in shaders/common.glsl */
 	uint32_t token;
 };
 
-struct vk_kv_place {
-	enum gp_kv_kind kind;
-	uint32_t index;        /* of the layer among those of its kind */
-};
-
 struct vulkan_device {
 	VkInstance instance;
 	VkPhysicalDevice physical;
@@ -99,7 +94,7 @@ struct vulkan_device {
 	size_t n_weights, weights_room;
 	struct vk_span buffer[GP_BUF_COUNT];
 	uint32_t width[GP_BUF_COUNT];
-	struct vk_kv_place place[GP_MAX_LAYERS];
+	struct gp_kv_place place[GP_MAX_LAYERS];
 	uint32_t n_layers[GP_KV_KINDS];
 	size_t block_bytes[GP_KV_KINDS];
 	struct vk_span *kv_blocks[GP_KV_KINDS];
@@ -114,11 +109,11 @@ struct vulkan_device {
 /* vk_device.c */
 int vk_open_device(struct vulkan_device *d);
 void vk_close_device(struct vulkan_device *d);
-/* Ends, submits and waits for what is recorded. */
 int vk_begin_commands(struct vulkan_device *d);
+/* Ends, submits and waits for what is recorded. */
 int vk_run_commands(struct vulkan_device *d);
 
-/* vk_memory_layout.c */
+/* vk_layout.c */
 int vulkan_configure(void *dev, const struct gp_stage_shape *shape);
 int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);

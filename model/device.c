@@ -1,0 +1,70 @@
+/* What all devices work out alike. */
+#include "model/model.h"
+
+#include <math.h>
+
+#include "base/base.h"
+
+int gp_tensor_check(const struct gp_tensor *t)
+{
+	size_t bytes;
+	int rc;
+
+	if (!t->rows || !t->cols || t->rows > UINT32_MAX || t->cols > UINT32_MAX)
+		return gp_fail(EINVAL, "%llu x %llu is no matrix", (unsigned long long)t->rows,
+		               (unsigned long long)t->cols);
+	if ((rc = gp_type_bytes(t->type, t->rows, t->cols, &bytes)) < 0)
+		return rc;
+	if (bytes != t->bytes)
+		return gp_fail(EINVAL, "%zu bytes, its shape needs %zu; fetch the file again",
+		               t->bytes, bytes);
+	return 0;
+}
+
+void gp_stage_widths(const struct gp_stage_shape *s, uint32_t width[GP_BUF_COUNT])
+{
+	const struct gp_config *c = s->config;
+
+	width[GP_BUF_HIDDEN] = width[GP_BUF_NORMED] = width[GP_BUF_BRANCH] = c->hidden;
+	width[GP_BUF_Q] = width[GP_BUF_ATTN] = c->n_heads * c->head_dim;
+	width[GP_BUF_K] = width[GP_BUF_V] = c->n_kv_heads * c->head_dim;
+	width[GP_BUF_GATE] = width[GP_BUF_UP] = c->ffn;
+	width[GP_BUF_LOGITS] = s->has_head ? c->vocab : 0;
+}
+
+void gp_kv_places(const struct gp_stage_shape *s, struct gp_kv_place place[GP_MAX_LAYERS],
+                  uint32_t n_layers[GP_KV_KINDS])
+{
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		n_layers[k] = 0;
+	for (uint32_t i = s->first_layer; i < s->end_layer; i++) {
+		const enum gp_kv_kind kind = s->config->is_global[i] ? GP_KV_GLOBAL : GP_KV_LOCAL;
+
+		place[i] = (struct gp_kv_place){ kind, n_layers[kind]++ };
+	}
+}
+
+/* As the reference has it: frequencies, angles and their sines in float32. */
+void gp_rope_frequencies(const struct gp_config *c, enum gp_kv_kind kind, float *inv_freq)
+{
+	const double base = (double)(kind == GP_KV_GLOBAL ? c->rope_base_global :
+	                                                    c->rope_base_local);
+
+	for (uint32_t i = 0; i < c->head_dim / 2; i++) {
+		const double at = (float)(2 * i) / (float)c->head_dim;
+
+		inv_freq[i] = 1.0f / (float)pow(base, at);
+		if (kind == GP_KV_GLOBAL)
+			inv_freq[i] /= c->rope_scale_global;
+	}
+}
+
+void gp_rope_row(float *row, const float *inv_freq, uint32_t half, uint32_t pos)
+{
+	for (uint32_t i = 0; i < half; i++) {
+		const float angle = (float)pos * inv_freq[i];
+
+		row[i] = (float)cos((double)angle);
+		row[half + i] = (float)sin((double)angle);
+	}
+}
