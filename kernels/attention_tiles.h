@@ -17,6 +17,7 @@ enum {
 	STRIP = LANES / 4,      /* vectors of V that are converted together */
 	DIRECT = 32,            /* queries up to which converting in registers pays */
 	AHEAD = 16,             /* rows: how far before their use a small tile asks for them */
+	SIDE = 2,               /* rows of K that are read side by side */
 };
 
 struct work {
@@ -39,9 +40,9 @@ INLINE vec in_register(vec v)
 	return v;
 }
 
-/* A small tile waits for memory. It reads many rows at once, in an order that the
- * prefetchers do not know for a stream and serve at a third of a stream's speed:
- * so it asks for the memory in order, AHEAD rows before the row in hand. */
+/* A small tile waits for memory. The prefetchers serve it at full speed where it
+ * reads row by row or nearly so, and where the memory was asked for in order, AHEAD
+ * rows before the row in hand. */
 static inline const uint8_t *ahead(const uint8_t *rows, const uint8_t *then, uint32_t row,
                                    size_t stride)
 {
@@ -78,7 +79,7 @@ INLINE void score_tile(const struct work *w, uint32_t qi, const uint8_t *k, size
                        const enum gp_type t)
 {
 	const unsigned np = LANES / nq;
-	const size_t step = bytes_of(np * LANES, t);
+	const size_t step = bytes_of(SIDE * LANES, t);
 	const float *q = w->q + qi * w->stride;
 	_Alignas(64) float result[LANES];
 	vec acc[LANES], x[4];
@@ -86,15 +87,17 @@ INLINE void score_tile(const struct work *w, uint32_t qi, const uint8_t *k, size
 #pragma GCC unroll 16
 	for (unsigned i = 0; i < LANES; i++)
 		acc[i] = zero();
-	for (uint32_t i = 0; i < w->a->head_dim; i += LANES) {
-		ask_for(later ? later + i / LANES * step : NULL, step);
-#pragma GCC unroll 4
-		for (unsigned r = 0; r < 4; r++)
-			if (r < nq)
-				x[r] = in_register(load(q + r * w->stride + i));
 #pragma GCC unroll 16
-		for (unsigned c = 0; c < LANES; c++)
-			if (c < np) {
+	for (unsigned side = 0; side < np; side += SIDE)
+		for (uint32_t i = 0; i < w->a->head_dim; i += LANES) {
+			ask_for(later, step);
+			later = later ? later + step : NULL;
+#pragma GCC unroll 4
+			for (unsigned r = 0; r < 4; r++)
+				if (r < nq)
+					x[r] = in_register(load(q + r * w->stride + i));
+#pragma GCC unroll 16
+			for (unsigned c = side; c < side + SIDE; c++) {
 				const vec y = in_register(load_kv(k + c * k_stride, i, t));
 
 #pragma GCC unroll 4
@@ -102,7 +105,7 @@ INLINE void score_tile(const struct work *w, uint32_t qi, const uint8_t *k, size
 					if (r < nq)
 						acc[r * np + c] = multiply_add(x[r], y, acc[r * np + c]);
 			}
-	}
+		}
 	store(result, mul(reduce(acc), set1(w->a->scale)));
 #pragma GCC unroll 4
 	for (unsigned r = 0; r < 4; r++)
@@ -502,7 +505,7 @@ static void attention(const struct gp_attention *a, uint32_t begin, uint32_t end
 			if (!find_ranges(&w, b))
 				continue;
 			w.then[0] = a->v[b];
-			w.then[1] = (b + 1) * GP_KV_BLOCK < last ? a->k[b + 1] : NULL;
+			w.then[1] = (b + 1) * GP_KV_BLOCK < end ? a->k[b + 1] : a->next;
 			scores(&w, a->k[b]);
 			for (uint32_t i = w.q0; i < w.q1; i++)
 				weigh(&w, i);

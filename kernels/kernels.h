@@ -117,6 +117,7 @@ struct gp_attention {
 	 * outside of what is seen hold plays no part. */
 	const void *const *k;
 	const void *const *v;
+	const void *next;          /* what is read after these, or NULL: may be asked for early */
 	uint32_t head_dim;         /* multiple of 8, <= 512 */
 	uint32_t row_bytes;
 	enum gp_type kv_type;      /* F32, F16 or Q8_0 */

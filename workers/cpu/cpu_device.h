@@ -26,7 +26,7 @@ struct cpu_weight {
 
 #define MAX_MATMUL_OUT 4u
 
-struct cpu_share {             /* of one output of a product, of one thread */
+struct cpu_share {             /* of one output of a product, or of attention; of one thread */
 	_Alignas(64) _Atomic uint32_t next; /* piece that nobody has taken */
 };
 
@@ -108,6 +108,8 @@ int cpu_end_step(void *dev, enum gp_buffer from, float *out);
  * is less than waking the others costs. -ECANCELED when the step is. */
 int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work);
 const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h);
+/* Before a run that takes from the shares [n][threads]. */
+void cpu_untake_shares(struct cpu_device *d, size_t n);
 
 /* cpu_logits.c: what the step wants of its logit rows, as end_step gives it. */
 int cpu_logits_out(struct cpu_device *d, float *out);

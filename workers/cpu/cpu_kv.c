@@ -1,5 +1,6 @@
 /* The memory behind the blocks of the KV cache. A block is
- * [layer of the kind][K, V][KV head][64 positions][head_dim] in the KV type. */
+ * [layer of the kind][KV head][K, V][64 positions][head_dim] in the KV type: what
+ * one item of attention reads lies side by side. */
 #include "workers/cpu/cpu_device.h"
 
 #include <stdlib.h>
@@ -71,7 +72,7 @@ void *cpu_kv_rows(const struct cpu_device *d, uint32_t layer, uint32_t block, ui
                   uint32_t head)
 {
 	const struct gp_kv_place *at = &d->place[layer];
-	size_t n = ((size_t)at->index * 2 + which) * d->config.n_kv_heads + head;
+	size_t n = ((size_t)at->index * d->config.n_kv_heads + head) * 2 + which;
 
 	return (char *)d->kv[at->kind].blocks[block].data + n * GP_KV_BLOCK * d->kv_row_bytes;
 }

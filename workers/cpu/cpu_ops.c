@@ -22,6 +22,12 @@ int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work)
 	return 0;
 }
 
+void cpu_untake_shares(struct cpu_device *d, size_t n)
+{
+	for (size_t i = 0; i < n * gp_threads_count(d->threads); i++)
+		atomic_store_explicit(&d->shares[i].next, 0, memory_order_relaxed);
+}
+
 const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h)
 {
 	return &d->weights[h - 1];
@@ -265,8 +271,7 @@ static int run_matmul(struct matmul *m)
 	if (packed && (rc = cpu_run(m->d, quantize_some, m,
 	                            m->rows > 1 ? (uint64_t)m->rows * m->cols : 0)) < 0)
 		return rc;
-	for (size_t i = 0; i < m->n_out * gp_threads_count(m->d->threads); i++)
-		atomic_store_explicit(&m->d->shares[i].next, 0, memory_order_relaxed);
+	cpu_untake_shares(m->d, m->n_out);
 	return cpu_run(m->d, matmul_some, m, work * m->rows);
 }
 
