@@ -121,15 +121,25 @@ static struct place place_of(const struct format *f, uint32_t lanes, void *group
 	                       .body = (uint8_t *)group + n * head + block * body };
 }
 
+/* A scale of 16 bits of each row, which every block of 32 has. */
+static void pack_scales(uint8_t *to, const uint8_t *from, size_t row_bytes, uint32_t rows)
+{
+	for (uint32_t i = 0; i < rows; i++)
+		memcpy(to + 2 * i, from + i * row_bytes, 2);
+}
+
+/* Moves to on behind the block. */
 static void pack_block(const struct format *f, uint32_t lanes, const uint8_t *src,
-                       size_t row_bytes, uint32_t rows, struct place to)
+                       size_t row_bytes, uint32_t rows, struct place *to)
 {
 	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
 		const size_t step = (size_t)r->bytes * lanes;
-		uint8_t **dst = r->bytes < 4 ? &to.head : &to.body;
+		uint8_t **dst = r->bytes < 4 ? &to->head : &to->body;
 
 		if (rows == lanes && lanes % 4 == 0 && r->bytes == 4 && !r->gather)
 			gp_pack_words(*dst, lanes, src + r->at, row_bytes, r->n);
+		else if (r->bytes == 2 && r->n == 1)
+			pack_scales(*dst, src + r->at, row_bytes, rows);
 		else
 			for (uint32_t i = 0; i < rows; i++)
 				move_run(*dst + i * r->bytes, step, src + i * row_bytes + r->at,
@@ -144,12 +154,12 @@ void gp_pack(enum gp_type t, uint32_t lanes, const void *src, uint32_t rows, uin
 	const struct gp_type_info *info = gp_type_info(t);
 	const struct format *f = format_of(t);
 	const size_t n = k / info->block_elems, block = info->block_bytes;
+	struct place to = place_of(f, lanes, group, n, 0);
 
 	if (rows < lanes)
 		memset(group, 0, n * block * lanes);
 	for (size_t b = 0; b < n; b++)
-		pack_block(f, lanes, (const uint8_t *)src + b * block, n * block, rows,
-		           place_of(f, lanes, group, n, b));
+		pack_block(f, lanes, (const uint8_t *)src + b * block, n * block, rows, &to);
 }
 
 static void unpack_block(const struct format *f, uint32_t lanes, uint32_t lane,

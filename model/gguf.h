@@ -46,6 +46,7 @@ void gp_gguf_close(struct gp_gguf *g); /* NULL is fine */
 const char *gp_gguf_path(const struct gp_gguf *g);
 uint32_t gp_gguf_version(const struct gp_gguf *g);
 uint64_t gp_gguf_file_bytes(const struct gp_gguf *g);
+int gp_gguf_fd(const struct gp_gguf *g); /* its file, open for reading */
 size_t gp_gguf_tensors(const struct gp_gguf *g, const struct gp_gguf_tensor **list);
 size_t gp_gguf_values(const struct gp_gguf *g, const struct gp_gguf_value **list);
 const struct gp_gguf_value *gp_gguf_find(const struct gp_gguf *g, const char *key);

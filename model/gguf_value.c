@@ -15,6 +15,11 @@ uint32_t gp_gguf_version(const struct gp_gguf *g)
 	return g->version;
 }
 
+int gp_gguf_fd(const struct gp_gguf *g)
+{
+	return g->file.fd;
+}
+
 uint64_t gp_gguf_file_bytes(const struct gp_gguf *g)
 {
 	return g->file.bytes;

@@ -37,8 +37,8 @@ int gp_mapped_file_open(struct gp_mapped_file *f, const char *path)
 	if (fd < 0)
 		return gp_fail(errno, "%s: %s", path, strerror(errno));
 	f->path = strdup(path);
+	f->fd = fd;
 	rc = f->path ? map_descriptor(f, fd, path) : gp_fail(ENOMEM, "%s: out of memory", path);
-	close(fd);
 	if (rc < 0)
 		gp_mapped_file_close(f);
 	return rc;
@@ -46,6 +46,8 @@ int gp_mapped_file_open(struct gp_mapped_file *f, const char *path)
 
 void gp_mapped_file_close(struct gp_mapped_file *f)
 {
+	if (f->path || f->data)
+		close(f->fd);
 	if (f->data)
 		munmap((void *)(uintptr_t)f->data, f->bytes);
 	free(f->path);

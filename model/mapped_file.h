@@ -1,6 +1,6 @@
 /* A file mapped read-only as a whole. Another process that shrinks the file
- * while it is mapped makes reads of it raise SIGBUS; model files are expected
- * to stand still. */
+ * while it is mapped makes reads of the mapping raise SIGBUS; headers are read that
+ * way, weights by descriptor, where the same is an error. */
 #ifndef GP_MAPPED_FILE_H
 #define GP_MAPPED_FILE_H
 
@@ -11,6 +11,7 @@ struct gp_mapped_file {
 	char *path;
 	const uint8_t *data;
 	size_t bytes;
+	int fd;                /* of an open one */
 };
 
 /* An empty file or one that is no regular file is -EINVAL. */

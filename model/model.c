@@ -1,4 +1,5 @@
 /* Opens a model's files and finds Gemma 3's tensors in them. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -290,6 +291,7 @@ static void copy_tensors(struct gp_model *m, uint32_t part)
 			/* Their product with dims[0] was checked to fit. */
 			.rows = t[i].dims[1] * t[i].dims[2] * t[i].dims[3], .cols = t[i].dims[0],
 			.data = t[i].data, .bytes = t[i].bytes, .mapped = true,
+			.fd = gp_gguf_fd(m->parts[part]),
 			.file = part,
 			.offset = t[i].offset,
 		};
@@ -480,6 +482,25 @@ uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, 
 	if (head)
 		n += m->of_model[GP_T_TOKEN_EMBD]->bytes + m->of_model[GP_T_OUTPUT_NORM]->bytes;
 	return n;
+}
+
+int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to)
+{
+	ssize_t got;
+
+	if (!t->mapped) {
+		memcpy(to, (const char *)t->data + from, n);
+		return 0;
+	}
+	for (size_t done = 0; done < n; done += (size_t)got) {
+		got = pread(t->fd, (char *)to + done, n - done, (off_t)(t->offset + from + done));
+		if (got < 0 && errno == EINTR)
+			got = 0;
+		else if (got <= 0)
+			return gp_fail(EIO, "tensor '%s' can't be read: %s", t->name,
+			               got < 0 ? strerror(errno) : "its file was cut short; fetch it again");
+	}
+	return 0;
 }
 
 /* They are a read-only file mapping, so nothing is lost. */

@@ -52,7 +52,8 @@ struct gp_tensor {
 	size_t bytes;
 	uint32_t file;              /* index into the model's files */
 	uint64_t offset;            /* in that file */
-	bool mapped;                /* data is in a read-only mapping of the file */
+	bool mapped;                /* data is in a read-only mapping of the file, */
+	int fd;                     /* which is open as this */
 };
 
 struct gp_model;
@@ -69,6 +70,10 @@ const char *gp_model_format(const struct gp_model *m); /* "GGUF", "safetensors" 
 /* layer is ignored for per-model tensors. Never NULL for layer < n_layers. */
 const struct gp_tensor *gp_model_tensor(const struct gp_model *m, enum gp_tensor_id id,
                                         uint32_t layer);
+/* Copies bytes [from, from + n) of the tensor's. What is read only once and in order
+ * comes several times faster this way than through the mapping, whose pages enter the
+ * process 16 at a time. A file that was cut short since it was opened: -EIO. */
+int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to);
 /* The device has its copy of bytes [from, from + n) of the tensor's: of a mapped
  * file the whole pages inside leave this process (and come back when read). */
 void gp_tensor_release(const struct gp_tensor *t, size_t from, size_t n);

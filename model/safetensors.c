@@ -161,6 +161,7 @@ static int read_tensor(struct gp_safetensors *s, uint32_t file, size_t data_at, 
 	t.offset = data_at + begin;
 	t.data = f->data + t.offset;
 	t.mapped = true;
+	t.fd = f->fd;
 	return keep(s, f, name, &t);
 }
 

@@ -1,6 +1,7 @@
 /* Damaged files: every 64th length of a GGUF and a safetensors file, and
  * thousands of flipped bits. Whatever they hold, opening them ends with a model
  * or with a message. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -69,6 +70,51 @@ static void truncate_steps(const char *model, const char *file)
 	assert_int_equal(truncate(file, 0), 0);
 	expect_failure(model);
 	free(whole);
+}
+
+/* What is read is what is mapped; what is no longer there is an error. */
+static void read_steps(const char *model, const char *file)
+{
+	const struct gp_tensor *list;
+	struct gp_model *m;
+	uint8_t got[256];
+	size_t n;
+
+	assert_int_equal(gp_model_open(&m, model), 0);
+	n = gp_model_all_tensors(m, &list);
+	for (size_t i = 0; i < n; i++)
+		for (size_t at = 0; at < list[i].bytes; at += 37) {
+			const size_t left = list[i].bytes - at;
+			const size_t some = left < sizeof(got) ? left : sizeof(got);
+
+			assert_int_equal(gp_tensor_read(&list[i], at, some, got), 0);
+			assert_memory_equal(got, (const uint8_t *)list[i].data + at, some);
+		}
+	for (size_t i = 0; i < n; i++) {
+		const size_t end = list[i].offset + list[i].bytes;
+
+		assert_int_equal(truncate(file, (off_t)(end - 1)), 0);
+		assert_int_equal(gp_tensor_read(&list[i], 0, 1, got), 0);
+		assert_int_equal(gp_tensor_read(&list[i], list[i].bytes - 2, 2, got), -EIO);
+		assert_non_null(strstr(gp_error(), list[i].name));
+		assert_int_equal(truncate(file, (off_t)end), 0);
+	}
+	gp_model_close(m);
+}
+
+static void test_read_by_descriptor(void **state)
+{
+	char *folder = tiny_folder(), *path = tiny_path(folder, "t.gguf");
+
+	(void)state;
+	tiny_write_gguf(path);
+	read_steps(path, path);
+	free(path);
+	path = tiny_path(folder, "model.safetensors");
+	tiny_write_safetensors(folder, "model");
+	read_steps(folder, path);
+	free(path);
+	tiny_remove(folder);
 }
 
 static void test_truncated_gguf(void **state)
@@ -199,6 +245,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_truncated_gguf),
+		cmocka_unit_test(test_read_by_descriptor),
 		cmocka_unit_test(test_truncated_safetensors),
 		cmocka_unit_test(test_truncated_config),
 		cmocka_unit_test(test_flipped_gguf),

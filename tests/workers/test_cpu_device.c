@@ -363,10 +363,10 @@ static void test_weights_refused(void **state)
 {
 	static const float data[64];
 	const struct gp_tensor bad[] = {
-		{ "none", GP_TYPE_F32, 0, 8, data, 0, 0, 0, false },
-		{ "short", GP_TYPE_F32, 2, 8, data, 60, 0, 0, false },
-		{ "block", GP_TYPE_Q8_0, 2, 33, data, 68, 0, 0, false },
-		{ "huge", GP_TYPE_F32, UINT64_MAX / 2, UINT64_MAX / 2, data, 64, 0, 0, false },
+		{ "none", GP_TYPE_F32, 0, 8, data, 0, 0, 0, false, 0 },
+		{ "short", GP_TYPE_F32, 2, 8, data, 60, 0, 0, false, 0 },
+		{ "block", GP_TYPE_Q8_0, 2, 33, data, 68, 0, 0, false, 0 },
+		{ "huge", GP_TYPE_F32, UINT64_MAX / 2, UINT64_MAX / 2, data, 64, 0, 0, false, 0 },
 	};
 	struct one o;
 	gp_handle h;

@@ -10,7 +10,7 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define ALIGN_FLOATS 16u /* a cache line */
-#define LOAD_BYTES ((size_t)4 << 20) /* of the file in memory at a time, a thread */
+#define LOAD_BYTES ((size_t)256 << 10) /* read at a time by a thread: stays in its L2 cache */
 
 /* ---- pages ----------------------------------------------------------------- */
 /* Cuts a mapping of bytes + HUGE_PAGE down to bytes that begin at a huge page. */
@@ -74,52 +74,86 @@ struct loading {
 	const struct cpu_weight *w;
 	const struct gp_tensor *t;
 	size_t row_bytes;
+	_Atomic int rc;
 };
 
-/* Rows [first, end), which begin at a group. */
-static void place_rows(const struct loading *l, uint32_t first, uint32_t end)
+/* Rows [first, end), which begin at a group; room: for them as in the file. */
+static int place_rows(const struct loading *l, uint32_t first, uint32_t end, char *room)
 {
-	const char *from = (const char *)l->t->data + first * l->row_bytes;
 	char *to = (char *)l->w->pages.data + first * l->row_bytes;
+	const size_t bytes = (end - first) * l->row_bytes;
 	const uint32_t lanes = l->d->k.lanes;
+	int rc;
 
-	if (!l->w->packed) {
-		memcpy(to, from, (end - first) * l->row_bytes);
-		return;
-	}
-	for (uint32_t r = first; r < end; r += lanes) {
-		gp_pack(l->w->type, lanes, from, end - r < lanes ? end - r : lanes, l->w->cols, to);
-		from += lanes * l->row_bytes;
+	if ((rc = gp_tensor_read(l->t, first * l->row_bytes, bytes, l->w->packed ? room : to)) < 0)
+		return rc;
+	for (uint32_t r = first; l->w->packed && r < end; r += lanes) {
+		gp_pack(l->w->type, lanes, room, end - r < lanes ? end - r : lanes, l->w->cols, to);
+		room += lanes * l->row_bytes;
 		to += lanes * l->row_bytes;
 	}
+	return 0;
 }
 
-/* The rows that the thread will multiply with. The file's pages are given back
- * as it goes: held as a whole, the largest matrix would be in memory twice. */
+/* The rows that the thread will multiply with. Its scratch has 32 bytes for each
+ * column of the widest matrix; a group of any packed type takes 17 of them. */
 static void load_part(void *arg, uint32_t thread, uint32_t n_threads)
 {
-	const struct loading *l = arg;
-	const size_t fit = LOAD_BYTES / l->row_bytes / CPU_MATMUL_GRAIN * CPU_MATMUL_GRAIN;
-	const uint32_t step = fit ? (uint32_t)fit : CPU_MATMUL_GRAIN;
+	struct loading *l = arg;
+	const size_t scratch = l->d->scratch_floats * sizeof(float);
+	const size_t fit = (scratch < LOAD_BYTES ? scratch : LOAD_BYTES) / l->row_bytes;
+	const uint32_t step = fit > CPU_MATMUL_GRAIN ?
+	                      (uint32_t)(fit / CPU_MATMUL_GRAIN) * CPU_MATMUL_GRAIN :
+	                      CPU_MATMUL_GRAIN;
+	char *room = (char *)(l->d->scratch + thread * l->d->scratch_floats);
 	uint32_t first, end;
+	int rc = 0;
 
 	gp_threads_split(l->w->rows, CPU_MATMUL_GRAIN, thread, n_threads, &first, &end);
-	for (uint32_t r = first, next; r < end; r = next) {
+	for (uint32_t r = first, next; r < end && rc == 0; r = next) {
 		next = end - r < step ? end : r + step;
-		place_rows(l, r, next);
-		gp_tensor_release(l->t, r * l->row_bytes, (next - r) * l->row_bytes);
+		rc = place_rows(l, r, next, room);
 	}
+	if (rc < 0)
+		atomic_store(&l->rc, rc);
 }
 
-static void load_vector(struct cpu_device *d, const struct cpu_weight *w,
-                        const struct gp_tensor *t, float offset)
+static int too_wide(const struct gp_tensor *t)
+{
+	return gp_fail(EINVAL, "tensor '%s' has %llu columns, more than its model's config says",
+	               t->name, (unsigned long long)t->cols);
+}
+
+static int load_matrix(struct cpu_device *d, const struct cpu_weight *w,
+                       const struct gp_tensor *t)
+{
+	struct loading l = { .d = d, .w = w, .t = t, .row_bytes = t->bytes / t->rows };
+	int rc;
+
+	if (w->packed && CPU_MATMUL_GRAIN * l.row_bytes > d->scratch_floats * sizeof(float))
+		return too_wide(t);
+	gp_threads_run(d->threads, load_part, &l);
+	/* The message of another thread does not reach this one. */
+	if ((rc = atomic_load(&l.rc)) < 0)
+		return gp_fail(-rc, "tensor '%s' can't be read: its file was cut short or its disk "
+		               "fails; fetch it again", t->name);
+	return 0;
+}
+
+static int load_vector(struct cpu_device *d, const struct cpu_weight *w,
+                       const struct gp_tensor *t, float offset)
 {
 	float *v = w->pages.data;
+	int rc;
 
-	d->k.dequantize(t->type, t->data, v, t->cols);
+	if (t->bytes > d->scratch_floats * sizeof(float))
+		return too_wide(t);
+	if ((rc = gp_tensor_read(t, 0, t->bytes, d->scratch)) < 0)
+		return rc;
+	d->k.dequantize(t->type, d->scratch, v, t->cols);
 	for (uint32_t i = 0; i < w->cols; i++)
 		v[i] += offset;
-	gp_tensor_release(t, 0, t->bytes);
+	return 0;
 }
 
 int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
@@ -141,15 +175,9 @@ int cpu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle 
 		                   CPU_MATMUL_GRAIN, t->cols, &bytes);
 	if (rc < 0 || (rc = cpu_pages_take(&w->pages, bytes, "weights")) < 0)
 		return rc;
-	if (vector) {
-		load_vector(d, w, t, norm_offset);
-	} else {
-		struct loading l = { d, w, t, t->bytes / t->rows };
-
-		gp_threads_run(d->threads, load_part, &l);
-	}
-	*out = ++d->n_weights;
-	return 0;
+	d->n_weights++; /* released with the others, should reading fail */
+	*out = d->n_weights;
+	return vector ? load_vector(d, w, t, norm_offset) : load_matrix(d, w, t);
 }
 
 /* ---- activations ----------------------------------------------------------- */
