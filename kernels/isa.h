@@ -109,7 +109,7 @@ typedef void gp_attention_out_fn(const struct gp_attention *a, const float *stat
 typedef void gp_store_kv_fn(enum gp_type t, const float *src, void *dst, uint32_t n);
 typedef uint32_t gp_find_outside_fn(const float *x, uint32_t first, uint32_t end, float low,
                                     float high);
-typedef uint64_t gp_read_fn(const void *data, size_t bytes);
+typedef uint64_t gp_read_fn(const void *data, size_t bytes, unsigned pattern);
 typedef uint64_t gp_ops_fn(uint64_t iterations);
 typedef void gp_dequantize_fn(enum gp_type t, const void *src, float *dst, size_t n);
 

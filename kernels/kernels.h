@@ -189,8 +189,9 @@ struct gp_kernels {
 	uint32_t (*find_outside)(const float *x, uint32_t first, uint32_t end, float low,
 	                         float high);
 	/* The sum of all whole 64-byte lines as 64-bit numbers: to measure how fast
-	 * this instruction set reads memory. bytes: a multiple of 64. */
-	uint64_t (*read)(const void *data, size_t bytes);
+	 * this instruction set reads memory. bytes: a multiple of 64. pattern below
+	 * GP_READ_PATTERNS: one stream or four, with and without prefetching. */
+	uint64_t (*read)(const void *data, size_t bytes, unsigned pattern);
 	/* How fast this set computes at most: iterations times GP_INT8_OPS 8-bit
 	 * multiplications and additions into 32 bits (NULL: it has no such
 	 * instruction), or GP_FLOAT_OPS of float32, on registers alone. The result
@@ -198,6 +199,7 @@ struct gp_kernels {
 	uint64_t (*int8_ops)(uint64_t iterations);
 	uint64_t (*float_ops)(uint64_t iterations);
 };
+#define GP_READ_PATTERNS 4u
 #define GP_INT8_OPS 12288u /* an iteration's; a multiplication and an addition are two */
 #define GP_FLOAT_OPS 384u
 /* Fills the table for flags & gp_cpu_flags(). */

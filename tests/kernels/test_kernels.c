@@ -155,8 +155,10 @@ static void read_memory(void **state)
 		data[i] = (uint8_t)check_random();
 	for (int s = 0; s < n_sets; s++)
 		for (size_t lines = 0; lines <= 41; lines++)
-			assert_true(sets[s].read(data + 1, 64 * lines) == ref.read(data + 1, 64 * lines));
-	assert_true(ref.read(data, 64) != ref.read(data + 1, 64));
+			for (unsigned p = 0; p < GP_READ_PATTERNS; p++)
+				assert_true(sets[s].read(data + 1, 64 * lines, p) ==
+				            ref.read(data + 1, 64 * lines, 0));
+	assert_true(ref.read(data, 64, 0) != ref.read(data + 1, 64, 0));
 }
 
 /* Work left out would show as the same result for other counts, or another sum

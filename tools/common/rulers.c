@@ -28,10 +28,11 @@ uint64_t rulers_cache_bytes(void)
 /* ---- one task on several threads at once ------------------------------------ */
 struct task {
 	pthread_t thread;
-	uint64_t (*read)(const void *data, size_t bytes); /* or: */
+	uint64_t (*read)(const void *data, size_t bytes, unsigned pattern); /* or: */
 	uint64_t (*compute)(uint64_t iterations);
 	const uint8_t *data;
 	size_t bytes;
+	unsigned pattern;
 	uint64_t iterations, result;
 };
 
@@ -39,7 +40,7 @@ static void *perform(void *arg)
 {
 	struct task *t = arg;
 
-	t->result = t->read ? t->read(t->data, t->bytes) : t->compute(t->iterations);
+	t->result = t->read ? t->read(t->data, t->bytes, t->pattern) : t->compute(t->iterations);
 	return NULL;
 }
 
@@ -73,8 +74,9 @@ static double best_rate(struct task *t, uint32_t n, int passes, double amount)
 /* ---- the rulers ---------------------------------------------------------------- */
 /* By the thread that will read, so on its node; else every page would be the one
  * zero page. memset: kernels before 5.14; a sanitizer makes it take a minute. */
-static uint64_t populate(const void *data, size_t bytes)
+static uint64_t populate(const void *data, size_t bytes, unsigned pattern)
 {
+	(void)pattern;
 	if (madvise((void *)data, bytes, MADV_POPULATE_WRITE) != 0)
 		memset((void *)data, 1, bytes);
 	return 0;
@@ -86,6 +88,7 @@ static double read_rate(const struct gp_kernels *k, uint32_t n)
 	const size_t bytes = cache < LEAST_BYTES ? LEAST_BYTES : cache > MOST_BYTES ? MOST_BYTES : cache;
 	const size_t share = bytes / n / HUGE_PAGE * HUGE_PAGE;
 	struct task t[MAX_THREADS] = { 0 };
+	double rate = 0;
 	uint8_t *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (data == MAP_FAILED)
@@ -94,9 +97,13 @@ static double read_rate(const struct gp_kernels *k, uint32_t n)
 	for (uint32_t i = 0; i < n; i++)
 		t[i] = (struct task){ .read = populate, .data = data + i * share, .bytes = share };
 	pass_ns(t, n);
-	for (uint32_t i = 0; i < n; i++)
-		t[i].read = k->read;
-	const double rate = best_rate(t, n, READ_PASSES, (double)(share * n));
+	for (unsigned p = 0; p < GP_READ_PATTERNS; p++) {
+		for (uint32_t i = 0; i < n; i++) {
+			t[i].read = k->read;
+			t[i].pattern = p;
+		}
+		rate = fmax(rate, best_rate(t, n, READ_PASSES, (double)(share * n)));
+	}
 	munmap(data, bytes);
 	return rate;
 }
