@@ -10,7 +10,6 @@
 
 #define BLOCK_BYTES ((VkDeviceSize)64 << 20)
 #define OWN_BLOCK_BYTES (BLOCK_BYTES / 4)   /* what is larger has a block of its own */
-#define ALIGN_BYTES 256u
 
 /* ---- which memory --------------------------------------------------------------- */
 static const VkMemoryPropertyFlags host_flags = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
@@ -190,7 +189,7 @@ static VkDeviceSize block_for(const struct vk_arena *a, VkDeviceSize n)
 static void close_full_blocks(struct vk_arena *a)
 {
 	while (a->first_open < a->n &&
-	       a->blocks[a->first_open].bytes - a->blocks[a->first_open].used < ALIGN_BYTES)
+	       a->blocks[a->first_open].bytes - a->blocks[a->first_open].used < VK_ALIGN_BYTES)
 		a->first_open++;
 }
 
@@ -201,10 +200,15 @@ int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const cha
 	size_t n;
 	int rc;
 
-	if (!gp_size_round_up(bytes ? bytes : 1, ALIGN_BYTES, &n))
+	if (!gp_size_round_up(bytes ? bytes : 1, VK_ALIGN_BYTES, &n))
 		return gp_fail(EOVERFLOW, "%s of %zu bytes are too large", what, bytes);
 	if (!(b = find_room(a, n))) {
-		if ((rc = grow(d, a, block_for(a, n), what)) < 0)
+		const VkDeviceSize block = block_for(a, n);
+
+		rc = grow(d, a, block, what);
+		if (rc == -ENOMEM && block > n)
+			rc = grow(d, a, n, what);
+		if (rc < 0)
 			return rc;
 		b = &a->blocks[a->n - 1];
 	}
@@ -219,7 +223,7 @@ int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const cha
 int vk_reserve(struct vulkan_device *d, struct vk_arena *a, size_t bytes, uint32_t count,
                const char *what)
 {
-	const VkDeviceSize n = (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+	const VkDeviceSize n = (bytes + VK_ALIGN_BYTES - 1) / VK_ALIGN_BYTES * VK_ALIGN_BYTES;
 	const VkDeviceSize fit = n && n < BLOCK_BYTES ? BLOCK_BYTES / n : 1;
 	int rc = 0;
 

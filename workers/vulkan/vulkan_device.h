@@ -13,6 +13,7 @@
 int vk_fail(VkResult r, const char *what);
 
 /* ---- memory (vk_memory.c) ----------------------------------------------------- */
+#define VK_ALIGN_BYTES 256u    /* of every span */
 enum vk_memory { VK_MEMORY_DEVICE, VK_MEMORY_TO_DEVICE, VK_MEMORY_TO_HOST };
 
 struct vk_block {              /* one allocation, one buffer over it */
@@ -53,6 +54,8 @@ uint64_t vk_heap_room(const struct vulkan_device *d, uint32_t heap);
 /* After the buffers of a step were taken, before anything else is: -ENOMEM with the
  * numbers where weights and KV cache will not fit beside them. */
 int vk_check_fit(struct vulkan_device *d);
+uint64_t vk_work_bytes(const struct vulkan_device *d); /* a step's buffers */
+uint64_t vk_buffer_bytes(const struct vulkan_device *d, enum gp_buffer b);
 uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind);
 uint64_t vulkan_weight_bytes(const struct gp_tensor *t);
 
@@ -106,6 +109,7 @@ struct vulkan_device {
 	bool is_unified;                     /* device and host share one memory */
 	bool has_budget, has_calibration;    /* VK_EXT_memory_budget, _calibrated_timestamps */
 	double timestamp_ns;                 /* of a tick */
+	uint32_t timestamp_bits;             /* 0: the queue has none */
 	uint64_t most_allocation;
 	uint64_t memory_limit;               /* 0: none */
 	uint64_t heap_taken[VK_MAX_MEMORY_HEAPS];
@@ -117,6 +121,9 @@ struct vulkan_device {
 	VkCommandBuffer commands;
 	VkFence fence;
 	VkPipelineLayout layout;
+	VkQueryPool timestamps;              /* when a submission begins and ends */
+	PFN_vkGetCalibratedTimestampsEXT calibrate; /* NULL: clocks cannot be compared */
+	bool has_clock;                      /* those two were looked for */
 	VkPipelineCache cache;
 	char cache_path[512];                /* "": nowhere */
 	uint64_t cache_sum;                  /* of what the file holds */
@@ -170,6 +177,11 @@ int vk_begin_commands(struct vulkan_device *d);
 int vk_run_commands(struct vulkan_device *d);
 int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, const char *what);
 int vk_wait(struct vulkan_device *d, VkFence fence, const char *what);
+
+/* vk_trace.c: nothing is done where no trace is written */
+void vk_trace_begin(struct vulkan_device *d, VkCommandBuffer c);
+void vk_trace_end(struct vulkan_device *d, VkCommandBuffer c);
+void vk_trace_report(struct vulkan_device *d, uint64_t submitted_ns);
 
 /* vk_check.c */
 int vk_take_checked(struct vulkan_device *d);
