@@ -96,10 +96,40 @@ static void test_wrong_limits(void **state)
 }
 
 /* ---- a card -------------------------------------------------------------------- */
+static json_t *list_devices(void)
+{
+	struct result r;
+
+	RUN(&r, program("devices"), "--json");
+	assert_int_equal(r.status, 0);
+	json_t *all = json_loads(r.out, 0, NULL);
+	assert_true(json_is_array(all));
+	result_free(&r);
+	return all;
+}
+
+static const json_t *vulkan_device(const json_t *all, size_t i)
+{
+	return json_array_get(json_object_get(json_array_get(all, 1), "devices"), i);
+}
+
+/* A real one has memory of its own kind, which the made-up heaps would not fit. */
+static bool is_emulated(void)
+{
+	json_t *all = list_devices();
+	const char *type = json_string_value(json_object_get(vulkan_device(all, 0), "type"));
+	const bool yes = type && strstr(type, "emulation");
+
+	json_decref(all);
+	return yes;
+}
+
 static void put_card(const char *heaps)
 {
 	char preload[4096];
 
+	if (!getenv("LD_PRELOAD") && !is_emulated())
+		skip();
 	snprintf(preload, sizeof preload, "%s", program("x"));
 	strcpy(strstr(preload, "/bin/gempipe-x"), "/tests/preload/vulkan_card.so");
 	setenv("LD_PRELOAD", preload, 1);
@@ -138,27 +168,14 @@ static void test_second_card(void **state)
 }
 
 /* ---- the list ------------------------------------------------------------------ */
-static json_t *list_devices(void)
-{
-	struct result r;
-
-	RUN(&r, program("devices"), "--json");
-	assert_int_equal(r.status, 0);
-	json_t *all = json_loads(r.out, 0, NULL);
-	assert_true(json_is_array(all));
-	result_free(&r);
-	return all;
-}
-
 static void test_devices(void **state)
 {
 	(void)state;
 	put_card("100,50");
 	json_t *all = list_devices();
 	take_card();
-	const json_t *list = json_object_get(json_array_get(all, 1), "devices");
-	assert_int_equal(json_array_size(list), 2);
-	const json_t *d = json_array_get(list, 1);
+	const json_t *d = vulkan_device(all, 1);
+	assert_null(vulkan_device(all, 2));
 	assert_string_equal(json_string_value(json_object_get(d, "device")), "vulkan[1]");
 	assert_string_equal(json_string_value(json_object_get(d, "type")), "discrete GPU");
 	assert_true(json_is_true(json_object_get(d, "usable")));
