@@ -15,36 +15,21 @@
 static const VkMemoryPropertyFlags host_flags = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                                 VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
 
-/* Device memory that the host sees too is only taken where it is all of the
- * device's: of a card's, a part may be visible. */
-static bool is_large_heap(const struct vulkan_device *d, uint32_t heap)
-{
-	VkDeviceSize most = 0;
-
-	for (uint32_t i = 0; i < d->memory.memoryHeapCount; i++)
-		if ((d->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) &&
-		    d->memory.memoryHeaps[i].size > most)
-			most = d->memory.memoryHeaps[i].size;
-	return d->memory.memoryHeaps[heap].size >= most;
-}
-
-/* What to look for first, second, third. Where device and host share one memory,
- * the host's heap is as good as the device's once that is full. */
+/* What to look for first, second, third. Where device and host share one memory, it is
+ * best filled in place, and the host's heap is as good as the device's once that is
+ * full. A card's memory is filled faster by its own copies than through the bus's
+ * window, even where that shows all of it. */
 static bool suits(const struct vulkan_device *d, uint32_t type, enum vk_memory kind, uint32_t try)
 {
-	const VkMemoryType *t = &d->memory.memoryTypes[type];
-	const VkMemoryPropertyFlags device = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
 	VkMemoryPropertyFlags want = host_flags;
 
+	if (kind == VK_MEMORY_DEVICE && !d->is_unified && try != 1)
+		return false;
 	if (kind == VK_MEMORY_DEVICE && try < 2)
-		want = device | (try == 0 ? host_flags : 0);
-	else if (kind == VK_MEMORY_DEVICE && !d->is_unified)
-		return false;
-	else if (kind == VK_MEMORY_TO_HOST && try == 0)
+		want = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | (try == 0 ? host_flags : 0);
+	if (kind == VK_MEMORY_TO_HOST && try == 0)
 		want |= VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
-	if ((t->propertyFlags & want) != want)
-		return false;
-	return kind != VK_MEMORY_DEVICE || try > 0 || is_large_heap(d, t->heapIndex);
+	return (d->memory.memoryTypes[type].propertyFlags & want) == want;
 }
 
 static VkResult allocate_from(struct vulkan_device *d, struct vk_block *b, uint32_t type)
