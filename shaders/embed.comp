@@ -6,7 +6,7 @@
 layout(local_size_x = 64) in;
 layout(push_constant, scalar) uniform P {
 	uint64_t table, to, rows;
-	uint cols;
+	uint cols, vocab;
 	float scale;
 } p;
 
@@ -17,7 +17,7 @@ void main()
 
 	if (part * 32 >= p.cols)
 		return;
-	weights(p.table, Rows(p.rows).v[row].token, part, p.cols, w);
+	weights(p.table, p.vocab, Rows(p.rows).v[row].token, part, p.cols, w);
 	for (uint i = 0; i < 32 && part * 32 + i < p.cols; i++)
 		Floats(p.to).v[row * p.cols + part * 32 + i] = w[i] * p.scale;
 }

@@ -52,7 +52,7 @@ void main()
 	}
 	for (uint part = me; part * 32 < p.cols; part += SIZE)
 		[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
-			weights(p.w, min(n0 + o, p.n - 1), part, p.cols, w);
+			weights(p.w, p.n, min(n0 + o, p.n - 1), part, p.cols, w);
 			[[unroll]] for (uint m = 0; m < TILE; m++)
 				acc[o][m] += part_product(w, x[m] + part * 128,
 				                          min(32, p.cols - part * 32));

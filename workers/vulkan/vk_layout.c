@@ -1,83 +1,10 @@
-/* What the device keeps: weights, activations, the KV cache's blocks. */
+/* What the device keeps beside weights: activations, the KV cache's blocks. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
-
-/* ---- weights ------------------------------------------------------------------- */
-static bool is_native(enum gp_type t)
-{
-	switch (t) {
-	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16: case GP_TYPE_Q4_0:
-	case GP_TYPE_Q8_0: case GP_TYPE_Q4_K: case GP_TYPE_Q6_K:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static int room_for_weight(struct vulkan_device *d)
-{
-	const size_t room = d->weights_room ? d->weights_room * 2 : 64;
-	struct vk_weight *grown;
-
-	if (d->n_weights < d->weights_room)
-		return 0;
-	if (!(grown = realloc(d->weights, room * sizeof *grown)))
-		return gp_fail(ENOMEM, "no memory for %zu weights", room);
-	d->weights = grown;
-	d->weights_room = room;
-	return 0;
-}
-
-/* Types without a shader, and vectors, as floats. */
-static int load_converted(struct vulkan_device *d, const struct gp_tensor *t, float offset,
-                          struct vk_weight *w)
-{
-	size_t bytes, n;
-	float *f;
-	int rc;
-
-	if (!gp_size_mul(t->rows, t->cols, &n) || !gp_size_mul(n, sizeof *f, &bytes))
-		return gp_fail(EOVERFLOW, "its floats are too large");
-	if (!(f = malloc(bytes)))
-		return gp_fail(ENOMEM, "no memory to convert it");
-	d->k.dequantize(t->type, t->data, f, n);
-	for (size_t i = 0; i < n && offset != 0; i++)
-		f[i] += offset;
-	if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
-		rc = vk_upload(d, &w->span, f, bytes);
-	free(f);
-	w->type = GP_TYPE_F32;
-	return rc;
-}
-
-int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
-{
-	struct vulkan_device *d = dev;
-	const bool vector = t->rows == 1;
-	VkPipeline p;
-	int rc;
-
-	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
-		return rc;
-	struct vk_weight *w = &d->weights[d->n_weights];
-	*w = (struct vk_weight){ .type = t->type, .rows = (uint32_t)t->rows,
-	                         .cols = (uint32_t)t->cols };
-	if (vector || !is_native(t->type))
-		rc = load_converted(d, t, vector ? norm_offset : 0, w);
-	else if ((rc = vk_take(d, &d->weights_arena, t->bytes, "weights", &w->span)) == 0)
-		rc = vk_upload(d, &w->span, t->data, t->bytes);
-	for (uint32_t tile = 0; tile < VK_TILES && rc == 0; tile++)
-		rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
-		return rc;
-	gp_tensor_release(t, 0, t->bytes);
-	*out = ++d->n_weights;
-	return 0;
-}
 
 /* ---- activations --------------------------------------------------------------- */
 static int check_shape(const struct gp_stage_shape *s)

@@ -122,8 +122,9 @@ int vulkan_embed(void *dev, gp_handle table, float scale)
 {
 	struct vulkan_device *d = dev;
 	const struct vk_weight *w = weight(d, table);
-	const struct { uint64_t table, to, rows; uint32_t cols; float scale; } p = {
-		w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->rows.address, w->cols, scale };
+	const struct { uint64_t table, to, rows; uint32_t cols, vocab; float scale; } p = {
+		w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->rows.address, w->cols,
+		w->rows, scale };
 	const uint32_t groups[] = { (w->cols + 2047) / 2048, d->batch->n_rows, 1 };
 
 	return run(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);

@@ -113,9 +113,11 @@ int vk_begin_commands(struct vulkan_device *d);
 /* Ends, submits and waits for what is recorded. */
 int vk_run_commands(struct vulkan_device *d);
 
+/* vk_weights.c */
+int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
+
 /* vk_layout.c */
 int vulkan_configure(void *dev, const struct gp_stage_shape *shape);
-int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);
 int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
 uint64_t vulkan_memory_bytes(void *dev);
