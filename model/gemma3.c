@@ -1,6 +1,6 @@
 /* A stage: the layers [first, end) of Gemma 3 on one device. What a layer is
  * stands here once; how fast it runs is the device's affair. */
-#include "model/model.h"
+#include "model/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,6 +19,7 @@ struct gp_stage {
 	struct gp_stage_shape shape;   /* .config is the one above */
 	const struct gp_device_ops *ops;
 	void *dev;
+	struct gp_checked checked;     /* the device, where ops are those that check */
 	struct gp_kv_cache *kv;
 	struct layer *layers;          /* end - first of them */
 	gp_handle token_embd, output_norm;
@@ -47,20 +48,6 @@ static int load_tensor(struct loader *l, enum gp_tensor_id id, uint32_t layer, g
 	if (l->progress)
 		l->progress(l->user, l->done, l->total);
 	return 0;
-}
-
-static uint64_t stage_bytes(const struct gp_model *m, const struct gp_stage_shape *p)
-{
-	uint64_t sum = 0;
-
-	if (p->embeds || p->has_head)
-		sum += gp_model_tensor(m, GP_T_TOKEN_EMBD, 0)->bytes;
-	if (p->has_head)
-		sum += gp_model_tensor(m, GP_T_OUTPUT_NORM, 0)->bytes;
-	for (uint32_t i = p->first_layer; i < p->end_layer; i++)
-		for (uint32_t t = GP_T_PER_LAYER; t < GP_T_COUNT; t++)
-			sum += gp_model_tensor(m, t, i)->bytes;
-	return sum;
 }
 
 static int load_weights(struct loader *l)
@@ -130,6 +117,14 @@ static int allocate(struct gp_stage *s)
 	return 0;
 }
 
+/* From now on each operation is followed by a look at what it wrote. */
+static void check_operations(struct gp_stage *s)
+{
+	s->checked = (struct gp_checked){ .ops = s->ops, .dev = s->dev };
+	s->ops = &gp_checked_ops;
+	s->dev = &s->checked;
+}
+
 int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
                     const struct gp_stage_shape *shape, const struct gp_device_ops *ops,
                     void *dev, void (*progress)(void *, uint64_t, uint64_t), void *user)
@@ -149,12 +144,16 @@ int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
 	s->ops = ops;
 	s->dev = dev;
 	l.s = s;
-	l.total = stage_bytes(m, shape);
+	l.total = gp_stage_weights(m, shape, NULL);
+	s->shape.weight_bytes = gp_stage_weights(m, shape, ops->weight_bytes);
 	if ((rc = allocate(s)) < 0 || (rc = create_kv(s)) < 0 ||
-	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0) {
+	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0 ||
+	    (ops->finish_load && (rc = ops->finish_load(dev)) < 0)) {
 		gp_stage_destroy(s);
 		return rc;
 	}
+	if (shape->check_numerics)
+		check_operations(s);
 	*out = s;
 	return 0;
 }
@@ -285,7 +284,7 @@ static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in
 		return rc;
 	for (uint32_t i = s->shape.first_layer; i < s->shape.end_layer; i++)
 		if ((rc = run_layer(s, i)) < 0)
-			return rc;
+			return gp_fail_in(rc, "layer %u", i);
 	if (s->shape.has_head && b->n_logit_rows && (rc = run_head(s)) < 0)
 		return rc;
 	return o->end_step(s->dev, s->shape.has_head ? GP_BUF_LOGITS : GP_BUF_HIDDEN, out);

@@ -97,6 +97,17 @@ static int make_pipelines(struct vulkan_device *d)
 	return vk_pipeline(d, VK_ATTENTION, kv, &p);
 }
 
+/* The whole pool, so that no step has to wait for memory or goes without. */
+static int reserve_kv(struct vulkan_device *d)
+{
+	int rc = 0;
+
+	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)
+		rc = vk_reserve(d, &d->kv_arena[k], d->block_bytes[k], vk_most_kv_blocks(d, k),
+		                "the KV cache");
+	return rc;
+}
+
 int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 {
 	struct vulkan_device *d = dev;
@@ -110,16 +121,21 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	d->shape.config = &d->config;
 	gp_stage_widths(&d->shape, d->width);
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
-	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0)
+	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0 ||
+	    (rc = vk_take_checked(d)) < 0 || (rc = vk_check_fit(d)) < 0 ||
+	    (rc = reserve_kv(d)) < 0)
 		vulkan_release(d);
 	return rc;
 }
 
 void vulkan_release(struct vulkan_device *d)
 {
-	struct vk_arena *const arenas[] = { &d->weights_arena, &d->work_arena, &d->kv_arena,
-	                                    &d->in_arena, &d->out_arena };
+	struct vk_arena *const arenas[] = { &d->weights_arena, &d->work_arena, &d->in_arena,
+	                                    &d->out_arena, &d->kv_arena[GP_KV_LOCAL],
+	                                    &d->kv_arena[GP_KV_GLOBAL] };
 
+	/* A load that failed may have left some on their way. */
+	vk_end_uploads(d);
 	for (size_t i = 0; i < GP_ARRAY_LEN(arenas); i++)
 		vk_give_all(d, arenas[i]);
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
@@ -138,8 +154,8 @@ uint64_t vulkan_memory_bytes(void *dev)
 {
 	const struct vulkan_device *d = dev;
 
-	return d->weights_arena.bytes + d->work_arena.bytes + d->kv_arena.bytes +
-	       d->in_arena.bytes + d->out_arena.bytes;
+	return d->weights_arena.bytes + d->work_arena.bytes + d->kv_arena[GP_KV_LOCAL].bytes +
+	       d->kv_arena[GP_KV_GLOBAL].bytes + d->in_arena.bytes + d->out_arena.bytes;
 }
 
 /* ---- KV blocks ----------------------------------------------------------------- */
@@ -160,7 +176,7 @@ int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id)
 		d->kv_blocks[kind] = grown;
 		d->blocks_room[kind] = room;
 	}
-	if ((rc = vk_take(d, &d->kv_arena, d->block_bytes[kind], "KV cache",
+	if ((rc = vk_take(d, &d->kv_arena[kind], d->block_bytes[kind], "KV cache",
 	                  &d->kv_blocks[kind][id])) < 0)
 		return rc;
 	d->n_blocks[kind]++;

@@ -61,7 +61,7 @@ int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t variant, VkP
 		           .pName = "main", .pSpecializationInfo = &special } };
 	VkPipeline *p = &d->pipelines[s][variant];
 	if (!*p) {
-		const VkResult r = vkCreateComputePipelines(d->device, VK_NULL_HANDLE, 1, &info,
+		const VkResult r = vkCreateComputePipelines(d->device, d->cache, 1, &info,
 		                                            NULL, p);
 		if (r < 0)
 			return vk_fail(r, shaders[s].name);

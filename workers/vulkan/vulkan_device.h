@@ -3,6 +3,7 @@
 #ifndef GP_VULKAN_DEVICE_H
 #define GP_VULKAN_DEVICE_H
 
+#include <jansson.h>
 #include <stdatomic.h>
 #include <vulkan/vulkan.h>
 
@@ -19,14 +20,16 @@ struct vk_block {              /* one allocation, one buffer over it */
 	VkBuffer buffer;
 	VkDeviceAddress address;
 	char *host;                /* NULL: not mapped */
-	VkDeviceSize bytes, used;
+	VkDeviceSize bytes, used, allocated;
+	uint32_t type;
 };
 
 struct vk_arena {              /* grows by blocks, given back as a whole */
 	enum vk_memory kind;
 	struct vk_block *blocks;
 	uint32_t n, room;
-	uint64_t bytes;
+	uint32_t first_open;       /* blocks before it are full */
+	uint64_t bytes, expected;  /* expected in all; 0: unknown */
 };
 
 struct vk_span {
@@ -40,8 +43,30 @@ struct vulkan_device;
 int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const char *what,
             struct vk_span *out);
 void vk_give_all(struct vulkan_device *d, struct vk_arena *a);
-/* Waits until it is there. */
+/* Blocks for count takes of so many bytes, which then need no more memory. */
+int vk_reserve(struct vulkan_device *d, struct vk_arena *a, size_t bytes, uint32_t count,
+               const char *what);
+bool vk_may_hold_weights(const struct vulkan_device *d, uint32_t heap);
+
+/* ---- the budget (vk_budget.c) ---- */
+uint64_t vk_heap_room(const struct vulkan_device *d, uint32_t heap);
+/* After the buffers of a step were taken, before anything else is: -ENOMEM with the
+ * numbers where weights and KV cache will not fit beside them. */
+int vk_check_fit(struct vulkan_device *d);
+uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind);
+uint64_t vulkan_weight_bytes(const struct gp_tensor *t);
+
+/* ---- uploads (vk_upload.c) ---- */
+struct vk_stage {
+	struct vk_span memory;
+	VkCommandBuffer commands;
+	VkFence fence;
+};
+/* from may be reused at once; what is submitted later sees it. */
 int vk_upload(struct vulkan_device *d, const struct vk_span *to, const void *from, size_t bytes);
+int vk_end_uploads(struct vulkan_device *d); /* waits; gives their memory back */
+int vulkan_finish_load(void *dev);
+void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL, VK_ELEMENTWISE, VK_QK_ROPE_APPEND,
@@ -55,6 +80,10 @@ enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL, VK_ELEMENTWISE, VK_QK_ROPE_AP
  * first asked for, which is while weights are loaded. */
 int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t variant, VkPipeline *out);
 void vk_destroy_pipelines(struct vulkan_device *d);
+
+/* ---- pipelines of earlier runs (vk_cache.c); without them all goes on ---- */
+void vk_load_cache(struct vulkan_device *d);
+void vk_save_cache(struct vulkan_device *d); /* where there is something new */
 
 /* ---- the device ----------------------------------------------------------------- */
 struct vk_weight {
@@ -74,6 +103,13 @@ struct vulkan_device {
 	VkInstance instance;
 	VkPhysicalDevice physical;
 	VkPhysicalDeviceMemoryProperties memory;
+	bool is_unified;                     /* device and host share one memory */
+	bool has_budget, has_calibration;    /* VK_EXT_memory_budget, _calibrated_timestamps */
+	double timestamp_ns;                 /* of a tick */
+	uint64_t most_allocation;
+	uint64_t memory_limit;               /* 0: none */
+	uint64_t heap_taken[VK_MAX_MEMORY_HEAPS];
+	bool is_lost;                        /* or hangs: nothing waits for it any more */
 	VkDevice device;
 	uint32_t family;
 	VkQueue queue;
@@ -81,6 +117,12 @@ struct vulkan_device {
 	VkCommandBuffer commands;
 	VkFence fence;
 	VkPipelineLayout layout;
+	VkPipelineCache cache;
+	char cache_path[512];                /* "": nowhere */
+	uint64_t cache_sum;                  /* of what the file holds */
+	struct vk_stage stages[2];
+	uint32_t next_stage;
+	struct vk_arena stage_arena;
 	VkPipeline pipelines[VK_SHADERS][VK_VARIANTS];
 	VkShaderModule modules[VK_SHADERS];
 	atomic_bool cancelled;
@@ -89,7 +131,8 @@ struct vulkan_device {
 	/* by configure */
 	struct gp_config config;
 	struct gp_stage_shape shape;         /* .config is the one above */
-	struct vk_arena weights_arena, work_arena, kv_arena, in_arena, out_arena;
+	struct vk_arena weights_arena, work_arena, in_arena, out_arena;
+	struct vk_arena kv_arena[GP_KV_KINDS];
 	struct vk_weight *weights;
 	size_t n_weights, weights_room;
 	struct vk_span buffer[GP_BUF_COUNT];
@@ -102,21 +145,41 @@ struct vulkan_device {
 	/* a step's input: rows, addresses of KV blocks, angles by kind, logit rows, hidden */
 	struct vk_span rows, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
 	uint32_t table_blocks;               /* of a sequence and kind */
+	struct vk_span checked;              /* --check-numerics: any buffer, for the host */
 	float *inv_freq[GP_KV_KINDS];
 	const struct gp_batch *batch;
 };
 
+/* vk_instance.c */
+#define VK_MOST_DEVICES 32u
+int vk_open_instance(VkInstance *out);
+/* Those that can be used: GPUs, then emulations, each in the loader's order. -ENODEV:
+ * there is none. */
+int vk_find_devices(VkInstance instance, VkPhysicalDevice found[VK_MOST_DEVICES], uint32_t *n);
+int vk_find_device(VkInstance instance, uint32_t index, VkPhysicalDevice *out);
+bool vk_has_extension(VkPhysicalDevice p, const char *name);
+
+/* vk_list.c */
+json_t *vulkan_list(void);
+
 /* vk_device.c */
-int vk_open_device(struct vulkan_device *d);
+int vk_open_device(struct vulkan_device *d, uint32_t index);
 void vk_close_device(struct vulkan_device *d);
 int vk_begin_commands(struct vulkan_device *d);
 /* Ends, submits and waits for what is recorded. */
 int vk_run_commands(struct vulkan_device *d);
+int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, const char *what);
+int vk_wait(struct vulkan_device *d, VkFence fence, const char *what);
+
+/* vk_check.c */
+int vk_take_checked(struct vulkan_device *d);
+int vulkan_check(void *dev, enum gp_buffer b, uint32_t rows);
 
 /* vk_weights.c */
 int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 
 /* vk_layout.c */
+bool vk_is_native(enum gp_type t); /* there is a shader for it */
 int vulkan_configure(void *dev, const struct gp_stage_shape *shape);
 int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);
 int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
