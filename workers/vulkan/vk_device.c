@@ -110,7 +110,8 @@ static int create_device(struct vulkan_device *d)
 	VkPhysicalDeviceVulkan12Features v12 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
 		.bufferDeviceAddress = true, .scalarBlockLayout = true,
-		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true };
+		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true,
+		.vulkanMemoryModel = d->features.matrix_units, .pNext = d->features.chain };
 	VkPhysicalDeviceVulkan11Features v11 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
 		.storageBuffer16BitAccess = true };
@@ -123,7 +124,9 @@ static int create_device(struct vulkan_device *d)
 		.queueCount = 1, .pQueuePriorities = &priority };
 	const VkDeviceCreateInfo info = { .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
 	                                  .pNext = &f, .queueCreateInfoCount = 1,
-	                                  .pQueueCreateInfos = &queue };
+	                                  .pQueueCreateInfos = &queue,
+	                                  .enabledExtensionCount = d->features.n_extensions,
+	                                  .ppEnabledExtensionNames = d->features.extensions };
 	const VkResult r = vkCreateDevice(d->physical, &info, NULL, &d->device);
 
 	if (r < 0)
@@ -161,9 +164,10 @@ int vk_open_device(struct vulkan_device *d)
 	int rc;
 
 	if ((rc = create_instance(d)) < 0 || (rc = pick_physical(d)) < 0 ||
-	    (rc = check_features(d)) < 0 || (rc = find_queue(d)) < 0 ||
-	    (rc = create_device(d)) < 0)
+	    (rc = check_features(d)) < 0 || (rc = vk_find_features(d)) < 0 ||
+	    (rc = find_queue(d)) < 0 || (rc = create_device(d)) < 0)
 		return rc;
+	vk_many_choose(d);
 	return create_commands(d);
 }
 
@@ -172,6 +176,7 @@ void vk_close_device(struct vulkan_device *d)
 	if (d->device) {
 		vkDeviceWaitIdle(d->device);
 		vk_destroy_pipelines(d);
+		vk_many_destroy(d);
 		vkDestroyPipelineLayout(d->device, d->layout, NULL);
 		vkDestroyFence(d->device, d->fence, NULL);
 		vkDestroyCommandPool(d->device, d->pool, NULL);

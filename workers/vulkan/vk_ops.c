@@ -11,7 +11,7 @@
 
 /* ---- recording ----------------------------------------------------------------- */
 /* All that was recorded before is done and visible. */
-static void barrier(struct vulkan_device *d)
+void vk_barrier(struct vulkan_device *d)
 {
 	const VkMemoryBarrier all = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
 	                              .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
@@ -23,14 +23,9 @@ static void barrier(struct vulkan_device *d)
 	vkCmdPipelineBarrier(d->commands, stages, stages, 0, 1, &all, 0, NULL, 0, NULL);
 }
 
-static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant,
-                    const void *push, uint32_t push_bytes, const uint32_t groups[3])
+int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
+                         uint32_t push_bytes, const uint32_t groups[3])
 {
-	VkPipeline p;
-	const int rc = vk_pipeline(d, s, constant, &p);
-
-	if (rc < 0)
-		return rc;
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
 	vkCmdBindPipeline(d->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p);
@@ -39,13 +34,22 @@ static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant
 	return 0;
 }
 
+int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
+                uint32_t push_bytes, const uint32_t groups[3])
+{
+	VkPipeline p;
+	const int rc = vk_pipeline(d, s, constant, &p);
+
+	return rc < 0 ? rc : vk_dispatch_pipeline(d, p, push, push_bytes, groups);
+}
+
 /* A dispatch that what is recorded next may lean on. */
 static int run(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                uint32_t push_bytes, const uint32_t groups[3])
 {
-	const int rc = dispatch(d, s, constant, push, push_bytes, groups);
+	const int rc = vk_dispatch(d, s, constant, push, push_bytes, groups);
 
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 
@@ -113,7 +117,7 @@ int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_i
 		return rc;
 	const VkBufferCopy part = { d->hidden_in.offset, d->buffer[GP_BUF_HIDDEN].offset, bytes };
 	vkCmdCopyBuffer(d->commands, d->hidden_in.buffer, d->buffer[GP_BUF_HIDDEN].buffer, 1, &part);
-	barrier(d);
+	vk_barrier(d);
 	return 0;
 }
 
@@ -157,7 +161,18 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, gp_handle h, e
 	if (w->cols != d->width[from] || w->rows != d->width[to])
 		return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u", w->rows,
 		               w->cols, d->width[from], d->width[to]);
-	return dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
+	return vk_dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
+}
+
+static int multiply_many(struct vulkan_device *d, enum gp_buffer from,
+                         const struct gp_matmul_out *out, size_t n_out)
+{
+	const struct vk_many_in in = { d->buffer[from].address, 0, d->batch->n_rows, d->width[from] };
+	struct vk_many_out outs[MOST_OUTS];
+
+	for (size_t i = 0; i < n_out; i++) 
+		outs[i] = (struct vk_many_out){ weight(d, out[i].weight), d->buffer[out[i].to].address };
+	return vk_multiply_many(d, &in, outs, n_out);
 }
 
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
@@ -167,7 +182,7 @@ int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *ou
 
 	for (size_t i = 0; i < n_out && rc == 0; i++)
 		rc = multiply(d, from, out[i].weight, out[i].to, 0, d->batch->n_rows);
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 
@@ -235,7 +250,7 @@ int vulkan_head(void *dev, gp_handle table)
 	const int rc = multiply(d, GP_BUF_NORMED, table, GP_BUF_LOGITS, d->picked.address,
 	                        d->batch->n_logit_rows);
 
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 
