@@ -7,6 +7,7 @@
 
 #define MATMUL_OUTPUTS 4u      /* of a work group, as in matmul.comp */
 #define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
+#define MOST_OUTS 4u           /* of one input */
 #define UNUSED_BLOCK UINT32_MAX
 
 /* ---- recording ----------------------------------------------------------------- */
@@ -145,43 +146,51 @@ int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle
 	return run(d, VK_RMS_NORM, 0, &p, sizeof p, groups);
 }
 
-static int multiply(struct vulkan_device *d, enum gp_buffer from, gp_handle h, enum gp_buffer to,
-                    uint64_t picked, uint32_t rows)
+static int multiply_few(struct vulkan_device *d, const struct vk_many_in *in,
+                        const struct vk_weight *w, uint64_t to)
 {
-	const struct vk_weight *w = weight(d, h);
+	const uint32_t rows = in->rows;
 	const struct { uint64_t to, from, w, picked; uint32_t rows, cols, n; } p = {
-		d->buffer[to].address, d->buffer[from].address, w->span.address, picked, rows,
-		w->cols, w->rows };
+		to, in->from, w->span.address, in->picked, rows, w->cols, w->rows };
 	const uint32_t tile = rows > 4 ? 3 : rows > 2 ? 2 : rows > 1 ? 1 : 0;
 	const uint32_t n = (w->rows + MATMUL_OUTPUTS - 1) / MATMUL_OUTPUTS;
 	const uint32_t groups[] = { n < MOST_GROUPS ? n : MOST_GROUPS,
 	                            (rows + (1u << tile) - 1) >> tile,
 	                            (n + MOST_GROUPS - 1) / MOST_GROUPS };
 
-	if (w->cols != d->width[from] || w->rows != d->width[to])
-		return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u", w->rows,
-		               w->cols, d->width[from], d->width[to]);
 	return vk_dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
 }
 
-static int multiply_many(struct vulkan_device *d, enum gp_buffer from,
-                         const struct gp_matmul_out *out, size_t n_out)
+static int multiply(struct vulkan_device *d, enum gp_buffer from,
+                    const struct gp_matmul_out *out, size_t n_out, uint64_t picked, uint32_t rows)
 {
-	const struct vk_many_in in = { d->buffer[from].address, 0, d->batch->n_rows, d->width[from] };
+	const struct vk_many_in in = { d->buffer[from].address, picked, rows, d->width[from] };
 	struct vk_many_out outs[MOST_OUTS];
+	int rc = 0;
 
-	for (size_t i = 0; i < n_out; i++) 
-		outs[i] = (struct vk_many_out){ weight(d, out[i].weight), d->buffer[out[i].to].address };
-	return vk_multiply_many(d, &in, outs, n_out);
+	if (n_out > MOST_OUTS)
+		return gp_fail(EINVAL, "%zu products at once; %u is the most", n_out, MOST_OUTS);
+	for (size_t i = 0; i < n_out; i++) {
+		const struct vk_weight *w = weight(d, out[i].weight);
+		const uint32_t width = d->width[out[i].to];
+
+		if (w->cols != in.cols || w->rows != width)
+			return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u",
+			               w->rows, w->cols, in.cols, width);
+		outs[i] = (struct vk_many_out){ w, d->buffer[out[i].to].address };
+	}
+	if (rows > VK_FEW_ROWS)
+		return vk_multiply_many(d, &in, outs, n_out);
+	for (size_t i = 0; i < n_out && rc == 0; i++)
+		rc = multiply_few(d, &in, outs[i].w, outs[i].to);
+	return rc;
 }
 
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
 {
 	struct vulkan_device *d = dev;
-	int rc = 0;
+	const int rc = multiply(d, from, out, n_out, 0, d->batch->n_rows);
 
-	for (size_t i = 0; i < n_out && rc == 0; i++)
-		rc = multiply(d, from, out[i].weight, out[i].to, 0, d->batch->n_rows);
 	vk_barrier(d);
 	return rc;
 }
@@ -247,8 +256,8 @@ int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from)
 int vulkan_head(void *dev, gp_handle table)
 {
 	struct vulkan_device *d = dev;
-	const int rc = multiply(d, GP_BUF_NORMED, table, GP_BUF_LOGITS, d->picked.address,
-	                        d->batch->n_logit_rows);
+	const struct gp_matmul_out out = { .weight = table, .to = GP_BUF_LOGITS };
+	const int rc = multiply(d, GP_BUF_NORMED, &out, 1, d->picked.address, d->batch->n_logit_rows);
 
 	vk_barrier(d);
 	return rc;
