@@ -25,3 +25,4 @@ float plus(float a, float b)
 }
 
 REDUCE(group_sum, subgroupAdd, plus, 0.0)
+REDUCE(group_max, subgroupMax, max, -3.0e38)

@@ -87,7 +87,8 @@ static int create_device(struct vulkan_device *d)
 	VkPhysicalDeviceVulkan12Features v12 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
 		.bufferDeviceAddress = true, .scalarBlockLayout = true,
-		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true };
+		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true,
+		.vulkanMemoryModel = d->features.matrix_units, .pNext = d->features.chain };
 	VkPhysicalDeviceVulkan11Features v11 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
 		.storageBuffer16BitAccess = true };
@@ -98,12 +99,14 @@ static int create_device(struct vulkan_device *d)
 	const VkDeviceQueueCreateInfo queue = {
 		.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = d->family,
 		.queueCount = 1, .pQueuePriorities = &priority };
-	const char *const extensions[] = { VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME };
+	if (d->has_calibration)
+		d->features.extensions[d->features.n_extensions++] =
+			VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME;
 	const VkDeviceCreateInfo info = { .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
 	                                  .pNext = &f, .queueCreateInfoCount = 1,
 	                                  .pQueueCreateInfos = &queue,
-	                                  .enabledExtensionCount = d->has_calibration,
-	                                  .ppEnabledExtensionNames = extensions };
+	                                  .enabledExtensionCount = d->features.n_extensions,
+	                                  .ppEnabledExtensionNames = d->features.extensions };
 	const VkResult r = vkCreateDevice(d->physical, &info, NULL, &d->device);
 
 	if (r < 0)
@@ -144,10 +147,11 @@ int vk_open_device(struct vulkan_device *d, uint32_t index)
 	    (rc = vk_find_device(d->instance, index, &d->physical)) < 0)
 		return rc;
 	read_limits(d);
-	if ((rc = check_features(d)) < 0 || (rc = find_queue(d)) < 0 ||
-	    (rc = create_device(d)) < 0)
+	if ((rc = check_features(d)) < 0 || (rc = vk_find_features(d)) < 0 ||
+	    (rc = find_queue(d)) < 0 || (rc = create_device(d)) < 0)
 		return rc;
 	vk_load_cache(d);
+	vk_many_choose(d);
 	return create_commands(d);
 }
 
@@ -162,6 +166,7 @@ void vk_close_device(struct vulkan_device *d)
 		vk_destroy_uploads(d);
 		vk_destroy_pipelines(d);
 		vkDestroyPipelineCache(d->device, d->cache, NULL);
+		vk_many_destroy(d);
 		vkDestroyPipelineLayout(d->device, d->layout, NULL);
 		vkDestroyFence(d->device, d->fence, NULL);
 		vkDestroyCommandPool(d->device, d->pool, NULL);

@@ -66,7 +66,7 @@ static int take_buffers(struct vulkan_device *d)
 		return rc;
 	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)
 		rc = take_floats(d, &d->in_arena, rows, d->config.head_dim, &d->angles[k]);
-	return rc;
+	return rc < 0 ? rc : vk_many_take(d, rows > s->max_logit_rows ? rows : s->max_logit_rows);
 }
 
 static int set_frequencies(struct vulkan_device *d)

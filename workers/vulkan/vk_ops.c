@@ -7,11 +7,12 @@
 
 #define MATMUL_OUTPUTS 4u      /* of a work group, as in matmul.comp */
 #define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
+#define MOST_OUTS 4u           /* of one input */
 #define UNUSED_BLOCK UINT32_MAX
 
 /* ---- recording ----------------------------------------------------------------- */
 /* All that was recorded before is done and visible. */
-static void barrier(struct vulkan_device *d)
+void vk_barrier(struct vulkan_device *d)
 {
 	const VkMemoryBarrier all = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
 	                              .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
@@ -23,14 +24,9 @@ static void barrier(struct vulkan_device *d)
 	vkCmdPipelineBarrier(d->commands, stages, stages, 0, 1, &all, 0, NULL, 0, NULL);
 }
 
-static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant,
-                    const void *push, uint32_t push_bytes, const uint32_t groups[3])
+int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
+                         uint32_t push_bytes, const uint32_t groups[3])
 {
-	VkPipeline p;
-	const int rc = vk_pipeline(d, s, constant, &p);
-
-	if (rc < 0)
-		return rc;
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
 	vkCmdBindPipeline(d->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p);
@@ -39,13 +35,22 @@ static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant
 	return 0;
 }
 
+int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
+                uint32_t push_bytes, const uint32_t groups[3])
+{
+	VkPipeline p;
+	const int rc = vk_pipeline(d, s, constant, &p);
+
+	return rc < 0 ? rc : vk_dispatch_pipeline(d, p, push, push_bytes, groups);
+}
+
 /* A dispatch that what is recorded next may lean on. */
 static int run(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                uint32_t push_bytes, const uint32_t groups[3])
 {
-	const int rc = dispatch(d, s, constant, push, push_bytes, groups);
+	const int rc = vk_dispatch(d, s, constant, push, push_bytes, groups);
 
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 
@@ -113,7 +118,7 @@ int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_i
 		return rc;
 	const VkBufferCopy part = { d->hidden_in.offset, d->buffer[GP_BUF_HIDDEN].offset, bytes };
 	vkCmdCopyBuffer(d->commands, d->hidden_in.buffer, d->buffer[GP_BUF_HIDDEN].buffer, 1, &part);
-	barrier(d);
+	vk_barrier(d);
 	return 0;
 }
 
@@ -141,33 +146,52 @@ int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle
 	return run(d, VK_RMS_NORM, 0, &p, sizeof p, groups);
 }
 
-static int multiply(struct vulkan_device *d, enum gp_buffer from, gp_handle h, enum gp_buffer to,
-                    uint64_t picked, uint32_t rows)
+static int multiply_few(struct vulkan_device *d, const struct vk_many_in *in,
+                        const struct vk_weight *w, uint64_t to)
 {
-	const struct vk_weight *w = weight(d, h);
+	const uint32_t rows = in->rows;
 	const struct { uint64_t to, from, w, picked; uint32_t rows, cols, n; } p = {
-		d->buffer[to].address, d->buffer[from].address, w->span.address, picked, rows,
-		w->cols, w->rows };
+		to, in->from, w->span.address, in->picked, rows, w->cols, w->rows };
 	const uint32_t tile = rows > 4 ? 3 : rows > 2 ? 2 : rows > 1 ? 1 : 0;
 	const uint32_t n = (w->rows + MATMUL_OUTPUTS - 1) / MATMUL_OUTPUTS;
 	const uint32_t groups[] = { n < MOST_GROUPS ? n : MOST_GROUPS,
 	                            (rows + (1u << tile) - 1) >> tile,
 	                            (n + MOST_GROUPS - 1) / MOST_GROUPS };
 
-	if (w->cols != d->width[from] || w->rows != d->width[to])
-		return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u", w->rows,
-		               w->cols, d->width[from], d->width[to]);
-	return dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
+	return vk_dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
+}
+
+static int multiply(struct vulkan_device *d, enum gp_buffer from,
+                    const struct gp_matmul_out *out, size_t n_out, uint64_t picked, uint32_t rows)
+{
+	const struct vk_many_in in = { d->buffer[from].address, picked, rows, d->width[from] };
+	struct vk_many_out outs[MOST_OUTS];
+	int rc = 0;
+
+	if (n_out > MOST_OUTS)
+		return gp_fail(EINVAL, "%zu products at once; %u is the most", n_out, MOST_OUTS);
+	for (size_t i = 0; i < n_out; i++) {
+		const struct vk_weight *w = weight(d, out[i].weight);
+		const uint32_t width = d->width[out[i].to];
+
+		if (w->cols != in.cols || w->rows != width)
+			return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u",
+			               w->rows, w->cols, in.cols, width);
+		outs[i] = (struct vk_many_out){ w, d->buffer[out[i].to].address };
+	}
+	if (rows > VK_FEW_ROWS)
+		return vk_multiply_many(d, &in, outs, n_out);
+	for (size_t i = 0; i < n_out && rc == 0; i++)
+		rc = multiply_few(d, &in, outs[i].w, outs[i].to);
+	return rc;
 }
 
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
 {
 	struct vulkan_device *d = dev;
-	int rc = 0;
+	const int rc = multiply(d, from, out, n_out, 0, d->batch->n_rows);
 
-	for (size_t i = 0; i < n_out && rc == 0; i++)
-		rc = multiply(d, from, out[i].weight, out[i].to, 0, d->batch->n_rows);
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 
@@ -232,10 +256,10 @@ int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from)
 int vulkan_head(void *dev, gp_handle table)
 {
 	struct vulkan_device *d = dev;
-	const int rc = multiply(d, GP_BUF_NORMED, table, GP_BUF_LOGITS, d->picked.address,
-	                        d->batch->n_logit_rows);
+	const struct gp_matmul_out out = { .weight = table, .to = GP_BUF_LOGITS };
+	const int rc = multiply(d, GP_BUF_NORMED, &out, 1, d->picked.address, d->batch->n_logit_rows);
 
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 

@@ -8,6 +8,7 @@
 #include <vulkan/vulkan.h>
 
 #include "model/model.h"
+#include "workers/vulkan/cooperative_matrix.h"
 
 /* Message and -EIO, -ENOMEM or -ENODEV for a result below zero. */
 int vk_fail(VkResult r, const char *what);
@@ -70,7 +71,8 @@ void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL, VK_ELEMENTWISE, VK_QK_ROPE_APPEND,
-                 VK_ATTENTION, VK_SHADERS };
+                 VK_ATTENTION, VK_MATMUL_MANY, VK_MATMUL_MANY_COOPMAT,
+                 VK_PACK_ROWS, VK_SUM_PARTS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of a shader's constant 0 */
 #define VK_TILES 4u            /* of its constant 1: 1, 2, 4, 8 rows at once */
 #define VK_VARIANTS (VK_TYPES * VK_TILES)
@@ -84,6 +86,65 @@ void vk_destroy_pipelines(struct vulkan_device *d);
 /* ---- pipelines of earlier runs (vk_cache.c); without them all goes on ---- */
 void vk_load_cache(struct vulkan_device *d);
 void vk_save_cache(struct vulkan_device *d); /* where there is something new */
+
+/* Whether the build could compile it. */
+bool vk_has_shader(enum vk_shader s);
+/* Pipeline from constants 0 to n - 1; subgroup: the size asked for, 0: as the driver
+ * likes. The caller destroys it. */
+int vk_create_pipeline(struct vulkan_device *d, enum vk_shader s, const uint32_t *constants,
+                       uint32_t n, uint32_t subgroup, VkPipeline *out);
+
+/* ---- what only some devices have (vk_features.c) -------------------------------- */
+struct vk_features {
+	uint32_t shared_bytes, invocations;  /* most of a work group */
+	uint32_t subgroup;         /* size to ask for; 0: none can be asked for */
+	bool matrix_units;         /* VK_KHR_cooperative_matrix: halves, float32 sums */
+	uint32_t matrix[3];        /* rows, columns, inner dimension of an operation */
+	uint32_t units;            /* that work groups are spread over; 0: not known */
+	/* for vkCreateDevice */
+	const char *extensions[8];
+	uint32_t n_extensions;
+	void *chain;
+	VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroup_feature;
+	VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix_feature;
+};
+int vk_find_features(struct vulkan_device *d);
+
+/* ---- products of many rows (vk_many.c) ------------------------------------------ */
+#define VK_FEW_ROWS 32u        /* up to so many the product of few rows is faster */
+#define VK_TILINGS 2u          /* up to 64 rows, and more */
+
+struct vk_tiling {             /* constants of matmul_many_coopmat.comp, in its order */
+	uint32_t rows, outputs, elements, sub_rows, sub_outputs, tiles;
+};
+
+struct vk_many {
+	struct vk_tiling tiling[VK_TILINGS];   /* .rows 0: no matrix units */
+	VkPipeline coopmat[VK_TILINGS][VK_TYPES];
+	struct vk_span halves, scales, parts;
+	uint64_t parts_bytes;                  /* 0: elements are never cut into parts */
+};
+
+struct vk_weight;
+struct vk_many_in {
+	uint64_t from, picked;     /* addresses; picked: which rows, 0: all in turn */
+	uint32_t rows, cols;
+};
+struct vk_many_out {
+	const struct vk_weight *w;
+	uint64_t to;
+};
+
+/* After vk_find_features. */
+void vk_many_choose(struct vulkan_device *d);
+/* What steps of up to so many rows need; after the widths of buffers are known. */
+int vk_many_take(struct vulkan_device *d, uint32_t rows);
+/* Pipelines for weights of a type. */
+int vk_many_prepare(struct vulkan_device *d, enum gp_type type);
+/* Records them, with the barriers between their parts, none after. */
+int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
+                     const struct vk_many_out *out, size_t n);
+void vk_many_destroy(struct vulkan_device *d);
 
 /* ---- the device ----------------------------------------------------------------- */
 struct vk_weight {
@@ -110,6 +171,7 @@ struct vulkan_device {
 	uint64_t memory_limit;               /* 0: none */
 	uint64_t heap_taken[VK_MAX_MEMORY_HEAPS];
 	bool is_lost;                        /* or hangs: nothing waits for it any more */
+	struct vk_features features;
 	VkDevice device;
 	uint32_t family;
 	VkQueue queue;
@@ -125,6 +187,7 @@ struct vulkan_device {
 	struct vk_arena stage_arena;
 	VkPipeline pipelines[VK_SHADERS][VK_VARIANTS];
 	VkShaderModule modules[VK_SHADERS];
+	struct vk_many many;
 	atomic_bool cancelled;
 	struct gp_kernels k;                 /* for conversion at load */
 
@@ -187,6 +250,11 @@ uint64_t vulkan_memory_bytes(void *dev);
 void vulkan_release(struct vulkan_device *d);
 
 /* vk_ops.c */
+void vk_barrier(struct vulkan_device *d);
+int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
+                uint32_t push_bytes, const uint32_t groups[3]);
+int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
+                         uint32_t push_bytes, const uint32_t groups[3]);
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
 int vulkan_embed(void *dev, gp_handle table, float scale);
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
