@@ -57,7 +57,7 @@ void append(uint row, uint kv_head_, uint64_t block, uint at)
 // Four lanes a position.
 void find_scores(uint64_t keys, uint which, bool seen)
 {
-	const uint at = gl_LocalInvocationIndex / 4, j = gl_LocalInvocationIndex % 4;
+	const uint at = lane_index() / 4, j = lane_index() % 4;
 	float sum[HEADS];
 
 	[[unroll]] for (uint h = 0; h < HEADS; h++)
@@ -73,8 +73,10 @@ void find_scores(uint64_t keys, uint which, bool seen)
 				sum[h] += q[h][(i + j) * 8 + e] * x[e / 4][e % 4];
 	}
 	[[unroll]] for (uint h = 0; h < HEADS; h++) {
-		const float s = subgroupClusteredAdd(sum[h], 4);
+		float s = sum[h];
 
+		s += subgroupShuffleXor(s, 1);
+		s += subgroupShuffleXor(s, 2);
 		if (j == 0)
 			score[which][h][at] = seen ? s : LOWEST;
 	}
@@ -204,7 +206,7 @@ void main()
 	for (uint b = begin; b < end; b++) {
 		const uint64_t block = table.v[b];
 		const uint64_t values = kv_head(block, p.layer, 1, kv_head_, p.kv_heads);
-		const uint pos = b * KV_BLOCK + me / 4;
+		const uint pos = b * KV_BLOCK + lane_index() / 4;
 		Octet v[EACH];
 
 		[[unroll]] for (uint i = 0; i < EACH; i++)

@@ -1,9 +1,7 @@
 // Writing what quants8.glsl reads: 8 lanes that follow each other hold a block's floats,
 // four each. All lanes of the 8 must come here.
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
-#extension GL_KHR_shader_subgroup_clustered : require
-#extension GL_KHR_shader_subgroup_shuffle_relative : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "quants8.glsl"
 
 // The index of an invocation by which lanes of a subgroup follow each other.
@@ -17,15 +15,20 @@ uint lane_index()
 void write8(uint64_t quants, uint64_t blocks, uint at, vec4 x)
 {
 	const uvec4 bits = floatBitsToUint(x) & 0x7fffffffu;
-	const uint top = max(max(bits.x, bits.y), max(bits.z, bits.w));
-	const uint most = subgroupClusteredMax(top, 8);
+	uint most = max(max(bits.x, bits.y), max(bits.z, bits.w));
+
+	[[unroll]] for (uint i = 1; i < 8; i *= 2)
+		most = max(most, subgroupShuffleXor(most, i));
 	const float largest = uintBitsToFloat(most);
 	const bool broken = most >= 0x7f800000u, tiny = largest < 1e-30;
 	const float inverse = broken || tiny ? 0.0 : 127 / largest;
 	const float scale = broken ? uintBitsToFloat(0x7fc00000u) : tiny ? 0.0 : largest / 127;
 	const ivec4 q = broken ? ivec4(0) : ivec4(roundEven(x * inverse));
-	const int sum = subgroupClusteredAdd(q.x + q.y + q.z + q.w, 4);
-	const int second = subgroupShuffleDown(sum, 4);
+	int sum = q.x + q.y + q.z + q.w;
+
+	sum += subgroupShuffleXor(sum, 1);
+	sum += subgroupShuffleXor(sum, 2);
+	const int second = subgroupShuffleXor(sum, 4);
 
 	Words(quants).v[at] = pack4(q);
 	if (at % 8 == 0)

@@ -131,7 +131,7 @@ static int create_commands(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = d->pool,
 		.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1 };
 	if (r >= 0)
-		r = vkAllocateCommandBuffers(d->device, &buffer, &d->commands);
+		r = vkAllocateCommandBuffers(d->device, &buffer, &d->once);
 	if (r >= 0)
 		r = vkCreateFence(d->device, &fence, NULL, &d->fence);
 	if (r >= 0)
@@ -205,23 +205,30 @@ int vk_begin_commands(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
 		.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT };
 	/* A step that was cancelled has left it half recorded. */
-	VkResult r = vkResetCommandBuffer(d->commands, 0);
+	VkResult r = vkResetCommandBuffer(d->once, 0);
 
+	d->commands = d->once;
 	if (r >= 0)
 		r = vkBeginCommandBuffer(d->commands, &info);
 	return r < 0 ? vk_fail(r, "recording") : 0;
 }
 
-int vk_run_commands(struct vulkan_device *d)
+void vk_barrier_to_host(struct vulkan_device *d)
 {
 	const VkMemoryBarrier to_host = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
 	                                  .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
 	                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT };
-	VkResult r;
-	int rc;
 
 	vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
 	                     VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &to_host, 0, NULL, 0, NULL);
+}
+
+int vk_run_commands(struct vulkan_device *d)
+{
+	VkResult r;
+	int rc;
+
+	vk_barrier_to_host(d);
 	if ((r = vkEndCommandBuffer(d->commands)) < 0 ||
 	    (r = vkResetFences(d->device, 1, &d->fence)) < 0)
 		return vk_fail(r, "a step");

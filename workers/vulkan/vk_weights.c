@@ -133,10 +133,8 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	                         .cols = (uint32_t)t->cols };
 	rc = vector || !vk_is_native(t->type) ?
 	     load_converted(d, t, vector ? norm_offset : 0, w) : load_native(d, t, w);
-	for (uint32_t tile = 0; tile < VK_TILES && rc == 0; tile++)
-		rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p);
-	if (rc == 0)
-		rc = vk_many_prepare(d, w->type);
+	if (rc == 0 && !vector)
+		rc = vk_prepare_products(d, w->type);
 	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
 		return rc;
 	gp_tensor_release(t, 0, t->bytes);

@@ -14,7 +14,8 @@
 int vk_fail(VkResult r, const char *what);
 
 /* ---- memory (vk_memory.c) ----------------------------------------------------- */
-enum vk_memory { VK_MEMORY_DEVICE, VK_MEMORY_TO_DEVICE, VK_MEMORY_TO_HOST };
+enum vk_memory { VK_MEMORY_DEVICE, VK_MEMORY_TO_DEVICE, VK_MEMORY_TO_HOST,
+                 VK_MEMORY_STEP /* the device's own if the host can write it, or the host's */ };
 
 struct vk_block {              /* one allocation, one buffer over it */
 	VkDeviceMemory memory;
@@ -70,17 +71,27 @@ int vulkan_finish_load(void *dev);
 void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
-enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL, VK_ELEMENTWISE, VK_QK_ROPE_APPEND,
-                 VK_ATTENTION, VK_MATMUL_MANY, VK_MATMUL_MANY_COOPMAT,
-                 VK_PACK_ROWS, VK_SUM_PARTS, VK_SHADERS };
-#define VK_TYPES 32u           /* values of a shader's constant 0 */
-#define VK_TILES 4u            /* of its constant 1: 1, 2, 4, 8 rows at once */
-#define VK_VARIANTS (VK_TYPES * VK_TILES)
+enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_FLOAT, VK_QUANTIZE,
+                 VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+                 VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS, VK_SHADERS };
+#define VK_TYPES 32u           /* values of enum gp_type */
+#define VK_CONSTANTS 7u
 #define VK_PUSH_BYTES 128u
 
-/* The pipeline of a shader: variant = its constant 0 + VK_TYPES x the tile. Made when
- * first asked for, which is while weights are loaded. */
-int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t variant, VkPipeline *out);
+/* Specialisation constants 0, 1, ... of a shader; what it does not have is ignored. */
+struct vk_constants { uint32_t v[VK_CONSTANTS]; };
+struct vk_made_pipeline {
+	enum vk_shader shader;
+	struct vk_constants constants;
+	VkPipeline pipeline;
+};
+
+/* The pipeline of a shader with these constants: made when first asked for, which is
+ * while weights are loaded. */
+int vk_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
+               VkPipeline *out);
+/* With constant 0 alone. */
+int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t constant, VkPipeline *out);
 void vk_destroy_pipelines(struct vulkan_device *d);
 
 /* ---- pipelines of earlier runs (vk_cache.c); without them all goes on ---- */
@@ -107,6 +118,7 @@ struct vk_features {
 	void *chain;
 	VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroup_feature;
 	VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix_feature;
+	VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR dot_feature;
 };
 int vk_find_features(struct vulkan_device *d);
 
@@ -153,11 +165,27 @@ struct vk_weight {
 	uint32_t rows, cols;
 };
 
-struct vk_row {                /* as in shaders/common.glsl */
+struct vk_row {                /* as in shaders/common.glsl, like the next */
 	uint32_t pos;
 	uint32_t first[GP_KV_KINDS];
 	uint32_t table[GP_KV_KINDS];
 	uint32_t token;
+};
+
+struct vk_step {
+	uint64_t tables;
+	uint32_t rows, logit_rows;
+	uint32_t part_blocks[GP_KV_KINDS];
+	uint32_t groups[GP_KV_KINDS][3];
+	struct vk_row row[];
+};
+
+/* ---- commands that are recorded once (vk_record.c) ------------------------------- */
+/* A step of few rows is done as one of a round number of them, whose commands are kept. */
+uint32_t vk_round_rows(uint32_t n);
+
+struct vk_few {                /* constants 1 to 5 of the products of few rows */
+	uint32_t rows, outputs, size, split, passes;
 };
 
 struct vulkan_device {
@@ -176,7 +204,8 @@ struct vulkan_device {
 	uint32_t family;
 	VkQueue queue;
 	VkCommandPool pool;
-	VkCommandBuffer commands;
+	VkCommandBuffer commands;            /* being recorded: once, or a recording */
+	VkCommandBuffer once;
 	VkFence fence;
 	VkPipelineLayout layout;
 	VkPipelineCache cache;
@@ -185,7 +214,8 @@ struct vulkan_device {
 	struct vk_stage stages[2];
 	uint32_t next_stage;
 	struct vk_arena stage_arena;
-	VkPipeline pipelines[VK_SHADERS][VK_VARIANTS];
+	struct vk_made_pipeline *pipelines;
+	uint32_t n_pipelines, pipelines_room;
 	VkShaderModule modules[VK_SHADERS];
 	struct vk_many many;
 	atomic_bool cancelled;
@@ -205,8 +235,18 @@ struct vulkan_device {
 	size_t block_bytes[GP_KV_KINDS];
 	struct vk_span *kv_blocks[GP_KV_KINDS];
 	uint32_t n_blocks[GP_KV_KINDS], blocks_room[GP_KV_KINDS];
-	/* a step's input: rows, addresses of KV blocks, angles by kind, logit rows, hidden */
-	struct vk_span rows, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
+	/* Inputs of products in 8 bits (shaders/quants8.glsl), of buffers that are such. */
+	struct vk_span quants[GP_BUF_COUNT], blocks[GP_BUF_COUNT];
+	bool is_quantized[GP_BUF_COUNT];     /* by what was recorded so far */
+	struct vk_span parts, ended;         /* of attention */
+	/* a step's input: struct vk_step, addresses of KV blocks, angles by kind, logit rows,
+	 * hidden */
+	struct vk_span step, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
+	uint32_t rows, logit_rows;           /* of the step in hand, as recorded */
+	bool alone;                          /* no two of its rows are of one sequence */
+	VkCommandBuffer *recordings;         /* [alone][rows][logit rows], by bucket */
+	uint32_t row_buckets, logit_buckets;
+	VkCommandBuffer *recording;          /* the step's, or NULL */
 	uint32_t table_blocks;               /* of a sequence and kind */
 	struct vk_span checked;              /* --check-numerics: any buffer, for the host */
 	float *inv_freq[GP_KV_KINDS];
@@ -229,10 +269,18 @@ json_t *vulkan_list(void);
 int vk_open_device(struct vulkan_device *d, uint32_t index);
 void vk_close_device(struct vulkan_device *d);
 int vk_begin_commands(struct vulkan_device *d);
+void vk_barrier_to_host(struct vulkan_device *d); /* before the end of what it reads */
 /* Ends, submits and waits for what is recorded. */
 int vk_run_commands(struct vulkan_device *d);
 int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, const char *what);
 int vk_wait(struct vulkan_device *d, VkFence fence, const char *what);
+
+/* vk_record.c */
+int vk_take_recordings(struct vulkan_device *d);
+void vk_give_recordings(struct vulkan_device *d);
+/* 0: operations are to be recorded; 1: they are. */
+int vk_begin_recording(struct vulkan_device *d);
+int vk_run_recording(struct vulkan_device *d);
 
 /* vk_check.c */
 int vk_take_checked(struct vulkan_device *d);
@@ -249,7 +297,20 @@ int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
 uint64_t vulkan_memory_bytes(void *dev);
 void vulkan_release(struct vulkan_device *d);
 
+/* vk_products.c */
+bool vk_is_plain(enum gp_type t);      /* F32, F16, BF16 */
+int vk_prepare_products(struct vulkan_device *d, enum gp_type t);
+int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
+int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up);
+int vulkan_head(void *dev, gp_handle table);
+
 /* vk_ops.c */
+#define VK_ATTENTION_GROUPS 1024u      /* of a step's attention, where positions are cut */
+struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
+struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append);
+const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
+int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
+                        const void *push, uint32_t push_bytes, const uint32_t groups[3]);
 void vk_barrier(struct vulkan_device *d);
 int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                 uint32_t push_bytes, const uint32_t groups[3]);
@@ -258,12 +319,12 @@ int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
 int vulkan_embed(void *dev, gp_handle table, float scale);
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
-int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
 int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 int vulkan_attention(void *dev, uint32_t layer);
+int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+int vulkan_add_norm(void *dev, gp_handle w, gp_handle next);
 int vulkan_geglu(void *dev);
 int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from);
-int vulkan_head(void *dev, gp_handle table);
 int vulkan_end_step(void *dev, enum gp_buffer from, float *out);
 
 #endif
