@@ -24,7 +24,6 @@ layout(constant_id = 8) const uint TN = 16;
 layout(constant_id = 9) const uint TK = 16;
 layout(constant_id = 10) const uint TILES = 2;     // in shared memory: 1 or 2
 layout(local_size_x_id = 1) in;
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Vectors { vec4 v[]; };
 layout(push_constant, scalar) uniform P {
 	uint64_t to, from, scales, w;
 	uint rows, cols, n;    // cols: elements of a row

@@ -34,7 +34,7 @@ static uint32_t bucket_of(uint32_t n)
 
 static uint32_t recordings_of(const struct vulkan_device *d)
 {
-	return 2 * d->row_buckets * d->logit_buckets;
+	return 4 * d->row_buckets * d->logit_buckets;
 }
 
 int vk_take_recordings(struct vulkan_device *d)
@@ -57,8 +57,9 @@ void vk_give_recordings(struct vulkan_device *d)
 static VkCommandBuffer *recording_for(const struct vulkan_device *d)
 {
 	const uint32_t row = bucket_of(d->rows), logit_row = bucket_of(d->logit_rows);
+	const uint32_t kind = d->picks * 2u + d->alone;
 
-	return &d->recordings[(d->alone * d->row_buckets + row) * d->logit_buckets + logit_row];
+	return &d->recordings[(kind * d->row_buckets + row) * d->logit_buckets + logit_row];
 }
 
 /* A step that failed or was cancelled half way left its recording in hand. */

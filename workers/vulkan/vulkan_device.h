@@ -73,7 +73,8 @@ void vk_destroy_uploads(struct vulkan_device *d);
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_FLOAT, VK_QUANTIZE,
                  VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
-                 VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS, VK_SHADERS };
+                 VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
+                 VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
 #define VK_CONSTANTS 7u
 #define VK_PUSH_BYTES 128u
@@ -241,10 +242,12 @@ struct vulkan_device {
 	struct vk_span parts, ended;         /* of attention */
 	/* a step's input: struct vk_step, addresses of KV blocks, angles by kind, logit rows,
 	 * hidden */
-	struct vk_span step, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
+	struct vk_span step, tables, angles[GP_KV_KINDS], picked, wanted, hidden_in, out;
+	struct vk_span maxima, picked_chunks; /* of logits (vk_best.c) */
 	uint32_t rows, logit_rows;           /* of the step in hand, as recorded */
 	bool alone;                          /* no two of its rows are of one sequence */
-	VkCommandBuffer *recordings;         /* [alone][rows][logit rows], by bucket */
+	bool picks;                          /* no row of logits is wanted whole */
+	VkCommandBuffer *recordings;         /* [picks][alone][rows][logit rows], by bucket */
 	uint32_t row_buckets, logit_buckets;
 	VkCommandBuffer *recording;          /* the step's, or NULL */
 	uint32_t table_blocks;               /* of a sequence and kind */
@@ -304,14 +307,23 @@ int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *ou
 int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up);
 int vulkan_head(void *dev, gp_handle table);
 
+/* vk_best.c */
+bool vk_picks_best(const struct vulkan_device *d, const struct gp_batch *b);
+int vk_take_best(struct vulkan_device *d, uint32_t rows);
+int vk_record_best(struct vulkan_device *d);
+void vk_give_logits(const struct vulkan_device *d, float *out);
+
 /* vk_ops.c */
 #define VK_ATTENTION_GROUPS 1024u      /* of a step's attention, where positions are cut */
+#define VK_MOST_PARTS 64u              /* of a row, as in shaders/attention.comp */
 struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
 struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append);
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
 int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
                         const void *push, uint32_t push_bytes, const uint32_t groups[3]);
-void vk_barrier(struct vulkan_device *d);
+void vk_barrier(struct vulkan_device *d);         /* between dispatches */
+void vk_barrier_to_copy(struct vulkan_device *d);
+void vk_barrier_of_begin(struct vulkan_device *d);
 int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                 uint32_t push_bytes, const uint32_t groups[3]);
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
