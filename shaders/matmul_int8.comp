@@ -1,146 +1,14 @@
 #version 460
-// to[m][n] = from[m] . w[n] of quantised weights and inputs in 8 bits, for few rows m.
-#extension GL_EXT_spirv_intrinsics : require
+// to[m][n] = from[m] . w[n] of quantised weights and inputs in 8 bits, for few rows m,
+// which are read where they lie.
 #include "common.glsl"
 #include "types.glsl"
 #include "quantize8.glsl"
 #include "gelu.glsl"
 #include "products.glsl"
+#include "units8.glsl"
 
-// OpSDot of four packed pairs; GLSL has no name for it before glslang 15.
-spirv_instruction(extensions = ["SPV_KHR_integer_dot_product"], capabilities = [6018, 6019],
-                  id = 4450)
-int dot_packed(int a, int b, spirv_literal int format);
-
-// What a lane reads of a row at once: UNIT elements in up to three times 16 bytes, in SUBS
-// parts of one scale each, which are WIDTH x 16 elements that follow each other.
-const uint UNIT = TYPE == Q8_0 ? 16 : TYPE == Q6_K ? 64 : 32;
-const uint SUBS = TYPE == Q6_K ? 4 : TYPE == Q4_K ? 2 : 1;
-const uint WIDTH = TYPE == Q4_0 ? 2 : 1;
-// The input of several rows is read a chunk at a time into shared memory, the next one
-// while this one is multiplied; of one row it is read where it lies.
-const bool STAGED = TILE > 1;
-const uint BLOCKS = TILE > 8 ? 32 : 64;  // of 32 elements of a row, in a chunk
-const uint ALL = STAGED ? TILE * BLOCKS : 1;
-shared uvec4 staged[2][2][ALL];          // [chunk][half of a block]
-shared uvec2 staged_blocks[2][ALL];
-shared uint input_rows[TILE];
-
-const uint LOW = 0x0f0f0f0f, HIGH = 0x30303030;
-
-struct Unit {
-	uvec4 q[3];
-	uvec4 head;      // Q4_K: the block's; Q6_K: its scales
-	float d;
-};
-
-Unit load_unit(uint64_t w, uint rows, uint row, uint u)
-{
-	const uint64_t all = uint64_t(rows) * p.cols, k = uint64_t(row) * p.cols;
-	Unit x;
-
-	if (TYPE == Q4_0) {
-		x.q[0] = Quads(w + (k / 32 + u) * 16).v[0];
-		x.d = half_at(w + all / 2 + (k / 32 + u) * 2);
-	} else if (TYPE == Q8_0) {
-		x.q[0] = Quads(w + k + u * 16).v[0];
-		x.d = half_at(w + all + (k / 32 + u / 2) * 2);
-	} else if (TYPE == Q4_K) {
-		Quads block = Quads(w + (k / 256 + u / 8) * 144);
-
-		x.head = block.v[0];
-		x.q[0] = block.v[1 + u % 8];
-	} else {
-		const uint64_t at = k / 256 + u / 4;
-		const uint h = u % 4 / 2, i = u % 2;
-		Quads block = Quads(w + at * 208);
-
-		[[unroll]] for (uint j = 0; j < 3; j++)
-			x.q[j] = block.v[j < 2 ? h * 4 + j * 2 + i : 8 + h * 2 + i];
-		x.head = block.v[12];
-		x.d = half_at(w + all / 256 * 208 + at * 2);
-	}
-	return x;
-}
-
-// The first element of a part.
-uint element_of(uint u, uint sub)
-{
-	return TYPE == Q4_K ? u / 2 * 64 + sub * 32 + u % 2 * 16 :
-	       TYPE == Q6_K ? u / 2 * 128 + sub * 32 + u % 2 * 16 : u * UNIT;
-}
-
-// The part's quants; scale, and what is to be taken off for each unit of the input.
-vec2 unpack(Unit x, uint u, uint sub, out uvec4 q[2])
-{
-	if (TYPE == Q4_0) {
-		[[unroll]] for (uint i = 0; i < WIDTH; i++)
-			q[i] = x.q[0] >> i * 4 & LOW;
-		return vec2(x.d, 0);
-	}
-	if (TYPE == Q8_0) {
-		q[0] = x.q[0];
-		return vec2(x.d, 0);
-	}
-	if (TYPE == Q4_K) {
-		q[0] = x.q[0] >> sub * 4 & LOW;
-		return q4_k_scales(x.head, u % 8 / 2 * 2 + sub);
-	}
-	const uvec4 high = x.q[2];
-	const uint s = u % 4 / 2 * 8 + sub * 2 + u % 2;
-
-	q[0] = (x.q[sub % 2] >> sub / 2 * 4 & LOW) |
-	       ((sub < 2 ? high << 4 - sub * 2 : high >> sub * 2 - 4) & HIGH);
-	return vec2(x.d * float(byte_of(x.head[s / 4], s % 4)), 0);
-}
-
-int dot16(uvec4 a, uvec4 b)
-{
-	return dot_packed(int(a.x), int(b.x), 0) + dot_packed(int(a.y), int(b.y), 0) +
-	       dot_packed(int(a.z), int(b.z), 0) + dot_packed(int(a.w), int(b.w), 0);
-}
-
-// Weights are stored without their sign: what that adds to the product.
-int offset_of(uvec2 block, uint e)
-{
-	return TYPE == Q4_0 ? 8 * (block8_sum(block, 0) + block8_sum(block, 1)) :
-	       TYPE == Q6_K ? 32 * block8_sum(block, e / 16 % 2) : 0;
-}
-
-// Of a row of the input, elements [16 i, 16 i + 16).
-uint quad_of(uint row, uint i)
-{
-	return row * (p.cols / 16) + i % 2 * (p.cols / 32) + i / 2;
-}
-
-void stage(uint chunk)
-{
-	const uint first = chunk * BLOCKS, n = min(BLOCKS, p.cols / 32 - first);
-
-	for (uint i = gl_LocalInvocationIndex; i < ALL; i += SIZE) {
-		const uint row = input_rows[i / BLOCKS], b = first + i % BLOCKS;
-
-		if (i % BLOCKS >= n)
-			continue;
-		staged[chunk % 2][0][i] = Quads(p.from).v[quad_of(row, b * 2)];
-		staged[chunk % 2][1][i] = Quads(p.from).v[quad_of(row, b * 2 + 1)];
-		staged_blocks[chunk % 2][i] = Blocks8(p.blocks).v[row * (p.cols / 32) + b];
-	}
-}
-
-// What a part of row m of the input is multiplied by: its block, and its quants.
-uvec2 read_input(uint m, uint e, out uvec4 a[2])
-{
-	const uint b = e / 32, chunk = b / BLOCKS % 2, i = m * BLOCKS + b % BLOCKS;
-
-	[[unroll]] for (uint j = 0; j < WIDTH; j++)
-		a[j] = STAGED ? staged[chunk][(e / 16 + j) % 2][i] :
-		                Quads(p.from).v[quad_of(input_rows[m], e / 16 + j)];
-	return STAGED ? staged_blocks[chunk][i] :
-	                Blocks8(p.blocks).v[input_rows[m] * (p.cols / 32) + b];
-}
-
-void multiply(Unit x[OUTPUTS], uint u, inout float acc[OUTPUTS][TILE])
+void multiply(Unit x[OUTPUTS], uint u, uint rows[TILE], inout float acc[OUTPUTS][TILE])
 {
 	[[unroll]] for (uint s = 0; s < SUBS; s++) {
 		const uint e = element_of(u, s);
@@ -150,11 +18,13 @@ void multiply(Unit x[OUTPUTS], uint u, inout float acc[OUTPUTS][TILE])
 		[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
 			scale[o] = unpack(x[o], u, s, q[o]);
 		[[unroll]] for (uint m = 0; m < TILE; m++) {
-			uvec4 a[2];
-			const uvec2 block = read_input(m, e, a);
+			const uvec2 block = Blocks8(p.blocks).v[rows[m] * (p.cols / 32) + e / 32];
 			const int offset = offset_of(block, e);
 			const float d = block8_scale(block);
+			uvec4 a[2];
 
+			[[unroll]] for (uint i = 0; i < WIDTH; i++)
+				a[i] = Quads(p.from).v[quad_of(rows[m], e / 16 + i)];
 			[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
 				int sum = -offset;
 
@@ -169,66 +39,39 @@ void multiply(Unit x[OUTPUTS], uint u, inout float acc[OUTPUTS][TILE])
 	}
 }
 
-// A team's outputs, by its lanes: units [lane, lane + step, ...) of each chunk. The next
-// unit is on its way while this one is multiplied. All of the work group come here: it
-// waits for each other at chunks.
-void multiply_row(Part t, uint at, uint lane, uint step, bool idle, inout float acc[OUTPUTS][TILE])
-{
-	const uint units = p.cols / UNIT, of_chunk = STAGED ? BLOCKS * 32 / UNIT : units;
-	const uint chunks = (units + of_chunk - 1) / of_chunk;
-	Unit now[OUTPUTS], next[OUTPUTS];
-
-	[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
-		next[o] = load_unit(t.w[2 * o / OUTPUTS], t.n, row_of_output(t, at, o),
-		                    min(lane, units - 1));
-	if (STAGED)
-		stage(0);
-	for (uint c = 0; c < chunks; c++) {
-		const uint end = min((c + 1) * of_chunk, units);
-
-		if (STAGED) {
-			barrier();
-			if (c + 1 < chunks)
-				stage(c + 1);
-		}
-		for (uint u = c * of_chunk + lane; u < end && !idle; u += step) {
-			const uint then = u + step < end ? u + step : end + lane;
-
-			[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
-				now[o] = next[o];
-				next[o] = load_unit(t.w[2 * o / OUTPUTS], t.n,
-				                    row_of_output(t, at, o), min(then, units - 1));
-			}
-			multiply(now, u, acc);
-		}
-	}
-}
-
 void main()
 {
 	const Part t = part_of_group();
 	const uint split = min(SPLIT, gl_NumSubgroups), teams = gl_NumSubgroups / split;
 	const uint team = gl_SubgroupID / split, member = gl_SubgroupID % split;
 	const uint lane = member * gl_SubgroupSize + gl_SubgroupInvocationID;
+	const uint step = split * gl_SubgroupSize, units = p.cols / UNIT;
+	uint rows[TILE];
 
 	if (t.none)
 		return;
-	if (gl_LocalInvocationIndex < TILE)
-		input_rows[gl_LocalInvocationIndex] = row_of_input(t.m0 + gl_LocalInvocationIndex);
-	barrier();
-	for (uint first = 0; first < GROUP; first += teams * OUTPUTS) {
-		const uint at = first + team * OUTPUTS;
+	[[unroll]] for (uint m = 0; m < TILE; m++)
+		rows[m] = row_of_input(t.m0 + m);
+	for (uint at = team * OUTPUTS; at < GROUP; at += teams * OUTPUTS) {
 		float acc[OUTPUTS][TILE];
+		Unit now[OUTPUTS], next[OUTPUTS];
 
-		[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
+		[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
 			[[unroll]] for (uint m = 0; m < TILE; m++)
 				acc[o][m] = 0;
-		if (STAGED && first > 0)
-			barrier();
-		multiply_row(t, min(at, GROUP - OUTPUTS), lane, split * gl_SubgroupSize, at >= GROUP,
-		             acc);
-		if (at < GROUP)
-			keep_sums(acc, at, member);
+			next[o] = load_unit(t.w[2 * o / OUTPUTS], t.n, row_of_output(t, at, o),
+			                    min(lane, units - 1));
+		}
+		// The next unit is on its way while this one is multiplied.
+		for (uint u = lane; u < units; u += step) {
+			[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
+				now[o] = next[o];
+				next[o] = load_unit(t.w[2 * o / OUTPUTS], t.n,
+				                    row_of_output(t, at, o), min(u + step, units - 1));
+			}
+			multiply(now, u, rows, acc);
+		}
+		keep_sums(acc, at, member);
 	}
 	write_outputs(t, split);
 }

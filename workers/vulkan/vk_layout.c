@@ -188,6 +188,7 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	d->shape = *shape;
 	d->shape.config = &d->config;
 	gp_stage_widths(&d->shape, d->width);
+	d->work_arena.expected = vk_work_bytes(d);
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
 	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0 ||
 	    (rc = vk_take_checked(d)) < 0 || (rc = vk_check_fit(d)) < 0 ||

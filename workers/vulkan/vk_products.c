@@ -41,9 +41,9 @@ static struct vk_constants constants_of(enum gp_type t, const struct vk_few *f, 
 	                                f->passes, gated } };
 }
 
-static enum vk_shader shader_of(enum gp_type t)
+static enum vk_shader shader_of(enum gp_type t, uint32_t tile)
 {
-	return vk_is_plain(t) ? VK_MATMUL_FLOAT : VK_MATMUL_INT8;
+	return vk_is_plain(t) ? VK_MATMUL_FLOAT : tile > (getenv("GP_STAGE") ? (uint32_t)atoi(getenv("GP_STAGE")) : 1) ? VK_MATMUL_INT8_ROWS : VK_MATMUL_INT8;
 }
 
 static uint32_t outputs_of_group(const struct vk_few *f)
@@ -61,7 +61,7 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 			const struct vk_few f = choose(rows, gated);
 			const struct vk_constants c = constants_of(t, &f, gated);
 
-			if ((rc = vk_variant(d, shader_of(t), &c, &p)) < 0)
+			if ((rc = vk_variant(d, shader_of(t, f.rows), &c, &p)) < 0)
 				return rc;
 		}
 	return vk_many_prepare(d, t);
@@ -110,7 +110,7 @@ static int dispatch_few(struct vulkan_device *d, enum gp_type t, const struct vk
 		n += (p->n[i] + of_group - 1) / of_group;
 	p->tiles = (rows + f->rows - 1) / f->rows;
 	n *= p->tiles;
-	return vk_dispatch_variant(d, shader_of(t), &c, p, sizeof *p,
+	return vk_dispatch_variant(d, shader_of(t, f->rows), &c, p, sizeof *p,
 	                           (const uint32_t[]){ n < MOST_GROUPS ? n : MOST_GROUPS,
 	                                               (n + MOST_GROUPS - 1) / MOST_GROUPS, 1 });
 }

@@ -86,7 +86,10 @@ static int start(struct vulkan_device *d)
 	else
 		r = vkBeginCommandBuffer(*d->recording, &begin);
 	d->commands = *d->recording;
-	return r < 0 ? vk_fail(r, "recording") : 0;
+	if (r < 0)
+		return vk_fail(r, "recording");
+	vk_trace_begin(d, d->commands);
+	return 0;
 }
 
 int vk_begin_recording(struct vulkan_device *d)
@@ -114,6 +117,7 @@ int vk_run_recording(struct vulkan_device *d)
 		return vk_run_commands(d);
 	if (d->recording) {
 		vk_barrier_to_host(d);
+		vk_trace_end(d, d->commands);
 		if ((r = vkEndCommandBuffer(d->commands)) < 0)
 			return vk_fail(r, "recording");
 		d->recording = NULL;
@@ -122,7 +126,10 @@ int vk_run_recording(struct vulkan_device *d)
 		return gp_fail(ECANCELED, "the step was cancelled");
 	if ((r = vkResetFences(d->device, 1, &d->fence)) < 0)
 		return vk_fail(r, "a step");
-	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0)
+	const uint64_t submitted = gp_now_ns();
+	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0 ||
+	    (rc = vk_wait(d, d->fence, "a step")) < 0)
 		return rc;
-	return vk_wait(d, d->fence, "a step");
+	vk_trace_report(d, submitted);
+	return 0;
 }

@@ -17,6 +17,9 @@ static const uint32_t rms_norm[] =
 static const uint32_t matmul_int8[] =
 #include "shaders/matmul_int8.comp.inc"
 ;
+static const uint32_t matmul_int8_rows[] =
+#include "shaders/matmul_int8_rows.comp.inc"
+;
 static const uint32_t matmul_float[] =
 #include "shaders/matmul_float.comp.inc"
 ;
@@ -57,6 +60,7 @@ static const struct { const uint32_t *code; size_t bytes; const char *name; } sh
 	[VK_EMBED] = { embed, sizeof embed, "embed" },
 	[VK_RMS_NORM] = { rms_norm, sizeof rms_norm, "rms_norm" },
 	[VK_MATMUL_INT8] = { matmul_int8, sizeof matmul_int8, "matmul_int8" },
+	[VK_MATMUL_INT8_ROWS] = { matmul_int8_rows, sizeof matmul_int8_rows, "matmul_int8_rows" },
 	[VK_MATMUL_FLOAT] = { matmul_float, sizeof matmul_float, "matmul_float" },
 	[VK_QUANTIZE] = { quantize, sizeof quantize, "quantize" },
 	[VK_ELEMENTWISE] = { elementwise, sizeof elementwise, "elementwise" },

@@ -14,6 +14,7 @@
 int vk_fail(VkResult r, const char *what);
 
 /* ---- memory (vk_memory.c) ----------------------------------------------------- */
+#define VK_ALIGN_BYTES 256u    /* of every span */
 enum vk_memory { VK_MEMORY_DEVICE, VK_MEMORY_TO_DEVICE, VK_MEMORY_TO_HOST,
                  VK_MEMORY_STEP /* the device's own if the host can write it, or the host's */ };
 
@@ -55,6 +56,8 @@ uint64_t vk_heap_room(const struct vulkan_device *d, uint32_t heap);
 /* After the buffers of a step were taken, before anything else is: -ENOMEM with the
  * numbers where weights and KV cache will not fit beside them. */
 int vk_check_fit(struct vulkan_device *d);
+uint64_t vk_work_bytes(const struct vulkan_device *d); /* a step's buffers */
+uint64_t vk_buffer_bytes(const struct vulkan_device *d, enum gp_buffer b);
 uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind);
 uint64_t vulkan_weight_bytes(const struct gp_tensor *t);
 
@@ -71,8 +74,8 @@ int vulkan_finish_load(void *dev);
 void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
-enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_FLOAT, VK_QUANTIZE,
-                 VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_INT8_ROWS,
+                 VK_MATMUL_FLOAT, VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
                  VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
                  VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
@@ -196,6 +199,7 @@ struct vulkan_device {
 	bool is_unified;                     /* device and host share one memory */
 	bool has_budget, has_calibration;    /* VK_EXT_memory_budget, _calibrated_timestamps */
 	double timestamp_ns;                 /* of a tick */
+	uint32_t timestamp_bits;             /* 0: the queue has none */
 	uint64_t most_allocation;
 	uint64_t memory_limit;               /* 0: none */
 	uint64_t heap_taken[VK_MAX_MEMORY_HEAPS];
@@ -209,6 +213,9 @@ struct vulkan_device {
 	VkCommandBuffer once;
 	VkFence fence;
 	VkPipelineLayout layout;
+	VkQueryPool timestamps;              /* when a submission begins and ends */
+	PFN_vkGetCalibratedTimestampsEXT calibrate; /* NULL: clocks cannot be compared */
+	bool has_clock;                      /* those two were looked for */
 	VkPipelineCache cache;
 	char cache_path[512];                /* "": nowhere */
 	uint64_t cache_sum;                  /* of what the file holds */
@@ -284,6 +291,11 @@ void vk_give_recordings(struct vulkan_device *d);
 /* 0: operations are to be recorded; 1: they are. */
 int vk_begin_recording(struct vulkan_device *d);
 int vk_run_recording(struct vulkan_device *d);
+
+/* vk_trace.c: nothing is done where no trace is written */
+void vk_trace_begin(struct vulkan_device *d, VkCommandBuffer c);
+void vk_trace_end(struct vulkan_device *d, VkCommandBuffer c);
+void vk_trace_report(struct vulkan_device *d, uint64_t submitted_ns);
 
 /* vk_check.c */
 int vk_take_checked(struct vulkan_device *d);
