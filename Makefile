@@ -58,12 +58,21 @@ AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/obj/kernels/%avx512.o: EXTRA_CFLAGS = $(AVX512)
 $(BUILD)/obj/kernels/%avx512vnni.o: EXTRA_CFLAGS = $(AVX512) -mavx512vnni
 
-# Shaders: SPIR-V as numbers, for workers/vulkan/vk_shaders.c to include.
-SHADERS := $(patsubst %.comp,$(BUILD)/%.comp.inc,$(wildcard shaders/*.comp))
+# Shaders: SPIR-V as numbers, for workers/vulkan/vk_shaders.c to include. Those for
+# matrix units need a compiler that knows them: the system's or what tools/fetch-glslc
+# has left in build/. Nothing is fetched here; without, they are left out.
+COOPMAT_PROBE = printf '\#version 460\n\#extension GL_KHR_cooperative_matrix : require\nvoid main() {}\n' | \
+	$(1) --target-env=vulkan1.2 -fshader-stage=comp -o /dev/null - 2>/dev/null && echo $(1)
+COOPMAT_GLSLC := $(if $(VULKAN),$(or $(shell $(call COOPMAT_PROBE,glslc)),$(shell $(call COOPMAT_PROBE,build/glslc/glslc))))
+COMPILED := $(filter-out $(if $(COOPMAT_GLSLC),,%_coopmat.comp),$(wildcard shaders/*.comp))
+SHADERS := $(patsubst %.comp,$(BUILD)/%.comp.inc,$(COMPILED))
+$(BUILD)/shaders/%_coopmat.comp.inc: GLSLC = $(COOPMAT_GLSLC)
+GLSLC = glslc
 $(BUILD)/shaders/%.comp.inc: shaders/%.comp $(wildcard shaders/*.glsl)
 	@mkdir -p $(@D)
 	@echo "  GLSL  $<"
-	$(Q)glslc --target-env=vulkan1.2 -O -mfmt=c -o $@ $<
+	$(Q)$(GLSLC) --target-env=vulkan1.2 -O -mfmt=c -o $@ $<
+$(BUILD)/obj/workers/vulkan/vk_shaders.o: CPPFLAGS += $(if $(COOPMAT_GLSLC),-DGP_COOPMAT)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: $(SHADERS)
 
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
@@ -97,6 +106,9 @@ $(eval $(call library,common))
 all: $(BIN)
 ifeq ($(VULKAN),)
 	@echo "no Vulkan worker: it needs the packages libvulkan-dev and glslc"
+else ifeq ($(COOPMAT_GLSLC),)
+	@echo "no shaders for matrix units: this glslc does not know GL_KHR_cooperative_matrix;"
+	@echo "tools/fetch-glslc fetches one that does"
 endif
 $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers)
 	@mkdir -p $(@D)

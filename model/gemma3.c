@@ -175,53 +175,92 @@ struct gp_kv_cache *gp_stage_kv(struct gp_stage *s)
 }
 
 /* ---- the forward pass ------------------------------------------------------ */
-static int attention_branch(struct gp_stage *s, uint32_t layer, const gp_handle *w)
+static gp_handle weight_of(const struct gp_stage *s, uint32_t layer, enum gp_tensor_id t)
+{
+	return s->layers[layer - s->shape.first_layer].tensor[t - GP_T_PER_LAYER];
+}
+
+/* The norm of what a layer leaves behind: the next one's, the head's, or none. */
+static gp_handle norm_after(const struct gp_stage *s, uint32_t layer, const struct gp_batch *b)
+{
+	if (layer + 1 < s->shape.end_layer)
+		return weight_of(s, layer + 1, GP_T_ATTN_NORM);
+	return s->shape.has_head && b->n_logit_rows ? s->output_norm : 0;
+}
+
+/* A branch joins the residual stream, whose norm the next branch begins with. */
+static int join(struct gp_stage *s, gp_handle w, gp_handle next)
+{
+	const struct gp_device_ops *o = s->ops;
+	int rc;
+
+	if (o->add_norm)
+		return o->add_norm(s->dev, w, next);
+	if ((rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH, w)) < 0 ||
+	    (rc = o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH)) < 0 || !next)
+		return rc;
+	return o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, next);
+}
+
+static int attend(struct gp_stage *s, uint32_t layer)
+{
+	const gp_handle q = weight_of(s, layer, GP_T_ATTN_Q_NORM);
+	const gp_handle k = weight_of(s, layer, GP_T_ATTN_K_NORM);
+	int rc;
+
+	if (s->ops->append_attention)
+		return s->ops->append_attention(s->dev, layer, q, k);
+	if ((rc = s->ops->qk_rope_append(s->dev, layer, q, k)) < 0)
+		return rc;
+	return s->ops->attention(s->dev, layer);
+}
+
+static int attention_branch(struct gp_stage *s, uint32_t layer)
 {
 	const struct gp_device_ops *o = s->ops;
 	const struct gp_matmul_out qkv[] = {
-		{ w[GP_T_ATTN_Q - GP_T_PER_LAYER], GP_BUF_Q },
-		{ w[GP_T_ATTN_K - GP_T_PER_LAYER], GP_BUF_K },
-		{ w[GP_T_ATTN_V - GP_T_PER_LAYER], GP_BUF_V },
+		{ weight_of(s, layer, GP_T_ATTN_Q), GP_BUF_Q },
+		{ weight_of(s, layer, GP_T_ATTN_K), GP_BUF_K },
+		{ weight_of(s, layer, GP_T_ATTN_V), GP_BUF_V },
 	};
 	const struct gp_matmul_out back[] = {
-		{ w[GP_T_ATTN_OUT - GP_T_PER_LAYER], GP_BUF_BRANCH },
+		{ weight_of(s, layer, GP_T_ATTN_OUT), GP_BUF_BRANCH },
 	};
 	int rc;
 
-	if ((rc = o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN,
-	                      w[GP_T_ATTN_NORM - GP_T_PER_LAYER])) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
-	    (rc = o->qk_rope_append(s->dev, layer, w[GP_T_ATTN_Q_NORM - GP_T_PER_LAYER],
-	                            w[GP_T_ATTN_K_NORM - GP_T_PER_LAYER])) < 0 ||
-	    (rc = o->attention(s->dev, layer)) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0 ||
-	    (rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH,
-	                      w[GP_T_POST_ATTN_NORM - GP_T_PER_LAYER])) < 0)
+	if ((rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
+	    (rc = attend(s, layer)) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0)
 		return rc;
-	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
+	return join(s, weight_of(s, layer, GP_T_POST_ATTN_NORM), weight_of(s, layer, GP_T_FFN_NORM));
 }
 
-static int ffn_branch(struct gp_stage *s, const gp_handle *w)
+static int gate_and_up(struct gp_stage *s, uint32_t layer)
 {
-	const struct gp_device_ops *o = s->ops;
 	const struct gp_matmul_out gate_up[] = {
-		{ w[GP_T_FFN_GATE - GP_T_PER_LAYER], GP_BUF_GATE },
-		{ w[GP_T_FFN_UP - GP_T_PER_LAYER], GP_BUF_UP },
-	};
-	const struct gp_matmul_out down[] = {
-		{ w[GP_T_FFN_DOWN - GP_T_PER_LAYER], GP_BUF_BRANCH },
+		{ weight_of(s, layer, GP_T_FFN_GATE), GP_BUF_GATE },
+		{ weight_of(s, layer, GP_T_FFN_UP), GP_BUF_UP },
 	};
 	int rc;
 
-	if ((rc = o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN,
-	                      w[GP_T_FFN_NORM - GP_T_PER_LAYER])) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_NORMED, gate_up, GP_ARRAY_LEN(gate_up))) < 0 ||
-	    (rc = o->geglu(s->dev)) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0 ||
-	    (rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH,
-	                      w[GP_T_POST_FFN_NORM - GP_T_PER_LAYER])) < 0)
+	if (s->ops->gated_matmul)
+		return s->ops->gated_matmul(s->dev, gate_up[0].weight, gate_up[1].weight);
+	if ((rc = s->ops->matmul(s->dev, GP_BUF_NORMED, gate_up, GP_ARRAY_LEN(gate_up))) < 0)
 		return rc;
-	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
+	return s->ops->geglu(s->dev);
+}
+
+static int ffn_branch(struct gp_stage *s, uint32_t layer, gp_handle next)
+{
+	const struct gp_matmul_out down[] = {
+		{ weight_of(s, layer, GP_T_FFN_DOWN), GP_BUF_BRANCH },
+	};
+	int rc;
+
+	if ((rc = gate_and_up(s, layer)) < 0 ||
+	    (rc = s->ops->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0)
+		return rc;
+	return join(s, weight_of(s, layer, GP_T_POST_FFN_NORM), next);
 }
 
 /* Devices that only record here show the time of recording; their own spans tell
@@ -235,17 +274,16 @@ static uint64_t span_since(const char *name, uint64_t start, uint32_t layer)
 	return now;
 }
 
-static int run_layer(struct gp_stage *s, uint32_t layer)
+static int run_layer(struct gp_stage *s, uint32_t layer, gp_handle next)
 {
-	const gp_handle *w = s->layers[layer - s->shape.first_layer].tensor;
 	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
 	int rc;
 
-	if ((rc = attention_branch(s, layer, w)) < 0)
+	if ((rc = attention_branch(s, layer)) < 0)
 		return rc;
 	start = span_since(s->config.is_global[layer] ? "attention global" : "attention local",
 	                   start, layer);
-	if ((rc = ffn_branch(s, w)) < 0)
+	if ((rc = ffn_branch(s, layer, next)) < 0)
 		return rc;
 	span_since("ffn", start, layer);
 	return 0;
@@ -266,26 +304,37 @@ static int run_head(struct gp_stage *s)
 	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
 	int rc;
 
-	if ((rc = s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, s->output_norm)) < 0 ||
-	    (rc = s->ops->head(s->dev, s->token_embd)) < 0)
+	if ((rc = s->ops->head(s->dev, s->token_embd)) < 0)
 		return rc;
 	if (start)
 		gp_trace_span("compute", "head", start, gp_now_ns(), NULL, 0);
 	return 0;
 }
 
+/* Each branch leaves NORMED behind for the next; the first finds it made here. */
+static int run_operations(struct gp_stage *s, const struct gp_batch *b)
+{
+	const uint32_t first = s->shape.first_layer, end = s->shape.end_layer;
+	const gp_handle norm = first < end ? weight_of(s, first, GP_T_ATTN_NORM) :
+	                                     norm_after(s, end, b);
+	int rc = s->shape.embeds ? run_embed(s) : 0;
+
+	if (rc == 0 && norm)
+		rc = s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, norm);
+	for (uint32_t i = first; i < end && rc == 0; i++)
+		if ((rc = run_layer(s, i, norm_after(s, i, b))) < 0)
+			return gp_fail_in(rc, "layer %u", i);
+	return rc == 0 && s->shape.has_head && b->n_logit_rows ? run_head(s) : rc;
+}
+
 static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in, float *out)
 {
 	const struct gp_device_ops *o = s->ops;
-	int rc;
+	int rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in);
 
-	if ((rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in)) < 0 ||
-	    (s->shape.embeds && (rc = run_embed(s)) < 0))
-		return rc;
-	for (uint32_t i = s->shape.first_layer; i < s->shape.end_layer; i++)
-		if ((rc = run_layer(s, i)) < 0)
-			return gp_fail_in(rc, "layer %u", i);
-	if (s->shape.has_head && b->n_logit_rows && (rc = run_head(s)) < 0)
+	if (rc == 0)
+		rc = run_operations(s, b);
+	if (rc < 0)
 		return rc;
 	return o->end_step(s->dev, s->shape.has_head ? GP_BUF_LOGITS : GP_BUF_HIDDEN, out);
 }

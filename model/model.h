@@ -255,7 +255,9 @@ struct gp_device_ops {
 	/* The last weight was given; NULL: nothing to wait for. */
 	int (*finish_load)(void *dev);
 	struct gp_kv_storage kv;
-	int (*begin_step)(void *dev, const struct gp_batch *b, const float *hidden_in); /* NULL: embeds */
+	/* hidden_in NULL: the stage embeds. 1: the device has recorded the operations of
+	 * such a step (as many rows, or as many as it rounds to); end_step is next. */
+	int (*begin_step)(void *dev, const struct gp_batch *b, const float *hidden_in);
 	int (*embed)(void *dev, gp_handle table, float scale);      /* tokens -> HIDDEN */
 	int (*rms_norm)(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
 	int (*matmul)(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
@@ -266,6 +268,14 @@ struct gp_device_ops {
 	int (*add)(void *dev, enum gp_buffer to, enum gp_buffer from);
 	/* Rows that want logits only: NORMED -> LOGITS. */
 	int (*head)(void *dev, gp_handle table);
+
+	/* Several of these at once, or NULL where a device has no such thing. */
+	int (*append_attention)(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+	/* BRANCH normed by w is added to HIDDEN; that, normed by next, -> NORMED (next 0: not). */
+	int (*add_norm)(void *dev, gp_handle w, gp_handle next);
+	/* NORMED by both matrices, then geglu: -> GATE. */
+	int (*gated_matmul)(void *dev, gp_handle gate, gp_handle up);
+
 	/* Waits; copies HIDDEN (n_rows) or LOGITS to out. Of LOGITS each logit row in
 	 * turn, without gaps: all vocab floats, or as many struct gp_candidate as the
 	 * batch wants of it, best first by the order of struct gp_best. What a device

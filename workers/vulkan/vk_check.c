@@ -25,8 +25,10 @@ int vulkan_check(void *dev, enum gp_buffer b, uint32_t rows)
 
 	if (!part.size)
 		return 0;
+	vk_barrier_to_copy(d);
 	vkCmdCopyBuffer(d->commands, d->buffer[b].buffer, d->checked.buffer, 1, &part);
 	if ((rc = vk_run_commands(d)) < 0 || (rc = vk_begin_commands(d)) < 0)
 		return rc;
+	vk_barrier_of_begin(d);
 	return gp_find_wrong((const float *)d->checked.host, rows, d->width[b]);
 }

@@ -89,7 +89,8 @@ static int create_device(struct vulkan_device *d)
 	VkPhysicalDeviceVulkan12Features v12 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
 		.bufferDeviceAddress = true, .scalarBlockLayout = true,
-		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true };
+		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true,
+		.vulkanMemoryModel = d->features.matrix_units, .pNext = d->features.chain };
 	VkPhysicalDeviceVulkan11Features v11 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
 		.storageBuffer16BitAccess = true };
@@ -100,12 +101,14 @@ static int create_device(struct vulkan_device *d)
 	const VkDeviceQueueCreateInfo queue = {
 		.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = d->family,
 		.queueCount = 1, .pQueuePriorities = &priority };
-	const char *const extensions[] = { VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME };
+	if (d->has_calibration)
+		d->features.extensions[d->features.n_extensions++] =
+			VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME;
 	const VkDeviceCreateInfo info = { .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
 	                                  .pNext = &f, .queueCreateInfoCount = 1,
 	                                  .pQueueCreateInfos = &queue,
-	                                  .enabledExtensionCount = d->has_calibration,
-	                                  .ppEnabledExtensionNames = extensions };
+	                                  .enabledExtensionCount = d->features.n_extensions,
+	                                  .ppEnabledExtensionNames = d->features.extensions };
 	const VkResult r = vkCreateDevice(d->physical, &info, NULL, &d->device);
 
 	if (r < 0)
@@ -130,7 +133,7 @@ static int create_commands(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = d->pool,
 		.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1 };
 	if (r >= 0)
-		r = vkAllocateCommandBuffers(d->device, &buffer, &d->commands);
+		r = vkAllocateCommandBuffers(d->device, &buffer, &d->once);
 	if (r >= 0)
 		r = vkCreateFence(d->device, &fence, NULL, &d->fence);
 	if (r >= 0)
@@ -146,10 +149,11 @@ int vk_open_device(struct vulkan_device *d, uint32_t index)
 	    (rc = vk_find_device(d->instance, index, &d->physical)) < 0)
 		return rc;
 	read_limits(d);
-	if ((rc = check_features(d)) < 0 || (rc = find_queue(d)) < 0 ||
-	    (rc = create_device(d)) < 0)
+	if ((rc = check_features(d)) < 0 || (rc = vk_find_features(d)) < 0 ||
+	    (rc = find_queue(d)) < 0 || (rc = create_device(d)) < 0)
 		return rc;
 	vk_load_cache(d);
+	vk_many_choose(d);
 	return create_commands(d);
 }
 
@@ -164,6 +168,7 @@ void vk_close_device(struct vulkan_device *d)
 		vk_destroy_uploads(d);
 		vk_destroy_pipelines(d);
 		vkDestroyPipelineCache(d->device, d->cache, NULL);
+		vk_many_destroy(d);
 		vkDestroyPipelineLayout(d->device, d->layout, NULL);
 		vkDestroyFence(d->device, d->fence, NULL);
 		vkDestroyQueryPool(d->device, d->timestamps, NULL);
@@ -203,8 +208,9 @@ int vk_begin_commands(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
 		.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT };
 	/* A step that was cancelled has left it half recorded. */
-	VkResult r = vkResetCommandBuffer(d->commands, 0);
+	VkResult r = vkResetCommandBuffer(d->once, 0);
 
+	d->commands = d->once;
 	if (r >= 0)
 		r = vkBeginCommandBuffer(d->commands, &info);
 	if (r < 0)
@@ -213,17 +219,23 @@ int vk_begin_commands(struct vulkan_device *d)
 	return 0;
 }
 
-int vk_run_commands(struct vulkan_device *d)
+void vk_barrier_to_host(struct vulkan_device *d)
 {
 	const VkMemoryBarrier to_host = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
 	                                  .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
 	                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT };
-	VkResult r;
-	int rc;
 
 	vk_trace_end(d, d->commands);
 	vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
 	                     VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &to_host, 0, NULL, 0, NULL);
+}
+
+int vk_run_commands(struct vulkan_device *d)
+{
+	VkResult r;
+	int rc;
+
+	vk_barrier_to_host(d);
 	if ((r = vkEndCommandBuffer(d->commands)) < 0 ||
 	    (r = vkResetFences(d->device, 1, &d->fence)) < 0)
 		return vk_fail(r, "a step");

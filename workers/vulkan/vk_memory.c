@@ -27,6 +27,8 @@ static bool suits(const struct vulkan_device *d, uint32_t type, enum vk_memory k
 		return false;
 	if (kind == VK_MEMORY_DEVICE && try < 2)
 		want = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | (try == 0 ? host_flags : 0);
+	if (kind == VK_MEMORY_STEP && try == 0)
+		want |= VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
 	if (kind == VK_MEMORY_TO_HOST && try == 0)
 		want |= VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
 	return (d->memory.memoryTypes[type].propertyFlags & want) == want;
@@ -107,7 +109,8 @@ static int create_block(struct vulkan_device *d, struct vk_block *b, enum vk_mem
 {
 	const VkBufferCreateInfo info = {
 		.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = bytes,
-		.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+		.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT |
+		          VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
 		         VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT };
 	VkResult r;
 

@@ -28,7 +28,8 @@ static int vulkan_open(void **dev, const struct gp_device_options *o)
 	if (!d)
 		return gp_fail(ENOMEM, "no memory for the Vulkan device");
 	d->memory_limit = o->memory_bytes;
-	d->in_arena.kind = d->stage_arena.kind = VK_MEMORY_TO_DEVICE;
+	d->in_arena.kind = VK_MEMORY_STEP;
+	d->stage_arena.kind = VK_MEMORY_TO_DEVICE;
 	d->out_arena.kind = VK_MEMORY_TO_HOST;
 	gp_kernels_init(&d->k, GP_CPU_ALL);
 	if ((rc = vk_open_device(d, o->index)) < 0) {
@@ -76,6 +77,9 @@ static const struct gp_device_ops vulkan_ops = {
 	.matmul = vulkan_matmul,
 	.qk_rope_append = vulkan_qk_rope_append,
 	.attention = vulkan_attention,
+	.append_attention = vulkan_append_attention,
+	.add_norm = vulkan_add_norm,
+	.gated_matmul = vulkan_gated_matmul,
 	.geglu = vulkan_geglu,
 	.add = vulkan_add,
 	.head = vulkan_head,
