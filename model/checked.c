@@ -26,7 +26,7 @@ static int checked_begin_step(void *dev, const struct gp_batch *b, const float *
 	int rc;
 
 	c->batch = b;
-	if ((rc = c->ops->begin_step(c->dev, b, hidden_in)) < 0 || !hidden_in)
+	if ((rc = c->ops->begin_step(c->dev, b, hidden_in)) != 0 || !hidden_in)
 		return rc;
 	return look(c, rc, "input", GP_BUF_HIDDEN);
 }
@@ -101,16 +101,47 @@ static int checked_end_step(void *dev, enum gp_buffer from, float *out)
 	return c->ops->end_step(c->dev, from, out);
 }
 
-const struct gp_device_ops gp_checked_ops = {
-	.name = "checked",
-	.begin_step = checked_begin_step,
-	.embed = checked_embed,
-	.rms_norm = checked_rms_norm,
-	.matmul = checked_matmul,
-	.qk_rope_append = checked_qk_rope_append,
-	.attention = checked_attention,
-	.geglu = checked_geglu,
-	.add = checked_add,
-	.head = checked_head,
-	.end_step = checked_end_step,
-};
+/* ---- several at once ---- */
+static int checked_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
+{
+	struct gp_checked *c = dev;
+
+	return look(c, c->ops->append_attention(c->dev, layer, q_norm, k_norm),
+	            "append_attention", GP_BUF_ATTN);
+}
+
+static int checked_add_norm(void *dev, gp_handle w, gp_handle next)
+{
+	struct gp_checked *c = dev;
+	const int rc = look(c, c->ops->add_norm(c->dev, w, next), "add_norm", GP_BUF_HIDDEN);
+
+	return next ? look(c, rc, "add_norm", GP_BUF_NORMED) : rc;
+}
+
+static int checked_gated_matmul(void *dev, gp_handle gate, gp_handle up)
+{
+	struct gp_checked *c = dev;
+
+	return look(c, c->ops->gated_matmul(c->dev, gate, up), "gated_matmul", GP_BUF_GATE);
+}
+
+/* What the device has not, a stage must not think it has. */
+void gp_check_operations(struct gp_checked *c, const struct gp_device_ops *ops, void *dev)
+{
+	*c = (struct gp_checked){ .ops = ops, .dev = dev, .checking = {
+		.name = ops->name,
+		.begin_step = checked_begin_step,
+		.embed = checked_embed,
+		.rms_norm = checked_rms_norm,
+		.matmul = checked_matmul,
+		.qk_rope_append = checked_qk_rope_append,
+		.attention = checked_attention,
+		.geglu = checked_geglu,
+		.add = checked_add,
+		.head = checked_head,
+		.append_attention = ops->append_attention ? checked_append_attention : NULL,
+		.add_norm = ops->add_norm ? checked_add_norm : NULL,
+		.gated_matmul = ops->gated_matmul ? checked_gated_matmul : NULL,
+		.end_step = checked_end_step,
+	} };
+}

@@ -120,8 +120,8 @@ static int allocate(struct gp_stage *s)
 /* From now on each operation is followed by a look at what it wrote. */
 static void check_operations(struct gp_stage *s)
 {
-	s->checked = (struct gp_checked){ .ops = s->ops, .dev = s->dev };
-	s->ops = &gp_checked_ops;
+	gp_check_operations(&s->checked, s->ops, s->dev);
+	s->ops = &s->checked.checking;
 	s->dev = &s->checked;
 }
 

@@ -33,13 +33,14 @@ void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tenso
 				uint32_t layer);
 
 /* ---- --check-numerics (model/checked.c) ---- */
-/* The operations of a step, for a device that is a struct gp_checked: those of
- * .ops on .dev, and each one's output is searched. */
+/* The operations of a step, .checking, for a device that is the struct itself: those
+ * of .ops on .dev, and each one's output is searched. */
 struct gp_checked {
+	struct gp_device_ops checking;
 	const struct gp_device_ops *ops;
 	void *dev;
 	const struct gp_batch *batch;
 };
-extern const struct gp_device_ops gp_checked_ops;
+void gp_check_operations(struct gp_checked *c, const struct gp_device_ops *ops, void *dev);
 
 #endif

@@ -23,7 +23,7 @@ static inline void product_open(struct product *p, uint32_t rows, uint32_t cols,
 {
 	void *dev;
 
-	if (gp_vulkan_device.open(&dev, 0, 0) < 0)
+	if (gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }) < 0)
 		fail_msg("%s", gp_error());
 	p->d = dev;
 	p->most_rows = rows;
