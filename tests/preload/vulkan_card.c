@@ -1,6 +1,7 @@
 /* Preloaded into workers, to have a graphics card where there is only an emulation:
  * GP_CARD=A,B gives it two heaps of A and B MiB that the host cannot see, beside the
- * host's; and there are two such cards, without extensions. */
+ * host's; and there are two such cards, which know neither a budget nor the host's
+ * clock. */
 #include <dlfcn.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -43,11 +44,18 @@ VKAPI_ATTR VkResult VKAPI_CALL vkEnumeratePhysicalDevices(VkInstance instance, u
 VKAPI_ATTR VkResult VKAPI_CALL vkEnumerateDeviceExtensionProperties(
 	VkPhysicalDevice d, const char *layer, uint32_t *n, VkExtensionProperties *all)
 {
-	(void)d;
-	(void)layer;
-	(void)all;
-	*n = 0;
-	return VK_SUCCESS;
+	PFN_vkEnumerateDeviceExtensionProperties real = (PFN_vkEnumerateDeviceExtensionProperties)
+		next("vkEnumerateDeviceExtensionProperties");
+	const VkResult r = real(d, layer, n, all);
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; r >= 0 && all && i < *n; i++)
+		if (strcmp(all[i].extensionName, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME) != 0 &&
+		    strcmp(all[i].extensionName, VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME) != 0)
+			all[kept++] = all[i];
+	if (all)
+		*n = kept;
+	return r;
 }
 
 VKAPI_ATTR void VKAPI_CALL vkGetPhysicalDeviceProperties(VkPhysicalDevice d,

@@ -225,7 +225,6 @@ void vk_barrier_to_host(struct vulkan_device *d)
 	                                  .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
 	                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT };
 
-	vk_trace_end(d, d->commands);
 	vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
 	                     VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &to_host, 0, NULL, 0, NULL);
 }
@@ -235,6 +234,7 @@ int vk_run_commands(struct vulkan_device *d)
 	VkResult r;
 	int rc;
 
+	vk_trace_end(d, d->commands);
 	vk_barrier_to_host(d);
 	if ((r = vkEndCommandBuffer(d->commands)) < 0 ||
 	    (r = vkResetFences(d->device, 1, &d->fence)) < 0)

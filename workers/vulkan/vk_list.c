@@ -106,7 +106,7 @@ static void list_features(const struct facts *f, json_t *device)
 		{ "buffer addresses", f->f12.bufferDeviceAddress, true },
 		{ "scalar block layout", f->f12.scalarBlockLayout, true },
 		{ "float16", f->f12.shaderFloat16, true },
-		{ "integer dot product", f->dot.shaderIntegerDotProduct, false },
+		{ "integer dot product", f->dot.shaderIntegerDotProduct, true },
 		{ "cooperative matrix", f->has_matrix, false },
 		{ "timeline semaphores", f->f12.timelineSemaphore, false },
 		{ "subgroup size control", f->has_sizes, false },

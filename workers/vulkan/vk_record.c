@@ -116,8 +116,8 @@ int vk_run_recording(struct vulkan_device *d)
 	if (d->shape.check_numerics)
 		return vk_run_commands(d);
 	if (d->recording) {
-		vk_barrier_to_host(d);
 		vk_trace_end(d, d->commands);
+		vk_barrier_to_host(d);
 		if ((r = vkEndCommandBuffer(d->commands)) < 0)
 			return vk_fail(r, "recording");
 		d->recording = NULL;
