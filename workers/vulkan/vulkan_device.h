@@ -74,8 +74,10 @@ int vulkan_finish_load(void *dev);
 void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
-enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_INT8_ROWS,
-                 VK_MATMUL_FLOAT, VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
+                 VK_MATMUL_INT8_4, VK_MATMUL_INT8_8, VK_MATMUL_INT8_16, VK_MATMUL_FLOAT_1,
+                 VK_MATMUL_FLOAT_2, VK_MATMUL_FLOAT_4, VK_MATMUL_FLOAT_8, VK_MATMUL_FLOAT_16,
+                 VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
                  VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
                  VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
@@ -188,8 +190,10 @@ struct vk_step {
 /* A step of few rows is done as one of a round number of them, whose commands are kept. */
 uint32_t vk_round_rows(uint32_t n);
 
-struct vk_few {                /* constants 1 to 5 of the products of few rows */
-	uint32_t rows, outputs, size, split, passes;
+struct vk_few {                /* a product of few rows: which shader, and its constants */
+	uint32_t tile;         /* log2 of the rows that a work group takes */
+	uint32_t outputs;      /* as the shader's OUTPUTS */
+	uint32_t size, split, passes;
 };
 
 struct vulkan_device {
