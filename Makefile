@@ -125,8 +125,14 @@ $(eval $(call library,testcommon))
 # Sanitizers see into the driver, which is not ours.
 TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
+# What tests put in front of libraries: faults that no healthy driver shows.
+PRELOADS := $(if $(and $(VULKAN),$(if $(SAN),,y)),$(BUILD)/tests/preload/vulkan_faults.so)
 .PHONY: tests
-tests: $(TESTS)
+tests: $(TESTS) $(PRELOADS)
+$(BUILD)/tests/preload/%.so: tests/preload/%.c
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fPIC -shared -o $@ $< -ldl
 define test_rule
 $(BUILD)/$(1:%.c=%): $(BUILD)/obj/$(1:%.c=%.o) $(call lib,testcommon) $(call libs,$(notdir $(patsubst %/,%,$(dir $(1)))))
 	@mkdir -p $$(@D)

@@ -57,6 +57,9 @@ const char *gp_size_text(char buf[32], uint64_t bytes);
 /* Whole text is a decimal number in [min, max], else -EINVAL (message names what). */
 int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max,
                  uint64_t *out);
+/* Bytes: a number at *text with K, M, G or T (of 1024) behind it, or nothing; moves
+ * past it. -EINVAL without a message. */
+int gp_scan_size(const char **text, uint64_t *bytes);
 
 /* ---- trace (base/trace.c) ------------------------------------------------
  * Spans in the Trace Event format, one JSON object a line in a file of each

@@ -32,4 +32,14 @@ void gp_json_each_value(json_t *root,
 void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tensor_id id,
 				uint32_t layer);
 
+/* ---- --check-numerics (model/checked.c) ---- */
+/* The operations of a step, for a device that is a struct gp_checked: those of
+ * .ops on .dev, and each one's output is searched. */
+struct gp_checked {
+	const struct gp_device_ops *ops;
+	void *dev;
+	const struct gp_batch *batch;
+};
+extern const struct gp_device_ops gp_checked_ops;
+
 #endif

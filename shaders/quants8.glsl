@@ -20,3 +20,10 @@ int block8_sum(uvec2 b, uint which)
 {
 	return bitfieldExtract(int(b.y), int(which * 16), 16);
 }
+
+uint pack4(ivec4 q)
+{
+	const uvec4 b = uvec4(q) & 255u;
+
+	return b.x | b.y << 8 | b.z << 16 | b.w << 24;
+}

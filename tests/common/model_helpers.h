@@ -36,6 +36,7 @@ struct chain_options {
 	uint32_t context;          /* 0: 2048 */
 	uint32_t max_sequences;    /* 0: 4 */
 	enum gp_type kv_type;
+	bool check_numerics;
 	const struct gp_worker_device *device; /* NULL: the CPU */
 };
 

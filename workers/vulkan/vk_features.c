@@ -109,6 +109,19 @@ static void find_subgroups(struct vulkan_device *d)
 	enable(&d->features, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME, can);
 }
 
+/* ---- products of packed bytes --------------------------------------------------- */
+static void find_dot_products(struct vulkan_device *d)
+{
+	VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR *can = &d->features.dot_feature;
+	VkPhysicalDeviceFeatures2 f = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = can };
+
+	can->sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES_KHR;
+	vkGetPhysicalDeviceFeatures2(d->physical, &f);
+	if (can->shaderIntegerDotProduct)
+		enable(&d->features, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME, can);
+}
+
 /* ---- compute units -------------------------------------------------------------- */
 /* 0: not known. */
 static uint32_t count_units(struct vulkan_device *d, const struct extensions *e)
@@ -153,10 +166,15 @@ int vk_find_features(struct vulkan_device *d)
 	if (rc == 0) {
 		if (has(&e, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
 			find_subgroups(d);
+		if (has(&e, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
+			find_dot_products(d);
 		if (f->subgroup && has(&e, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
 			find_matrix_units(d);
 		f->units = count_units(d, &e);
 	}
 	free(e.all);
+	if (rc == 0 && !f->dot_feature.shaderIntegerDotProduct)
+		return gp_fail(ENODEV, "Vulkan: the device lacks shaderIntegerDotProduct; "
+		               "update its driver");
 	return rc;
 }

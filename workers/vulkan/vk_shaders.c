@@ -1,6 +1,9 @@
 /* Pipelines from the SPIR-V that the build put into this file. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/base.h"
 
 #define MOST_CONSTANTS 16u
@@ -11,8 +14,14 @@ static const uint32_t embed[] =
 static const uint32_t rms_norm[] =
 #include "shaders/rms_norm.comp.inc"
 ;
-static const uint32_t matmul[] =
-#include "shaders/matmul.comp.inc"
+static const uint32_t matmul_int8[] =
+#include "shaders/matmul_int8.comp.inc"
+;
+static const uint32_t matmul_float[] =
+#include "shaders/matmul_float.comp.inc"
+;
+static const uint32_t quantize[] =
+#include "shaders/quantize.comp.inc"
 ;
 static const uint32_t elementwise[] =
 #include "shaders/elementwise.comp.inc"
@@ -41,7 +50,9 @@ static const uint32_t matmul_many_coopmat[] =
 static const struct { const uint32_t *code; size_t bytes; const char *name; } shaders[] = {
 	[VK_EMBED] = { embed, sizeof embed, "embed" },
 	[VK_RMS_NORM] = { rms_norm, sizeof rms_norm, "rms_norm" },
-	[VK_MATMUL] = { matmul, sizeof matmul, "matmul" },
+	[VK_MATMUL_INT8] = { matmul_int8, sizeof matmul_int8, "matmul_int8" },
+	[VK_MATMUL_FLOAT] = { matmul_float, sizeof matmul_float, "matmul_float" },
+	[VK_QUANTIZE] = { quantize, sizeof quantize, "quantize" },
 	[VK_ELEMENTWISE] = { elementwise, sizeof elementwise, "elementwise" },
 	[VK_QK_ROPE_APPEND] = { qk_rope_append, sizeof qk_rope_append, "qk_rope_append" },
 	[VK_ATTENTION] = { attention, sizeof attention, "attention" },
@@ -95,29 +106,47 @@ int vk_create_pipeline(struct vulkan_device *d, enum vk_shader s, const uint32_t
 		info.stage.pNext = &size;
 		info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
 	}
-	const VkResult r = vkCreateComputePipelines(d->device, VK_NULL_HANDLE, 1, &info, NULL, out);
+	const VkResult r = vkCreateComputePipelines(d->device, d->cache, 1, &info, NULL, out);
 	return r < 0 ? vk_fail(r, shaders[s].name) : 0;
 }
 
-int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t variant, VkPipeline *out)
+int vk_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
+               VkPipeline *out)
 {
-	const uint32_t constants[] = { variant % VK_TYPES, 1u << variant / VK_TYPES };
-	int rc = 0;
+	int rc;
 
-	if (variant >= VK_VARIANTS)
-		return gp_fail(EINVAL, "%s: variant %u", shaders[s].name, variant);
-	VkPipeline *p = &d->pipelines[s][variant];
-	if (!*p)
-		rc = vk_create_pipeline(d, s, constants, 2, 0, p);
-	*out = *p;
-	return rc;
+	for (uint32_t i = 0; i < d->n_pipelines; i++)
+		if (d->pipelines[i].shader == s && !memcmp(&d->pipelines[i].constants, c, sizeof *c)) {
+			*out = d->pipelines[i].pipeline;
+			return 0;
+		}
+	if (d->n_pipelines == d->pipelines_room) {
+		const uint32_t room = d->pipelines_room ? d->pipelines_room * 2 : 64;
+		struct vk_made_pipeline *grown = realloc(d->pipelines, room * sizeof *grown);
+
+		if (!grown)
+			return gp_fail(ENOMEM, "no memory for %u pipelines", room);
+		d->pipelines = grown;
+		d->pipelines_room = room;
+	}
+	if ((rc = vk_create_pipeline(d, s, c->v, VK_CONSTANTS, 0, out)) < 0)
+		return rc;
+	d->pipelines[d->n_pipelines++] = (struct vk_made_pipeline){ s, *c, *out };
+	return 0;
+}
+
+int vk_pipeline(struct vulkan_device *d, enum vk_shader s, uint32_t constant, VkPipeline *out)
+{
+	return vk_variant(d, s, &(struct vk_constants){ { constant } }, out);
 }
 
 void vk_destroy_pipelines(struct vulkan_device *d)
 {
-	for (uint32_t s = 0; s < VK_SHADERS; s++) {
-		for (uint32_t v = 0; v < VK_VARIANTS; v++)
-			vkDestroyPipeline(d->device, d->pipelines[s][v], NULL);
+	for (uint32_t i = 0; i < d->n_pipelines; i++)
+		vkDestroyPipeline(d->device, d->pipelines[i].pipeline, NULL);
+	for (uint32_t s = 0; s < VK_SHADERS; s++)
 		vkDestroyShaderModule(d->device, d->modules[s], NULL);
-	}
+	free(d->pipelines);
+	d->pipelines = NULL;
+	d->n_pipelines = d->pipelines_room = 0;
 }

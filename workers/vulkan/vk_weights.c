@@ -13,7 +13,7 @@ struct split {
 	uint32_t scale_at, quants_at, quants, block;
 };
 
-static bool is_native(enum gp_type t)
+bool vk_is_native(enum gp_type t)
 {
 	switch (t) {
 	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16: case GP_TYPE_Q4_0:
@@ -131,12 +131,10 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	struct vk_weight *w = &d->weights[d->n_weights];
 	*w = (struct vk_weight){ .type = t->type, .rows = (uint32_t)t->rows,
 	                         .cols = (uint32_t)t->cols };
-	rc = vector || !is_native(t->type) ?
+	rc = vector || !vk_is_native(t->type) ?
 	     load_converted(d, t, vector ? norm_offset : 0, w) : load_native(d, t, w);
-	for (uint32_t tile = 0; tile < VK_TILES && rc == 0; tile++)
-		rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p);
-	if (rc == 0)
-		rc = vk_many_prepare(d, w->type);
+	if (rc == 0 && !vector)
+		rc = vk_prepare_products(d, w->type);
 	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
 		return rc;
 	gp_tensor_release(t, 0, t->bytes);
