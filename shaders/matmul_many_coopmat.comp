@@ -2,8 +2,7 @@
 // to[m][n] = scale[m] * (from[m] . w[n]) on matrix units, for rows m that pack_rows.comp
 // made halves: a work group computes BM rows by BN outputs, a subgroup WM by WN of
 // these, from tiles of BK elements in shared memory. While it multiplies one tile, it
-// fetches the next. Along z, work groups share the elements; their sums lie n_parts
-// times apart.
+// fetches the next. Along z, work groups share the elements: each part has its own sums.
 #pragma use_vulkan_memory_model
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -11,6 +10,7 @@
 #include "common.glsl"
 #include "types.glsl"
 #include "tile_types.glsl"
+#include "row_scales.glsl"
 
 layout(constant_id = 1) const uint SIZE = 128;
 layout(constant_id = 2) const uint BM = 128;
@@ -24,7 +24,7 @@ layout(constant_id = 8) const uint TN = 16;
 layout(constant_id = 9) const uint TK = 16;
 layout(constant_id = 10) const uint TILES = 2;     // in shared memory: 1 or 2
 layout(local_size_x_id = 1) in;
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Vectors { vec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Aligned { float v[]; };
 layout(push_constant, scalar) uniform P {
 	uint64_t to, from, scales, w;
 	uint rows, cols, n;    // cols: elements of a row
@@ -103,39 +103,27 @@ void multiply_tile(uint tile, uint wm, uint wn)
 	}
 }
 
-void put(uint64_t to, uint m, uint n, vec4 v)
-{
-	const uint64_t at = to + (uint64_t(m) * p.n + n) * 4;
-
-	if (m >= p.rows || n >= p.n)
-		return;
-	v *= Floats(p.scales).v[m];
-	if (p.n % 4 == 0) {
-		Vectors(at).v[0] = v;
-		return;
-	}
-	for (uint i = 0; i < 4 && n + i < p.n; i++)
-		Floats(at).v[i] = v[i];
-}
-
-// Through shared memory, because only there it is known which row an element is of.
+// Whole operations at a time: to has room for whole ones, and n is a multiple of TN.
 void put_sums(uint wm, uint wn)
 {
 	const uint m0 = gl_WorkGroupID.x * BM + wm, n0 = gl_WorkGroupID.y * BN + wn;
 	const uint64_t to = p.to + uint64_t(gl_WorkGroupID.z) * p.rows * p.n * 4;
-	const uint mine = gl_SubgroupID * TM * TN / 4;
+	coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator> scale;
 
-	barrier();
-	[[unroll]] for (uint i = 0; i < WM / TM; i++)
+	[[unroll]] for (uint i = 0; i < WM / TM; i++) {
+		const uint m = m0 + i * TM;
+
+		coopMatLoad(scale, Aligned(p.scales).v, m * SCALES, SCALES,
+		            gl_CooperativeMatrixLayoutRowMajor);
 		[[unroll]] for (uint j = 0; j < WN / TN; j++) {
-			coopMatStore(sums[i][j], xs, mine, TN / 4,
-			             gl_CooperativeMatrixLayoutRowMajor);
-			subgroupBarrier();
-			for (uint e = gl_SubgroupInvocationID; e < TM * TN / 4; e += gl_SubgroupSize)
-				put(to, m0 + i * TM + e / (TN / 4), n0 + j * TN + e % (TN / 4) * 4,
-				    uintBitsToFloat(xs[mine + e]));
-			subgroupBarrier();
+			const uint n = n0 + j * TN;
+
+			if (m < p.rows && n < p.n)
+				coopMatStore(sums[i][j] * scale,
+				             Aligned(to + (uint64_t(m) * p.n + n) * 4).v, 0, p.n,
+				             gl_CooperativeMatrixLayoutRowMajor);
 		}
+	}
 }
 
 void main()

@@ -6,6 +6,7 @@
 #include "common.glsl"
 #define SIZE 256
 #include "reduce.glsl"
+#include "row_scales.glsl"
 
 layout(local_size_x = SIZE) in;
 layout(push_constant, scalar) uniform P {
@@ -33,6 +34,6 @@ void main()
 	const float scale = ldexp(1.0, TOP - exponent);
 	for (uint i = me; i < p.stride; i += SIZE)
 		y.v[i] = i < cols ? float16_t(x.v[i] * scale) : float16_t(0);
-	if (me == 0)
-		Floats(p.scales).v[m] = ldexp(1.0, exponent - TOP);
+	if (me < SCALES)
+		Floats(p.scales).v[m * SCALES + me] = ldexp(1.0, exponent - TOP);
 }

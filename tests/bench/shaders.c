@@ -9,6 +9,7 @@
 #define RUNS 5u
 #define SAMPLES 256u
 #define MOST_ROWS 512u
+#define HEAD_ROWS 32u
 
 static const char usage[] =
 	"Usage: bench-shaders [options]\n"
@@ -31,27 +32,39 @@ struct options {
 	bool json;
 };
 
+struct model {
+	const char *name;
+	struct gp_config c;
+};
+
+static const struct model models[] = {
+	{ "4b", { .n_layers = 1, .hidden = 2560, .n_heads = 8, .n_kv_heads = 4, .head_dim = 256,
+	          .ffn = 10240, .vocab = 262208, .window = 1024, .context = 8192, .rms_eps = 1e-6f } },
+	{ "27b", { .n_layers = 1, .hidden = 5376, .n_heads = 32, .n_kv_heads = 16, .head_dim = 128,
+	           .ffn = 21504, .vocab = 262208, .window = 1024, .context = 8192, .rms_eps = 1e-6f } },
+};
+
+/* A product by the buffers between which it lies. */
 struct shape {
-	const char *model, *name;
-	uint32_t cols, n[3], n_out;
+	const char *name;
+	enum gp_buffer from, to[3];
+	uint32_t n_out;
 };
 
 static const struct shape shapes[] = {
-	{ "4b", "q,k,v", 2560, { 2048, 1024, 1024 }, 3 }, { "4b", "attn_output", 2048, { 2560 }, 1 },
-	{ "4b", "gate,up", 2560, { 10240, 10240 }, 2 }, { "4b", "down", 10240, { 2560 }, 1 },
-	{ "4b", "head", 2560, { 262208 }, 1 },
-	{ "27b", "q,k,v", 5376, { 4096, 2048, 2048 }, 3 }, { "27b", "attn_output", 4096, { 5376 }, 1 },
-	{ "27b", "gate,up", 5376, { 21504, 21504 }, 2 }, { "27b", "down", 21504, { 5376 }, 1 },
-	{ "27b", "head", 5376, { 262208 }, 1 },
+	{ "q,k,v", GP_BUF_NORMED, { GP_BUF_Q, GP_BUF_K, GP_BUF_V }, 3 },
+	{ "attn_output", GP_BUF_ATTN, { GP_BUF_BRANCH }, 1 },
+	{ "gate,up", GP_BUF_NORMED, { GP_BUF_GATE, GP_BUF_UP }, 2 },
+	{ "down", GP_BUF_GATE, { GP_BUF_BRANCH }, 1 },
+	{ "head", GP_BUF_NORMED, { GP_BUF_LOGITS }, 1 },
 };
-
-/* The buffers of a step stand for any widths here. */
-static const enum gp_buffer outs[] = { GP_BUF_Q, GP_BUF_K, GP_BUF_V };
 
 struct bench {
 	struct vulkan_device *d;
+	const struct model *model;
 	const struct shape *shape;
 	enum gp_type type;
+	uint32_t cols, n[3];
 	gp_handle copies[MOST_COPIES][3];
 	uint32_t n_copies;
 	size_t bytes;                       /* of one copy */
@@ -74,6 +87,11 @@ static void check(int rc)
 }
 
 /* ---- set up --------------------------------------------------------------------- */
+static uint32_t rows_of(const struct shape *s)
+{
+	return s->to[0] == GP_BUF_LOGITS ? HEAD_ROWS : MOST_ROWS;
+}
+
 static void open_queries(struct bench *b)
 {
 	const VkQueryPoolCreateInfo info = { .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
@@ -88,39 +106,50 @@ static void open_queries(struct bench *b)
 	}
 }
 
-static void take_span(struct bench *b, enum gp_buffer to, uint32_t rows, uint32_t width)
+static void configure(struct bench *b)
 {
-	struct vulkan_device *d = b->d;
+	struct gp_config c = b->model->c;
+	const struct gp_stage_shape s = {
+		.config = &c, .end_layer = 1, .embeds = true, .has_head = true,
+		.max_rows = MOST_ROWS, .max_logit_rows = HEAD_ROWS, .max_sequences = 1,
+		.context = c.context, .kv_type = GP_TYPE_F16 };
 
-	d->width[to] = width;
-	check(vk_take(d, &d->work_arena, (size_t)rows * width * 4, "activations", &d->buffer[to]));
+	c.rope_base_local = c.rope_base_global = 10000;
+	c.rope_scale_global = c.attn_scale = 1;
+	check(vulkan_configure(b->d, &s));
 }
 
-static void set_up(struct bench *b, const struct shape *s, enum gp_type type, uint32_t rows)
+static uint32_t copies_for(const struct bench *b)
+{
+	const size_t n = COLD_BYTES / b->bytes + 1;
+
+	return b->d->is_unified ? 1 : n < 2 ? 2 : n < MOST_COPIES ? (uint32_t)n : MOST_COPIES;
+}
+
+static void set_up(struct bench *b)
 {
 	struct vulkan_device *d = b->d;
-	const uint32_t head_rows = s->n[0] > 100000 ? 32 : rows;
+	const struct shape *s = b->shape;
+	const uint32_t rows = rows_of(s);
 
-	*b = (struct bench){ .d = d, .shape = s, .type = type };
+	configure(b);
 	open_queries(b);
-	memset(d->width, 0, sizeof d->width);
-	d->config.hidden = 5376;
-	take_span(b, GP_BUF_NORMED, rows, s->cols);
+	b->cols = d->width[s->from];
 	for (uint32_t i = 0; i < s->n_out; i++) {
-		b->matrix[i] = random_matrix(type, s->n[i], s->cols);
+		b->n[i] = d->width[s->to[i]];
+		b->matrix[i] = random_matrix(b->type, b->n[i], b->cols);
 		b->bytes += b->matrix[i].bytes;
-		take_span(b, outs[i], head_rows, s->n[i]);
-		b->y[i] = malloc((size_t)head_rows * s->n[i] * 4);
+		b->y[i] = malloc((size_t)rows * b->n[i] * 4);
 	}
-	check(vk_many_take(d, rows));
-	while (b->n_copies < MOST_COPIES && (b->n_copies < 2 || b->n_copies * b->bytes < COLD_BYTES)) {
+	for (const uint32_t n = copies_for(b); b->n_copies < n; b->n_copies++)
 		for (uint32_t i = 0; i < s->n_out; i++)
 			check(vulkan_load(d, &b->matrix[i], 0, &b->copies[b->n_copies][i]));
-		b->n_copies++;
-	}
-	b->x = malloc((size_t)rows * s->cols * 4);
-	check_fill(b->x, (size_t)rows * s->cols, FILL_RANDOM);
-	check(vk_upload(d, &d->buffer[GP_BUF_NORMED], b->x, (size_t)rows * s->cols * 4));
+	b->x = malloc((size_t)rows * b->cols * 4);
+	check_fill(b->x, (size_t)rows * b->cols, FILL_RANDOM);
+	check(vk_upload(d, &d->buffer[s->from], b->x, (size_t)rows * b->cols * 4));
+	for (uint32_t i = 0; i < HEAD_ROWS; i++)
+		((uint32_t *)(void *)d->picked.host)[i] = i;
+	check(vulkan_finish_load(d));
 }
 
 static void tear_down(struct bench *b)
@@ -135,26 +164,31 @@ static void tear_down(struct bench *b)
 }
 
 /* ---- measure -------------------------------------------------------------------- */
-static void product(struct bench *b, const struct gp_batch *batch, uint32_t copy)
+static void product(struct bench *b, uint32_t rows, uint32_t copy)
 {
+	const struct gp_device_ops *ops = gp_vulkan_device.ops;
 	struct gp_matmul_out to[3];
 
+	b->d->rows = b->d->logit_rows = rows;
+	if (b->shape->to[0] == GP_BUF_LOGITS) {
+		check(ops->head(b->d, b->copies[copy][0]));
+		return;
+	}
 	for (uint32_t i = 0; i < b->shape->n_out; i++)
-		to[i] = (struct gp_matmul_out){ b->copies[copy][i], outs[i] };
-	b->d->batch = batch;
-	check(gp_vulkan_device.ops->matmul(b->d, GP_BUF_NORMED, to, b->shape->n_out));
+		to[i] = (struct gp_matmul_out){ b->copies[copy][i], b->shape->to[i] };
+	check(ops->matmul(b->d, b->shape->from, to, b->shape->n_out));
 }
 
 static void sample(const struct bench *b, uint32_t rows)
 {
-	const uint32_t cols = b->shape->cols;
+	const uint32_t cols = b->cols;
 	float *w = malloc(cols * sizeof *w);
 
 	for (uint32_t s = 0; s < SAMPLES; s++) {
-		const uint32_t i = s % b->shape->n_out, n = check_random() % b->shape->n[i];
+		const uint32_t i = s % b->shape->n_out, n = check_random() % b->n[i];
 		const uint32_t m = check_random() % rows;
-		const size_t row_bytes = b->matrix[i].bytes / b->shape->n[i];
-		const float y = b->y[i][(size_t)m * b->shape->n[i] + n];
+		const size_t row_bytes = b->matrix[i].bytes / b->n[i];
+		const float y = b->y[i][(size_t)m * b->n[i] + n];
 		double sum = 0, size = 0;
 
 		gp_dequantize(b->type, (const char *)b->matrix[i].data + n * row_bytes, w, cols);
@@ -163,7 +197,7 @@ static void sample(const struct bench *b, uint32_t rows)
 			size += fabs((double)b->x[(size_t)m * cols + k] * w[k]);
 		}
 		if (!(fabs(sum - y) <= 1e-3 * size)) {
-			gp_fail(EIO, "%s %s: [%u][%u] is %g, not %g", b->shape->model,
+			gp_fail(EIO, "%s %s: [%u][%u] is %g, not %g", b->model->name,
 			        b->shape->name, m, n, (double)y, sum);
 			die();
 		}
@@ -171,29 +205,29 @@ static void sample(const struct bench *b, uint32_t rows)
 	free(w);
 }
 
-static void check_results(struct bench *b, const struct gp_batch *batch)
+static void check_results(struct bench *b, uint32_t rows)
 {
 	check(vk_begin_commands(b->d));
-	product(b, batch, b->n_copies - 1);
+	product(b, rows, b->n_copies - 1);
 	check(vk_run_commands(b->d));
 	for (uint32_t i = 0; i < b->shape->n_out; i++) {
-		const size_t bytes = (size_t)batch->n_rows * b->shape->n[i] * 4;
+		const size_t bytes = (size_t)rows * b->n[i] * 4;
 		struct vk_arena back = { .kind = VK_MEMORY_TO_HOST };
 		struct vk_span to;
 
 		check(vk_take(b->d, &back, bytes, "results", &to));
 		check(vk_begin_commands(b->d));
-		vkCmdCopyBuffer(b->d->commands, b->d->buffer[outs[i]].buffer, to.buffer, 1,
-		                &(VkBufferCopy){ b->d->buffer[outs[i]].offset, to.offset, bytes });
+		vkCmdCopyBuffer(b->d->commands, b->d->buffer[b->shape->to[i]].buffer, to.buffer, 1,
+		                &(VkBufferCopy){ b->d->buffer[b->shape->to[i]].offset, to.offset, bytes });
 		check(vk_run_commands(b->d));
 		memcpy(b->y[i], to.host, bytes);
 		vk_give_all(b->d, &back);
 	}
-	sample(b, batch->n_rows);
+	sample(b, rows);
 }
 
 /* Seconds of one product, the fastest of several runs over all copies. */
-static double seconds(struct bench *b, const struct gp_batch *batch)
+static double seconds(struct bench *b, uint32_t rows)
 {
 	double best = INFINITY;
 
@@ -204,7 +238,7 @@ static double seconds(struct bench *b, const struct gp_batch *batch)
 		vkCmdResetQueryPool(b->d->commands, b->queries, 0, 2);
 		vkCmdWriteTimestamp(b->d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, b->queries, 0);
 		for (uint32_t i = 0; i < b->n_copies; i++)
-			product(b, batch, i);
+			product(b, rows, i);
 		vkCmdWriteTimestamp(b->d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, b->queries, 1);
 		check(vk_run_commands(b->d));
 		vkGetQueryPoolResults(b->d->device, b->queries, 0, 2, sizeof ticks, ticks, 8,
@@ -219,27 +253,28 @@ static void report(const struct bench *b, uint32_t rows, double s, bool json)
 	double flop = 0;
 
 	for (uint32_t i = 0; i < b->shape->n_out; i++)
-		flop += 2.0 * rows * b->shape->cols * b->shape->n[i];
+		flop += 2.0 * rows * b->cols * b->n[i];
 	printf(json ? "{\"model\": \"%s\", \"product\": \"%s\", \"type\": \"%s\", \"rows\": %u, "
 	              "\"us\": %.2f, \"gb_per_s\": %.1f, \"tflop_per_s\": %.2f}\n" :
 	              "%-4s %-12s %-5s rows %4u %10.1f us %8.1f GB/s %8.2f TFLOP/s\n",
-	       b->shape->model, b->shape->name, gp_type_info(b->type)->name, rows, s * 1e6,
+	       b->model->name, b->shape->name, gp_type_info(b->type)->name, rows, s * 1e6,
 	       (double)b->bytes / s * 1e-9, flop / s * 1e-12);
 	fflush(stdout);
 }
 
-static void bench_shape(struct vulkan_device *d, const struct shape *s, const struct options *o)
+static void bench_shape(struct vulkan_device *d, const struct model *m, const struct shape *s,
+                        const struct options *o)
 {
-	struct bench b = { .d = d };
+	struct bench b = { .d = d, .model = m, .shape = s, .type = o->type };
 
-	set_up(&b, s, o->type, MOST_ROWS);
+	set_up(&b);
 	for (uint32_t i = 0; i < o->n_rows; i++) {
-		const struct gp_batch batch = { .n_rows = o->rows[i] };
+		const uint32_t rows = o->rows[i];
 
-		if (s->n[0] > 100000 && batch.n_rows > 32)
+		if (rows > rows_of(s))
 			continue;
-		check_results(&b, &batch);
-		report(&b, batch.n_rows, seconds(&b, &batch), o->json);
+		check_results(&b, rows);
+		report(&b, rows, seconds(&b, rows), o->json);
 	}
 	tear_down(&b);
 }
@@ -316,15 +351,16 @@ int main(int argc, char **argv)
 	void *dev;
 
 	read_options(argc, argv, &o);
-	check(gp_vulkan_device.open(&dev, 0, 0));
+	check(gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }));
 	struct vulkan_device *d = dev;
 
 	if (o.tiling.rows)
 		d->many.tiling[0] = d->many.tiling[1] = o.tiling;
-	for (size_t i = 0; i < GP_ARRAY_LEN(shapes); i++)
-		if ((!o.model || !strcmp(o.model, shapes[i].model)) &&
-		    (!o.only || strstr(shapes[i].name, o.only)))
-			bench_shape(d, &shapes[i], &o);
+	for (size_t m = 0; m < GP_ARRAY_LEN(models); m++)
+		for (size_t i = 0; i < GP_ARRAY_LEN(shapes); i++)
+			if ((!o.model || !strcmp(o.model, models[m].name)) &&
+			    (!o.only || strstr(shapes[i].name, o.only)))
+				bench_shape(d, &models[m], &shapes[i], &o);
 	gp_vulkan_device.close(dev);
 	return 0;
 }

@@ -7,7 +7,7 @@
 #define MOST_OUTPUTS 300u
 
 static struct product product;
-static float *unpacked, *got;
+static float *unpacked;
 
 /* What halves lose: 2^-12 of an activation, 2^-12 of a weight, a little in sums. */
 static double tolerance(enum gp_type t)
@@ -57,11 +57,12 @@ static void check_product(const struct gp_tensor *t, const uint32_t *picked, uin
 	const uint32_t cols = (uint32_t)t->cols, n = (uint32_t)t->rows;
 	const float *x = (const float *)(void *)product.x.host;
 	const float *y = (const float *)(void *)product.y.host;
+	const uint32_t room = (rows + VK_ROW_STEP - 1) / VK_ROW_STEP * VK_ROW_STEP;
 	char what[128];
 
 	if (picked)
 		memcpy(product.picked.host, picked, rows * sizeof *picked);
-	memset(product.y.host, 0xff, ((size_t)rows * n + CANARY) * 4);
+	memset(product.y.host, 0xff, ((size_t)room * n + CANARY) * 4);
 	run(&w, picked ? product.picked.address : 0, rows);
 	gp_dequantize(t->type, t->data, unpacked, (size_t)n * cols);
 	for (uint32_t m = 0; m < rows; m++)
@@ -72,7 +73,7 @@ static void check_product(const struct gp_tensor *t, const uint32_t *picked, uin
 			             unpacked + (size_t)i * cols, cols, y[(size_t)m * n + i], what);
 		}
 	for (uint32_t i = 0; i < CANARY * 4; i++)
-		assert_int_equal((unsigned char)product.y.host[(size_t)rows * n * 4 + i], 0xff);
+		assert_int_equal((unsigned char)product.y.host[(size_t)room * n * 4 + i], 0xff);
 }
 
 static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_BF16, GP_TYPE_Q4_0,
@@ -92,8 +93,8 @@ static void check_shape(enum gp_type type, uint32_t rows, uint32_t cols, uint32_
  * blocks allow, and odd ones where it has none. */
 static void test_shapes(void **state)
 {
-	static const uint32_t shapes[][2] = { { 33, 5 }, { 64, 32 }, { 65, 129 }, { 128, 128 },
-	                                      { 200, 257 } };
+	static const uint32_t shapes[][2] = { { 33, 5 }, { 64, 32 }, { 65, 144 }, { 128, 129 },
+	                                      { 200, 272 } };
 
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++) {
@@ -113,7 +114,7 @@ static void test_long_rows(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
-		check_shape(types[i], 70, MOST_COLS, 140, FILL_RANDOM);
+		check_shape(types[i], 70, MOST_COLS, 144, FILL_RANDOM);
 }
 
 /* Gemma 3's residual stream leaves the range of halves. */
@@ -124,7 +125,7 @@ static void test_large_activations(void **state)
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
 		for (size_t f = 0; f < GP_ARRAY_LEN(fills); f++)
-			check_shape(types[i], 40, 512, 33, fills[f]);
+			check_shape(types[i], 40, 512, 48, fills[f]);
 }
 
 /* What stands beside a large activation keeps its precision. */
@@ -170,7 +171,7 @@ static void test_picked(void **state)
 	for (uint32_t i = 0; i < 50; i++)
 		picked[i] = (i * 37 + 11) % 90;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++) {
-		struct gp_tensor t = random_matrix(types[i], 66, 256);
+		struct gp_tensor t = random_matrix(types[i], 80, 256);
 
 		check_fill((float *)(void *)product.x.host, (size_t)90 * 256, FILL_RANDOM);
 		check_product(&t, picked, 50);
@@ -184,11 +185,10 @@ static int open_product(void **state)
 	check_seed();
 	product_open(&product, MOST_ROWS, MOST_COLS, MOST_OUTPUTS);
 	unpacked = malloc((size_t)MOST_COLS * MOST_OUTPUTS * sizeof *unpacked);
-	got = malloc((size_t)MOST_ROWS * MOST_OUTPUTS * sizeof *got);
 	const uint32_t *m = product.d->features.matrix;
 	if (product.d->many.tiling[0].rows)
 		printf("# matrix units: %u x %u x %u\n", m[0], m[1], m[2]);
-	return unpacked && got ? 0 : -1;
+	return unpacked ? 0 : -1;
 }
 
 static int close_product(void **state)
@@ -196,7 +196,6 @@ static int close_product(void **state)
 	(void)state;
 	product_close(&product);
 	free(unpacked);
-	free(got);
 	return 0;
 }
 
