@@ -8,7 +8,7 @@
 #define FLOAT_OUTPUTS 128u
 #define TILE_STEP 256u         /* rows of halves are a multiple of: of any tiling's */
 #define ELEMENT_STEP 64u       /* and their elements */
-#define SCALES 16u             /* of a row, as in row_scales.glsl */
+#define SCALES 16u             /* of a row, as in tile_rows.glsl */
 #define MOST_PARTS 4u
 #define LEAST_STEPS 16u        /* of a part */
 #define SUBGROUPS_AT_ONCE 8u   /* on a compute unit, as the registers of a tile allow */
@@ -57,10 +57,11 @@ static bool has_halves(const struct vulkan_device *d, enum gp_type t)
 	return d->many.tiling[0].rows && t != GP_TYPE_F32;
 }
 
-/* Float32 weights keep their precision; results are written by whole operations. */
+/* Float32 weights keep their precision; rows are read 8 elements at a time, results
+ * written by whole operations. */
 static bool takes_halves(const struct vulkan_device *d, const struct vk_weight *w)
 {
-	return has_halves(d, w->type) && w->rows % d->features.matrix[1] == 0;
+	return has_halves(d, w->type) && w->cols % 8 == 0 && w->rows % d->features.matrix[1] == 0;
 }
 
 /* ---- before a step -------------------------------------------------------------- */
