@@ -10,6 +10,7 @@
 #define ELEMENT_STEP 64u       /* and their elements */
 #define SCALES 16u             /* of a row, as in tile_rows.glsl */
 #define MOST_PARTS 4u
+#define MOST_SUMS 128u         /* of an invocation: half of what registers there may be */
 #define LEAST_STEPS 16u        /* of a part */
 #define SUBGROUPS_AT_ONCE 8u   /* on a compute unit, as the registers of a tile allow */
 
@@ -31,7 +32,8 @@ static bool fits(const struct vk_features *f, const struct vk_tiling *t)
 	const uint32_t tile_bytes = (t->elements + 8) * 2 * t->tiles;
 	const uint32_t sums_bytes = subgroups_of(t) * f->matrix[0] * f->matrix[1] * 4;
 
-	return invocations <= f->invocations && t->sub_rows % f->matrix[0] == 0 &&
+	return invocations <= f->invocations &&
+	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup && t->sub_rows % f->matrix[0] == 0 &&
 	       t->sub_outputs % f->matrix[1] == 0 && t->elements % f->matrix[2] == 0 &&
 	       (t->rows + t->outputs) * tile_bytes <= f->shared_bytes &&
 	       sums_bytes <= t->rows * tile_bytes &&
