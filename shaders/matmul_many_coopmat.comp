@@ -148,19 +148,16 @@ void main()
 			sums[i][j] = coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator>(0.0);
 	fetch_tile(first);
 	store_tile(0, first);
-	fetch_tile(min(first + 1, end - 1));
 	barrier();
-	// One block without branches, so that unpacking and multiplying overlap: the last
-	// steps fetch and store what nobody uses.
 	for (uint step = first; step < end; step++) {
 		const uint tile = (step - first) % TILES;
 
+		fetch_tile(min(step + 1, end - 1));
 		load_tile(tile, wm, wn);
+		multiply_tile();
 		if (TILES == 1)
 			barrier();
 		store_tile((tile + 1) % TILES, step + 1);
-		fetch_tile(min(step + 2, end - 1));
-		multiply_tile();
 		barrier();
 	}
 	put_sums(wm, wn);

@@ -16,10 +16,10 @@
 
 /* ---- tilings -------------------------------------------------------------------- */
 /* The first of a list that fits the device is taken. */
-static const struct vk_tiling few[] = { { 64, 128, 32, 32, 64, 2 }, { 32, 64, 32, 32, 32, 2 },
+static const struct vk_tiling few[] = { { 64, 128, 32, 32, 64, 1 }, { 32, 64, 32, 32, 32, 1 },
                                         { 16, 32, 32, 16, 16, 1 } };
-static const struct vk_tiling many[] = { { 128, 128, 32, 64, 64, 2 }, { 64, 128, 32, 32, 64, 2 },
-                                         { 32, 64, 32, 32, 32, 2 }, { 16, 32, 32, 16, 16, 1 } };
+static const struct vk_tiling many[] = { { 128, 128, 32, 64, 64, 1 }, { 64, 128, 32, 32, 64, 1 },
+                                         { 32, 64, 32, 32, 32, 1 }, { 16, 32, 32, 16, 16, 1 } };
 
 static uint32_t subgroups_of(const struct vk_tiling *t)
 {
