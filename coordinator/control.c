@@ -279,8 +279,10 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 {
 	struct gp_member *m = &p->members[k];
 	const struct gp_plan_stage *s = &p->plan->stage[k];
-	char text[GP_ERROR_BYTES];
+	char text[GP_ERROR_BYTES], number[16] = "";
 
+	if (s->device_index)
+		snprintf(number, sizeof number, "[%u]", s->device_index);
 	/* In a row means: without new tokens in between, whoever died. */
 	if (atomic_exchange(&p->progressed, false))
 		for (uint32_t i = 0; i < p->plan->n_stages; i++)
@@ -289,12 +291,12 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 	/* What fails before it ever worked, and says why, will fail again. */
 	if ((!m->was_ready && m->error[0]) || m->failures >= GP_POOL_TRIES) {
 		if (m->was_ready)
-			snprintf(text, sizeof text, "worker %u (%s, layers %u-%u) failed %u times "
-				 "in a row, giving up; last: %.300s", k, s->device, s->first_layer,
+			snprintf(text, sizeof text, "worker %u (%s%s, layers %u-%u) failed %u times "
+				 "in a row, giving up; last: %.300s", k, s->device, number, s->first_layer,
 				 s->end_layer - 1, m->failures, why);
 		else
-			snprintf(text, sizeof text, "worker %u (%s, layers %u-%u): %.300s", k,
-				 s->device, s->first_layer, s->end_layer - 1, why);
+			snprintf(text, sizeof text, "worker %u (%s%s, layers %u-%u): %.300s", k,
+				 s->device, number, s->first_layer, s->end_layer - 1, why);
 		fail_pool(p, -EIO, text);
 		return;
 	}

@@ -8,11 +8,12 @@
 #include "quantize8.glsl"
 const uint SIZE = 256;
 layout(local_size_x = 256) in;
-#include "reduce.glsl"
+layout(constant_id = 1) const uint HEADS = 1;    // query heads of a KV head
+const uint HEAD_ROWS = 2, HEAD_ROWS_IN = HEADS + 2; // K, V; queries, K, V
+#extension GL_KHR_shader_subgroup_arithmetic : require
 #include "kv.glsl"
 #include "heads.glsl"
 
-layout(constant_id = 1) const uint HEADS = 1;    // query heads of a KV head
 layout(constant_id = 4) const uint OP = 0;
 layout(push_constant, scalar) uniform P {
 	uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
@@ -22,36 +23,54 @@ layout(push_constant, scalar) uniform P {
 
 const float LOWEST = -3.0e38;
 const uint OCTETS = DIM / 8, TEAMS = SIZE / OCTETS;     // a team: the octets of a position
+const uint MOST_PARTS = 64;              // of a row, as in vulkan_device.h
 const uint EACH = (KV_BLOCK + TEAMS - 1) / TEAMS;       // positions of a team in a block
 shared float q[HEADS][DIM], score[2][HEADS][KV_BLOCK], merged[SIZE * 8];
 shared float highest_of[HEADS], sum_of[HEADS];
+shared float team_sum[SIZE / OCTETS + 1], share[HEADS][MOST_PARTS];
 shared uint before;
 layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Parts { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer Counts { uint v[]; };
 
-void read_queries(uint row, uint kv_head_)
+// The queries, scaled, to q. With `at` below KV_BLOCK K and V too, normed, rotated and
+// stored as that position of the block.
+void read_heads(uint row, uint kv_head_, uint64_t block, uint at)
 {
-	for (uint h = 0; h < HEADS; h++) {
-		read_head(p.q + ((uint64_t(row) * p.kv_heads + kv_head_) * HEADS + h) * DIM * 4);
-		if (OP == 1)
-			norm_and_rotate(p.q_norm, p.angles + uint64_t(row) * DIM * 4, p.eps);
-		for (uint i = gl_LocalInvocationIndex; i < DIM; i += SIZE)
-			q[h][i] = head_floats[i] * p.scale;
+	const uint64_t n = uint64_t(row) * p.kv_heads + kv_head_, angles = p.angles + row * DIM * 4;
+	const bool append = at < KV_BLOCK;
+	const uint heads = append ? HEADS + 1 : HEADS, me = gl_LocalInvocationIndex;
+
+	for (uint h = 0; h < HEADS; h++)
+		read_head(h, p.q + (n * HEADS + h) * DIM * 4);
+	if (append) {
+		read_head(HEADS, p.k + n * DIM * 4);
+		read_head(HEADS + 1, p.v + n * DIM * 4);
 	}
 	barrier();
-}
+	for (uint j = me; j < heads * (DIM / 2); j += SIZE) {
+		const uint h = j / (DIM / 2), i = j % (DIM / 2);
+		const bool is_k = h == HEADS;
+		vec2 x = vec2(raw[h][i], raw[h][i + DIM / 2]);
 
-void append(uint row, uint kv_head_, uint64_t block, uint at)
-{
-	const uint64_t from = (uint64_t(row) * p.kv_heads + kv_head_) * DIM * 4;
-
-	read_head(p.k + from);
-	norm_and_rotate(p.k_norm, p.angles + uint64_t(row) * DIM * 4, p.eps);
-	kv_store(kv_head(block, p.layer, 0, kv_head_, p.kv_heads), at, gl_LocalInvocationIndex, SIZE);
-	read_head(p.v + from);
-	kv_store(kv_head(block, p.layer, 1, kv_head_, p.kv_heads), at, gl_LocalInvocationIndex, SIZE);
-	memoryBarrierBuffer();
+		if (OP == 1)
+			x = rotated(h, i, head_scale(h, p.eps), is_k ? p.k_norm : p.q_norm, angles);
+		if (is_k) {
+			head_floats[0][i] = x.x;
+			head_floats[0][i + DIM / 2] = x.y;
+		} else {
+			q[h][i] = x.x * p.scale;
+			q[h][i + DIM / 2] = x.y * p.scale;
+		}
+	}
+	for (uint i = me; append && i < DIM; i += SIZE)
+		head_floats[1][i] = raw[HEADS + 1][i];
 	barrier();
+	if (append) {
+		kv_store(kv_head(block, p.layer, 0, kv_head_, p.kv_heads), at, 0, me, SIZE);
+		kv_store(kv_head(block, p.layer, 1, kv_head_, p.kv_heads), at, 1, me, SIZE);
+		memoryBarrierBuffer();
+		barrier();
+	}
 }
 
 // Four lanes a position.
@@ -91,7 +110,7 @@ float highest_score(uint which, uint h)
 	return subgroupMax(most);
 }
 
-// acc and sum of head h over all teams: to merged[0, DIM) and sum_of[h].
+// acc and sum of head h over all teams: to q[h] and sum_of[h].
 void merge_teams(vec4 acc[2], float sum, uint h)
 {
 	const uint me = gl_LocalInvocationIndex;
@@ -99,16 +118,23 @@ void merge_teams(vec4 acc[2], float sum, uint h)
 	barrier();
 	[[unroll]] for (uint e = 0; e < 8; e++)
 		merged[me * 8 + e] = acc[e / 4][e % 4];
-	const float all = group_sum(me % OCTETS == 0 && me / OCTETS < TEAMS ? sum : 0.0);
+	if (me % OCTETS == 0)
+		team_sum[me / OCTETS] = sum;
+	barrier();
 	for (uint i = me; i < DIM; i += SIZE) {
-		float x = merged[i];
+		float x = 0;
 
-		for (uint t = 1; t < TEAMS; t++)
+		[[unroll]] for (uint t = 0; t < TEAMS; t++)
 			x += merged[t * DIM + i];
 		q[h][i] = x;
 	}
-	if (me == 0)
+	if (me == 0) {
+		float all = 0;
+
+		[[unroll]] for (uint t = 0; t < TEAMS; t++)
+			all += team_sum[t];
 		sum_of[h] = all;
+	}
 }
 
 // q holds the heads' sums of values, not yet divided.
@@ -123,7 +149,8 @@ void write_heads(uint row, uint kv_head_)
 
 		Vectors(p.to).v[first + i] = x;
 		if (DIM % 32 == 0 && p.quants != 0)
-			write8(p.quants, p.blocks, first + i, x);
+			write8(p.quants, p.blocks, row, kv_head_ * HEADS * (DIM / 4) + i,
+			       p.kv_heads * HEADS * (DIM / 4), x);
 	}
 }
 
@@ -154,28 +181,44 @@ bool keep_part(uint64_t at, uint part, uint n_parts, uint64_t count)
 
 void merge_parts(uint64_t at, uint n_parts)
 {
-	const uint stride = HEADS * (DIM + 2);
+	const uint stride = HEADS * (DIM + 2), me = gl_LocalInvocationIndex;
 	Parts in_ = Parts(at);
 
-	for (uint h = 0; h < HEADS; h++) {
-		float most = LOWEST, sum = 0;
+	for (uint i = me; i < HEADS * n_parts; i += SIZE) {
+		const uint h = i % HEADS, part = i / HEADS;
 
-		for (uint i = 0; i < n_parts; i++)
-			most = max(most, in_.v[i * stride + HEADS * DIM + h]);
-		for (uint i = 0; i < n_parts; i++)
-			sum += in_.v[i * stride + HEADS * (DIM + 1) + h] *
-			       exp(in_.v[i * stride + HEADS * DIM + h] - most);
-		for (uint d = gl_LocalInvocationIndex; d < DIM; d += SIZE) {
-			float x = 0;
-
-			for (uint i = 0; i < n_parts; i++)
-				x += in_.v[i * stride + h * DIM + d] *
-				     exp(in_.v[i * stride + HEADS * DIM + h] - most);
-			q[h][d] = x;
-		}
-		if (gl_LocalInvocationIndex == 0)
-			sum_of[h] = sum;
+		share[h][part] = in_.v[part * stride + HEADS * DIM + h];
+		merged[i] = in_.v[part * stride + HEADS * (DIM + 1) + h];
 	}
+	barrier();
+	float most[HEADS], sum[HEADS];
+	[[unroll]] for (uint h = 0; h < HEADS; h++) {
+		most[h] = LOWEST;
+		sum[h] = 0;
+		for (uint i = 0; i < n_parts; i++)
+			most[h] = max(most[h], share[h][i]);
+		for (uint i = 0; i < n_parts; i++)
+			sum[h] += merged[i * HEADS + h] * exp(share[h][i] - most[h]);
+	}
+	for (uint j = me; j < HEADS * DIM; j += SIZE) {
+		const uint h = j / DIM;
+		float x = 0;
+
+		// Four at once: the loads wait together.
+		for (uint i = 0; i < n_parts; i += 4) {
+			float v[4];
+
+			[[unroll]] for (uint e = 0; e < 4; e++)
+				v[e] = in_.v[min(i + e, n_parts - 1) * stride + j];
+			[[unroll]] for (uint e = 0; e < 4; e++)
+				if (i + e < n_parts)
+					x += v[e] * exp(share[h][i + e] - most[h]);
+		}
+		q[h][j % DIM] = x;
+	}
+	[[unroll]] for (uint h = 0; h < HEADS; h++)
+		if (me == 0)
+			sum_of[h] = sum[h];
 }
 
 void main()
@@ -195,9 +238,8 @@ void main()
 	float most[HEADS], sum[HEADS];
 	vec4 acc[HEADS][2];
 
-	read_queries(row, kv_head_);
-	if (OP == 1 && part == n_parts - 1)
-		append(row, kv_head_, table.v[end - 1], r.pos % KV_BLOCK);
+	const bool append = OP == 1 && part == n_parts - 1;
+	read_heads(row, kv_head_, table.v[end - 1], append ? r.pos % KV_BLOCK : KV_BLOCK);
 	[[unroll]] for (uint h = 0; h < HEADS; h++) {
 		most[h] = LOWEST;
 		sum[h] = 0;

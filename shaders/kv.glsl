@@ -55,38 +55,40 @@ void kv_floats(Octet o, out vec4 x[2])
 	}
 }
 
-// A head to be stored, or to be normed.
-shared float head_floats[DIM];
+// Heads to be stored; HEAD_ROWS is defined by who includes this.
+shared float head_floats[HEAD_ROWS][DIM];
 
-void store_q8_0(uint64_t head, uint at, uint block)
+void store_q8_0(uint64_t head, uint at, uint which, uint block)
 {
 	float most = 0;
 
 	for (uint i = 0; i < 32; i++)
-		most = max(most, abs(head_floats[block * 32 + i]));
+		most = max(most, abs(head_floats[which][block * 32 + i]));
 	const float d = most / 127, inverse = most > 0 ? 127 / most : 0.0;
 	Halves(head + KV_BLOCK * DIM).v[at * (DIM / 32) + block] = float16_t(d);
 	for (uint i = 0; i < 8; i++) {
 		uint packed = 0;
 
-		for (uint j = 0; j < 4; j++)
-			packed |= (uint(int(roundEven(head_floats[block * 32 + i * 4 + j] * inverse))) &
-			           255) << j * 8;
+		for (uint j = 0; j < 4; j++) {
+			const float x = head_floats[which][block * 32 + i * 4 + j];
+
+			packed |= (uint(int(roundEven(x * inverse))) & 255) << j * 8;
+		}
 		Words(head).v[at * (DIM / 4) + block * 8 + i] = packed;
 	}
 }
 
-// head_floats as a position of a head, by the lanes [me, me + step, ...).
-void kv_store(uint64_t head, uint at, uint me, uint step)
+// head_floats[which] as a position of a head, by the lanes [me, me + step, ...).
+void kv_store(uint64_t head, uint at, uint which, uint me, uint step)
 {
 	if (KV_TYPE == KV_Q8_0) {
 		for (uint b = me; b < DIM / 32; b += step)
-			store_q8_0(head, at, b);
+			store_q8_0(head, at, which, b);
 		return;
 	}
 	for (uint i = me; i < DIM; i += step)
 		if (KV_TYPE == KV_F32)
-			Floats(head).v[at * DIM + i] = head_floats[i];
+			Floats(head).v[at * DIM + i] = head_floats[which][i];
 		else
-			Halves(head).v[at * DIM + i] = float16_t(head_floats[i]);
+			Halves(head).v[at * DIM + i] = float16_t(head_floats[which][i]);
 }

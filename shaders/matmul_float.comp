@@ -78,6 +78,8 @@ void main()
 	const uint step = split * gl_SubgroupSize, units = (p.cols + UNIT - 1) / UNIT;
 	uint rows[TILE];
 
+	if (t.none)
+		return;
 	[[unroll]] for (uint m = 0; m < TILE; m++)
 		rows[m] = row_of_input(t.m0 + m);
 	for (uint at = team * OUTPUTS; at < GROUP; at += teams * OUTPUTS) {

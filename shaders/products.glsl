@@ -31,6 +31,7 @@ shared float sums[GROUP * TILE * SPLIT], gated[GATED != 0 ? EACH * TILE : 1];
 struct Part {                    // of an output: what the work group computes
 	uint64_t w[2], to;       // w[1]: of the second half of a team's OUTPUTS
 	uint n, first, m0;
+	bool none;               // past the last output
 };
 
 // Tiles of rows that share weights follow each other.
@@ -49,6 +50,7 @@ Part part_of_group()
 	t.n = p.n[i];
 	t.first = g * EACH;
 	t.m0 = id % p.tiles * TILE;
+	t.none = t.first >= t.n;
 	return t;
 }
 
@@ -97,10 +99,10 @@ void write_gated8(Part t)
 {
 	barrier();
 	for (uint i = lane_index(); i < EACH * TILE / 4; i += SIZE) {
-		const uint at = (t.m0 + i / (EACH / 4)) * (t.n / 4) + t.first / 4 + i % (EACH / 4);
+		const uint at = t.first / 4 + i % (EACH / 4);
 
-		if (t.first + i % (EACH / 4) * 4 < t.n)
-			write8(p.quants_out, p.blocks_out, at,
+		if (at < t.n / 4)
+			write8(p.quants_out, p.blocks_out, t.m0 + i / (EACH / 4), at, t.n / 4,
 			       vec4(gated[4 * i], gated[4 * i + 1], gated[4 * i + 2],
 			            gated[4 * i + 3]));
 	}

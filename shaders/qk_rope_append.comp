@@ -4,7 +4,9 @@
 #include "common.glsl"
 const uint SIZE = 64;
 layout(local_size_x = 64) in;
-#include "reduce.glsl"
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+const uint HEAD_ROWS = 1, HEAD_ROWS_IN = 1;
 #include "kv.glsl"
 #include "heads.glsl"
 
@@ -27,18 +29,27 @@ void main()
 
 	if (row >= s.rows)
 		return;
-	read_head(from);
-	if (is_q || is_k)
-		norm_and_rotate(is_q ? p.q_norm : p.k_norm, p.angles + uint64_t(row) * DIM * 4,
-		                p.eps);
+	read_head(0, from);
+	barrier();
+	const float scale = head_scale(0, p.eps);
+	const uint64_t norm = is_q ? p.q_norm : p.k_norm;
+	for (uint i = me; i < DIM / 2; i += SIZE) {
+		const vec2 x = is_q || is_k ?
+		               rotated(0, i, scale, norm, p.angles + uint64_t(row) * DIM * 4) :
+		               vec2(raw[0][i], raw[0][i + DIM / 2]);
+
+		head_floats[0][i] = x.x;
+		head_floats[0][i + DIM / 2] = x.y;
+	}
+	barrier();
 	if (is_q) {
 		for (uint i = me; i < DIM; i += SIZE)
-			Floats(from).v[i] = head_floats[i];
+			Floats(from).v[i] = head_floats[0][i];
 		return;
 	}
 	const Row r = s.row[row];
 	const uint64_t block = Addresses(s.tables).v[r.table[p.kind] + r.pos / KV_BLOCK];
 
-	kv_store(kv_head(block, p.layer, is_k ? 0 : 1, head, p.kv_heads), r.pos % KV_BLOCK, me,
-	         SIZE);
+	kv_store(kv_head(block, p.layer, is_k ? 0 : 1, head, p.kv_heads), r.pos % KV_BLOCK, 0,
+	         me, SIZE);
 }

@@ -8,7 +8,7 @@ layout(constant_id = 0) const uint OP = 0;
 layout(local_size_x = 256) in;
 layout(push_constant, scalar) uniform P {
 	uint64_t from, up, quants, blocks;
-	uint n;                  // floats / 4; 32 divides the floats
+	uint n, vectors;         // floats / 4, and of a row; 32 divides a row's floats
 } p;
 
 void main()
@@ -25,6 +25,6 @@ void main()
 				x[j] = gelu(x[j]) * up[j];
 			Vectors(p.from).v[i] = x;
 		}
-		write8(p.quants, p.blocks, i, x);
+		write8(p.quants, p.blocks, i / p.vectors, i % p.vectors, p.vectors, x);
 	}
 }

@@ -10,15 +10,15 @@ uint lane_index()
 	return gl_SubgroupID * gl_SubgroupSize + gl_SubgroupInvocationID;
 }
 
-// x: floats [4 at, 4 at + 4) of the buffer. A block with a NaN or infinity gets the scale
+// x: floats [4 i, 4 i + 4) of a row of `vectors` of these. A block with a NaN or infinity gets the scale
 // NaN, so that what is broken is seen; the bits of those are above all numbers'.
-void write8(uint64_t quants, uint64_t blocks, uint at, vec4 x)
+void write8(uint64_t quants, uint64_t blocks, uint row, uint i, uint vectors, vec4 x)
 {
 	const uvec4 bits = floatBitsToUint(x) & 0x7fffffffu;
 	uint most = max(max(bits.x, bits.y), max(bits.z, bits.w));
 
-	[[unroll]] for (uint i = 1; i < 8; i *= 2)
-		most = max(most, subgroupShuffleXor(most, i));
+	[[unroll]] for (uint j = 1; j < 8; j *= 2)
+		most = max(most, subgroupShuffleXor(most, j));
 	const float largest = uintBitsToFloat(most);
 	const bool broken = most >= 0x7f800000u, tiny = largest < 1e-30;
 	const float inverse = broken || tiny ? 0.0 : 127 / largest;
@@ -30,7 +30,7 @@ void write8(uint64_t quants, uint64_t blocks, uint at, vec4 x)
 	sum += subgroupShuffleXor(sum, 2);
 	const int second = subgroupShuffleXor(sum, 4);
 
-	Words(quants).v[at] = pack4(q);
-	if (at % 8 == 0)
-		Blocks8(blocks).v[at / 8] = block8(scale, sum, second);
+	Words(quants).v[row * vectors + i / 4 % 2 * (vectors / 2) + i / 8 * 4 + i % 4] = pack4(q);
+	if (i % 8 == 0)
+		Blocks8(blocks).v[(row * vectors + i) / 8] = block8(scale, sum, second);
 }

@@ -1,6 +1,7 @@
 // Activations in 8 bits, beside their floats: what products with quantised weights read.
 // Of a buffer of rows of K floats, where 32 divides K:
-//   quants   [row][K] int8: x = scale * quant, scale = largest |x| of the 32 / 127
+//   quants   [row][2][K/32][16] int8: of each block of 32 elements the first half, then
+//            of each the second; x = scale * quant, scale = largest |x| of the 32 / 127
 //   blocks   [row][K/32] of the scale, and the sums of the quants of its two halves
 // Whoever writes the floats of a product's input writes these too.
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer Blocks8 { uvec2 v[]; };

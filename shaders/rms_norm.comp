@@ -66,6 +66,6 @@ void main()
 		x[i] *= scale * w[i];
 		Vectors(p.to).v[at] = x[i];
 		if (p.quants != 0)
-			write8(p.quants, p.blocks, at, x[i]);
+			write8(p.quants, p.blocks, gl_WorkGroupID.x, me + i * SIZE, p.vectors, x[i]);
 	}
 }

@@ -1,8 +1,8 @@
 /* Preloaded into workers, to have a device that fails. GP_FAULT names what and at which
  * call of the process: "lost:20" (vkQueueSubmit), "memory:3" (vkAllocateMemory, from
- * then on), "hang:20" (vkWaitForFences; nothing that waits comes back from then on, the
- * end of the process included). It happens in one process: the first to make the file
- * GP_FAULT_ONCE. */
+ * then on), "hang:20" (vkWaitForFences; vkDeviceWaitIdle never comes back from then on),
+ * "stuck:20" (the same, and the process does not come to its end). It happens in one
+ * process: the first to make the file GP_FAULT_ONCE. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -12,7 +12,7 @@
 #include <unistd.h>
 #include <vulkan/vulkan.h>
 
-static bool hangs;
+static bool hangs, is_stuck;
 
 /* Is this call the one? */
 static bool fails_now(const char *what, unsigned *calls)
@@ -32,12 +32,6 @@ static bool fails_now(const char *what, unsigned *calls)
 static void *next(const char *name)
 {
 	return dlsym(RTLD_NEXT, name);
-}
-
-static void wait_for_ever(void)
-{
-	while (hangs)
-		pause();
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL vkQueueSubmit(VkQueue queue, uint32_t n, const VkSubmitInfo *s,
@@ -63,10 +57,11 @@ VKAPI_ATTR VkResult VKAPI_CALL vkAllocateMemory(VkDevice device, const VkMemoryA
 VKAPI_ATTR VkResult VKAPI_CALL vkWaitForFences(VkDevice device, uint32_t n, const VkFence *fences,
                                                VkBool32 all, uint64_t timeout)
 {
-	static unsigned calls;
+	static unsigned calls, stuck_calls;
 	PFN_vkWaitForFences real = (PFN_vkWaitForFences)next("vkWaitForFences");
 
-	hangs |= fails_now("hang", &calls);
+	is_stuck |= fails_now("stuck", &stuck_calls);
+	hangs |= is_stuck || fails_now("hang", &calls);
 	return hangs ? VK_TIMEOUT : real(device, n, fences, all, timeout);
 }
 
@@ -74,11 +69,13 @@ VKAPI_ATTR VkResult VKAPI_CALL vkDeviceWaitIdle(VkDevice device)
 {
 	PFN_vkDeviceWaitIdle real = (PFN_vkDeviceWaitIdle)next("vkDeviceWaitIdle");
 
-	wait_for_ever();
+	while (hangs)
+		pause();
 	return real(device);
 }
 
 __attribute__((destructor)) static void end(void)
 {
-	wait_for_ever();
+	while (is_stuck)
+		pause();
 }

@@ -514,6 +514,12 @@ static void test_candidates(void **state)
 	free(whole);
 }
 
+static void test_numerics(void **state)
+{
+	(void)state;
+	check_numerics_find(&gp_cpu_device);
+}
+
 static void test_describe(void **state)
 {
 	char text[256];
@@ -542,7 +548,7 @@ int main(void)
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_memory_is_counted),
 		cmocka_unit_test(test_candidates),
-		cmocka_unit_test(test_describe),
+		cmocka_unit_test(test_numerics), cmocka_unit_test(test_describe),
 		cmocka_unit_test(test_rank_in_core),
 	};
 

@@ -199,6 +199,12 @@ static void test_cancel(void **state)
 	chain_close(&c);
 }
 
+static void test_numerics(void **state)
+{
+	(void)state;
+	check_numerics_find(&gp_vulkan_device);
+}
+
 /* A pipeline of both devices, whole programs: greedy text as from the CPU alone. */
 static void test_mixed_pipeline(void **state)
 {
@@ -245,7 +251,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text), cmocka_unit_test(test_mini),
 		cmocka_unit_test(test_types), cmocka_unit_test(test_sequences),
-		cmocka_unit_test(test_cancel), cmocka_unit_test(test_mixed_pipeline),
+		cmocka_unit_test(test_cancel), cmocka_unit_test(test_numerics),
+		cmocka_unit_test(test_mixed_pipeline),
 		cmocka_unit_test(test_refused),
 	};
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,8 @@ static void assert_says(const struct result *r, const char *text)
 		fail_msg("'%s' is not in: %s", text, r->err);
 }
 
-static void survives(const char *fault, const char *option, const char *text)
+/* kept: its worker had to be killed. */
+static void survives(const char *fault, const char *option, const char *text, bool kept)
 {
 	struct result r;
 
@@ -72,6 +74,8 @@ static void survives(const char *fault, const char *option, const char *text)
 	assert_says(&r, text);
 	assert_says(&r, "worker 1 (layers 3-5)");
 	assert_says(&r, "try 1 of 3");
+	if ((strstr(r.err, "worker 1 has said nothing") != NULL) != kept)
+		fail_msg("%s", r.err);
 	assert_int_equal(r.status, 0);
 	assert_string_equal(r.out, undisturbed);
 	result_free(&r);
@@ -80,21 +84,27 @@ static void survives(const char *fault, const char *option, const char *text)
 static void test_lost(void **state)
 {
 	(void)state;
-	survives("lost:12", "-v", "the device was lost in a step");
+	survives("lost:12", "-v", "the device was lost in a step", false);
 }
 
 /* Each operation is waited for, so the layer is known. */
 static void test_lost_in_layer(void **state)
 {
 	(void)state;
-	survives("lost:27", "--check-numerics", "worker 1 (layers 3-5): layer 4: ");
+	survives("lost:27", "--check-numerics", "worker 1 (layers 3-5): layer 4: ", false);
 }
 
-/* Its worker never ends by itself. */
+/* Whatever would wait for the device is left alone. */
 static void test_hang(void **state)
 {
 	(void)state;
-	survives("hang:12", "-v", "the device hangs: a step took over 60 s");
+	survives("hang:12", "-v", "the device hangs: a step took over 60 s", false);
+}
+
+static void test_stuck(void **state)
+{
+	(void)state;
+	survives("stuck:12", "-v", "the device hangs: a step took over 60 s", true);
 }
 
 /* Will not be better the next time: ends at once, and says what to do. */
@@ -116,7 +126,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost), cmocka_unit_test(test_lost_in_layer),
-		cmocka_unit_test(test_hang), cmocka_unit_test(test_no_memory),
+		cmocka_unit_test(test_hang), cmocka_unit_test(test_stuck),
+		cmocka_unit_test(test_no_memory),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

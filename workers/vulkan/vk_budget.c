@@ -36,7 +36,23 @@ uint64_t vulkan_weight_bytes(const struct gp_tensor *t)
 {
 	const bool converted = t->rows == 1 || !vk_is_native(t->type);
 
-	return (converted ? t->rows * t->cols * sizeof(float) : t->bytes) + 255;
+	return (converted ? t->rows * t->cols * sizeof(float) : t->bytes) + VK_ALIGN_BYTES;
+}
+
+uint64_t vk_buffer_bytes(const struct vulkan_device *d, enum gp_buffer b)
+{
+	const uint32_t rows = b == GP_BUF_LOGITS ? d->shape.max_logit_rows : d->shape.max_rows;
+
+	return (uint64_t)rows * d->width[b] * sizeof(float);
+}
+
+uint64_t vk_work_bytes(const struct vulkan_device *d)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
+		sum += vk_buffer_bytes(d, b) + VK_ALIGN_BYTES;
+	return sum;
 }
 
 uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind)

@@ -3,13 +3,6 @@
 
 #include "base/base.h"
 
-static uint64_t buffer_bytes(const struct vulkan_device *d, enum gp_buffer b)
-{
-	const uint32_t rows = b == GP_BUF_LOGITS ? d->shape.max_logit_rows : d->shape.max_rows;
-
-	return (uint64_t)rows * d->width[b] * sizeof(float);
-}
-
 int vk_take_checked(struct vulkan_device *d)
 {
 	uint64_t most = 0;
@@ -18,8 +11,8 @@ int vk_take_checked(struct vulkan_device *d)
 	if (!d->shape.check_numerics)
 		return 0;
 	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
-		if (buffer_bytes(d, b) > most)
-			most = buffer_bytes(d, b);
+		if (vk_buffer_bytes(d, b) > most)
+			most = vk_buffer_bytes(d, b);
 	return vk_take(d, &d->out_arena, most, "checks", &d->checked);
 }
 
@@ -32,8 +25,10 @@ int vulkan_check(void *dev, enum gp_buffer b, uint32_t rows)
 
 	if (!part.size)
 		return 0;
+	vk_barrier_to_copy(d);
 	vkCmdCopyBuffer(d->commands, d->buffer[b].buffer, d->checked.buffer, 1, &part);
 	if ((rc = vk_run_commands(d)) < 0 || (rc = vk_begin_commands(d)) < 0)
 		return rc;
+	vk_barrier_of_begin(d);
 	return gp_find_wrong((const float *)d->checked.host, rows, d->width[b]);
 }

@@ -77,8 +77,10 @@ static int find_queue(struct vulkan_device *d)
 
 	vkGetPhysicalDeviceQueueFamilyProperties(d->physical, &n, families);
 	for (d->family = 0; d->family < n; d->family++)
-		if (families[d->family].queueFlags & VK_QUEUE_COMPUTE_BIT)
+		if (families[d->family].queueFlags & VK_QUEUE_COMPUTE_BIT) {
+			d->timestamp_bits = families[d->family].timestampValidBits;
 			return 0;
+		}
 	return gp_fail(ENODEV, "Vulkan: the device has no compute queue");
 }
 
@@ -169,6 +171,7 @@ void vk_close_device(struct vulkan_device *d)
 		vk_many_destroy(d);
 		vkDestroyPipelineLayout(d->device, d->layout, NULL);
 		vkDestroyFence(d->device, d->fence, NULL);
+		vkDestroyQueryPool(d->device, d->timestamps, NULL);
 		vkDestroyCommandPool(d->device, d->pool, NULL);
 		vkDestroyDevice(d->device, NULL);
 	}
@@ -210,7 +213,10 @@ int vk_begin_commands(struct vulkan_device *d)
 	d->commands = d->once;
 	if (r >= 0)
 		r = vkBeginCommandBuffer(d->commands, &info);
-	return r < 0 ? vk_fail(r, "recording") : 0;
+	if (r < 0)
+		return vk_fail(r, "recording");
+	vk_trace_begin(d, d->commands);
+	return 0;
 }
 
 void vk_barrier_to_host(struct vulkan_device *d)
@@ -219,6 +225,7 @@ void vk_barrier_to_host(struct vulkan_device *d)
 	                                  .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
 	                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT };
 
+	vk_trace_end(d, d->commands);
 	vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
 	                     VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &to_host, 0, NULL, 0, NULL);
 }
@@ -232,7 +239,10 @@ int vk_run_commands(struct vulkan_device *d)
 	if ((r = vkEndCommandBuffer(d->commands)) < 0 ||
 	    (r = vkResetFences(d->device, 1, &d->fence)) < 0)
 		return vk_fail(r, "a step");
-	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0)
+	const uint64_t submitted = gp_trace_on() ? gp_now_ns() : 0;
+	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0 ||
+	    (rc = vk_wait(d, d->fence, "a step")) < 0)
 		return rc;
-	return vk_wait(d, d->fence, "a step");
+	vk_trace_report(d, submitted);
+	return 0;
 }

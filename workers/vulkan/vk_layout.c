@@ -124,7 +124,8 @@ static int take_buffers(struct vulkan_device *d)
 		                 d->width[b], &d->buffer[b]);
 	if (rc < 0 || (rc = take_quants(d, rows)) < 0 || (rc = take_parts(d, rows)) < 0 ||
 	    (rc = take_input(d, rows, logit_rows)) < 0 || (rc = vk_many_take(d, rows)) < 0 ||
-	    (rc = take_floats(d, &d->out_arena, out, 1, &d->out)) < 0)
+	    (rc = take_floats(d, &d->out_arena, out, 1, &d->out)) < 0 ||
+	    (rc = vk_take_best(d, logit_rows)) < 0)
 		return rc;
 	return vk_take_recordings(d);
 }
@@ -158,7 +159,10 @@ static int make_pipelines(struct vulkan_device *d)
 		if ((rc = vk_pipeline(d, VK_ELEMENTWISE, op, &p)) == 0 &&
 		    (rc = vk_pipeline(d, VK_QUANTIZE, op, &p)) == 0)
 			rc = vk_variant(d, VK_ATTENTION, &heads[op], &p);
-	return rc < 0 ? rc : vk_variant(d, VK_QK_ROPE_APPEND, &heads[0], &p);
+	if (rc < 0 || (rc = vk_pipeline(d, VK_CHUNK_MAXIMA, 0, &p)) < 0 ||
+	    (rc = vk_pipeline(d, VK_PICK_CHUNKS, 0, &p)) < 0)
+		return rc;
+	return vk_variant(d, VK_QK_ROPE_APPEND, &heads[0], &p);
 }
 
 /* The whole pool, so that no step has to wait for memory or goes without. */
@@ -184,6 +188,7 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	d->shape = *shape;
 	d->shape.config = &d->config;
 	gp_stage_widths(&d->shape, d->width);
+	d->work_arena.expected = vk_work_bytes(d);
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
 	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0 ||
 	    (rc = vk_take_checked(d)) < 0 || (rc = vk_check_fit(d)) < 0 ||

@@ -10,44 +10,28 @@
 
 #define BLOCK_BYTES ((VkDeviceSize)64 << 20)
 #define OWN_BLOCK_BYTES (BLOCK_BYTES / 4)   /* what is larger has a block of its own */
-#define ALIGN_BYTES 256u
 
 /* ---- which memory --------------------------------------------------------------- */
 static const VkMemoryPropertyFlags host_flags = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                                 VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
 
-/* Device memory that the host sees too is only taken where it is all of the
- * device's: of a card's, a part may be visible. */
-static bool is_large_heap(const struct vulkan_device *d, uint32_t heap)
-{
-	VkDeviceSize most = 0;
-
-	for (uint32_t i = 0; i < d->memory.memoryHeapCount; i++)
-		if ((d->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) &&
-		    d->memory.memoryHeaps[i].size > most)
-			most = d->memory.memoryHeaps[i].size;
-	return d->memory.memoryHeaps[heap].size >= most;
-}
-
-/* What to look for first, second, third. Where device and host share one memory,
- * the host's heap is as good as the device's once that is full. */
+/* What to look for first, second, third. Where device and host share one memory, it is
+ * best filled in place, and the host's heap is as good as the device's once that is
+ * full. A card's memory is filled faster by its own copies than through the bus's
+ * window, even where that shows all of it. */
 static bool suits(const struct vulkan_device *d, uint32_t type, enum vk_memory kind, uint32_t try)
 {
-	const VkMemoryType *t = &d->memory.memoryTypes[type];
-	const VkMemoryPropertyFlags device = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
 	VkMemoryPropertyFlags want = host_flags;
 
+	if (kind == VK_MEMORY_DEVICE && !d->is_unified && try != 1)
+		return false;
 	if (kind == VK_MEMORY_DEVICE && try < 2)
-		want = device | (try == 0 ? host_flags : 0);
-	else if (kind == VK_MEMORY_DEVICE && !d->is_unified)
-		return false;
-	else if (kind == VK_MEMORY_STEP && try == 0)
-		want |= device;
-	else if (kind == VK_MEMORY_TO_HOST && try == 0)
+		want = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | (try == 0 ? host_flags : 0);
+	if (kind == VK_MEMORY_STEP && try == 0)
+		want |= VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
+	if (kind == VK_MEMORY_TO_HOST && try == 0)
 		want |= VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
-	if ((t->propertyFlags & want) != want)
-		return false;
-	return kind != VK_MEMORY_DEVICE || try > 0 || is_large_heap(d, t->heapIndex);
+	return (d->memory.memoryTypes[type].propertyFlags & want) == want;
 }
 
 static VkResult allocate_from(struct vulkan_device *d, struct vk_block *b, uint32_t type)
@@ -193,7 +177,7 @@ static VkDeviceSize block_for(const struct vk_arena *a, VkDeviceSize n)
 static void close_full_blocks(struct vk_arena *a)
 {
 	while (a->first_open < a->n &&
-	       a->blocks[a->first_open].bytes - a->blocks[a->first_open].used < ALIGN_BYTES)
+	       a->blocks[a->first_open].bytes - a->blocks[a->first_open].used < VK_ALIGN_BYTES)
 		a->first_open++;
 }
 
@@ -204,10 +188,15 @@ int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const cha
 	size_t n;
 	int rc;
 
-	if (!gp_size_round_up(bytes ? bytes : 1, ALIGN_BYTES, &n))
+	if (!gp_size_round_up(bytes ? bytes : 1, VK_ALIGN_BYTES, &n))
 		return gp_fail(EOVERFLOW, "%s of %zu bytes are too large", what, bytes);
 	if (!(b = find_room(a, n))) {
-		if ((rc = grow(d, a, block_for(a, n), what)) < 0)
+		const VkDeviceSize block = block_for(a, n);
+
+		rc = grow(d, a, block, what);
+		if (rc == -ENOMEM && block > n)
+			rc = grow(d, a, n, what);
+		if (rc < 0)
 			return rc;
 		b = &a->blocks[a->n - 1];
 	}
@@ -222,7 +211,7 @@ int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const cha
 int vk_reserve(struct vulkan_device *d, struct vk_arena *a, size_t bytes, uint32_t count,
                const char *what)
 {
-	const VkDeviceSize n = (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+	const VkDeviceSize n = (bytes + VK_ALIGN_BYTES - 1) / VK_ALIGN_BYTES * VK_ALIGN_BYTES;
 	const VkDeviceSize fit = n && n < BLOCK_BYTES ? BLOCK_BYTES / n : 1;
 	int rc = 0;
 

@@ -2,6 +2,7 @@
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -11,17 +12,47 @@
 #define UNUSED_BLOCK UINT32_MAX
 
 /* ---- recording ----------------------------------------------------------------- */
-/* All that was recorded before is done and visible. */
+static void order(struct vulkan_device *d, VkPipelineStageFlags before, VkAccessFlags written,
+                  VkPipelineStageFlags after, VkAccessFlags used)
+{
+	const VkMemoryBarrier m = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+	                            .srcAccessMask = written, .dstAccessMask = used };
+
+	vkCmdPipelineBarrier(d->commands, before, after, 0, 1, &m, 0, NULL, 0, NULL);
+}
+
+/* What shaders wrote is there for those dispatched next. */
 void vk_barrier(struct vulkan_device *d)
 {
-	const VkMemoryBarrier all = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-	                              .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
-	                              .dstAccessMask = VK_ACCESS_MEMORY_READ_BIT |
-	                                               VK_ACCESS_MEMORY_WRITE_BIT };
-	const VkPipelineStageFlags stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT |
-	                                    VK_PIPELINE_STAGE_TRANSFER_BIT;
+	static int mode = -1; if (mode < 0) mode = getenv("GP_BARRIER") ? atoi(getenv("GP_BARRIER")) : 1; /* DEV */
+	if (mode == 0) { order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_MEMORY_WRITE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_MEMORY_READ_BIT | VK_ACCESS_MEMORY_WRITE_BIT); return; }
+	if (mode == 2) { vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 0, NULL, 0, NULL, 0, NULL); return; }
+	if (mode == 3) return;
+	order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT,
+	      VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT |
+	                                            VK_ACCESS_SHADER_WRITE_BIT);
+}
 
-	vkCmdPipelineBarrier(d->commands, stages, stages, 0, 1, &all, 0, NULL, 0, NULL);
+/* Around copies: of what shaders wrote, or for what they read. */
+void vk_barrier_to_copy(struct vulkan_device *d)
+{
+	order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT,
+	      VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_READ_BIT);
+}
+
+static void barrier_from_copy(struct vulkan_device *d)
+{
+	order(d, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT,
+	      VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT |
+	                                            VK_ACCESS_SHADER_WRITE_BIT);
+}
+
+/* What earlier submissions wrote, copies of KV blocks too. */
+void vk_barrier_of_begin(struct vulkan_device *d)
+{
+	order(d, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_WRITE_BIT,
+	      VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_READ_BIT |
+	                                          VK_ACCESS_MEMORY_WRITE_BIT);
 }
 
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
@@ -117,7 +148,8 @@ static void put_parts(struct vulkan_device *d, enum gp_kv_kind k)
 	const struct gp_batch *b = d->batch;
 	struct vk_step *s = (struct vk_step *)d->step.host;
 	const uint32_t window = d->config.window, heads = d->config.n_kv_heads;
-	const uint32_t parts = VK_ATTENTION_GROUPS / (heads * b->n_rows);
+	const uint32_t room = VK_ATTENTION_GROUPS / (heads * b->n_rows);
+	const uint32_t parts = room < VK_MOST_PARTS ? room : VK_MOST_PARTS;
 	uint32_t most = 1;
 
 	for (uint32_t r = 0; r < b->n_rows; r++) {
@@ -145,6 +177,15 @@ static bool are_alone(const struct gp_batch *b)
 	return true;
 }
 
+/* Rows that only round their number up want nothing. */
+static void put_logit_row(struct vulkan_device *d, uint32_t i)
+{
+	const bool is_row = i < d->batch->n_logit_rows;
+
+	((uint32_t *)d->picked.host)[i] = is_row ? d->batch->logit_rows[i] : 0;
+	((uint32_t *)d->wanted.host)[i] = is_row ? d->batch->candidates[i] : 0;
+}
+
 static void put_step(struct vulkan_device *d, const float *hidden_in)
 {
 	const struct gp_batch *b = d->batch;
@@ -158,7 +199,7 @@ static void put_step(struct vulkan_device *d, const float *hidden_in)
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
 		put_parts(d, k);
 	for (uint32_t i = 0; i < d->logit_rows; i++)
-		((uint32_t *)d->picked.host)[i] = i < b->n_logit_rows ? b->logit_rows[i] : 0;
+		put_logit_row(d, i);
 	if (hidden_in)
 		memcpy(d->hidden_in.host, hidden_in,
 		       (size_t)b->n_rows * d->config.hidden * sizeof(float));
@@ -171,7 +212,7 @@ static void record_input(struct vulkan_device *d)
 	                            (VkDeviceSize)d->rows * d->config.hidden * sizeof(float) };
 
 	vkCmdCopyBuffer(d->commands, d->hidden_in.buffer, to->buffer, 1, &part);
-	vk_barrier(d);
+	barrier_from_copy(d);
 }
 
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in)
@@ -184,10 +225,12 @@ int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_i
 	d->rows = vk_round_rows(b->n_rows);
 	d->logit_rows = vk_round_rows(b->n_logit_rows);
 	d->alone = are_alone(b);
+	d->picks = vk_picks_best(d, b);
 	memset(d->is_quantized, 0, sizeof d->is_quantized);
 	put_step(d, hidden_in);
 	if ((rc = vk_begin_recording(d)) != 0)
 		return rc;
+	vk_barrier_of_begin(d);
 	if (hidden_in)
 		record_input(d);
 	return 0;
@@ -359,9 +402,10 @@ int vulkan_geglu(void *dev)
 {
 	struct vulkan_device *d = dev;
 	const uint32_t n = d->rows * d->width[GP_BUF_GATE] / 4, groups = (n + 255) / 256;
-	const struct { uint64_t from, up, quants, blocks; uint32_t n; } p = {
+	const struct { uint64_t from, up, quants, blocks; uint32_t n, vectors; } p = {
 		d->buffer[GP_BUF_GATE].address, d->buffer[GP_BUF_UP].address,
-		d->quants[GP_BUF_GATE].address, d->blocks[GP_BUF_GATE].address, n };
+		d->quants[GP_BUF_GATE].address, d->blocks[GP_BUF_GATE].address, n,
+		d->width[GP_BUF_GATE] / 4 };
 
 	if (!p.quants)
 		return elementwise(d, 1, GP_BUF_GATE, GP_BUF_UP);
@@ -376,51 +420,32 @@ int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from)
 }
 
 /* ---- end ------------------------------------------------------------------------ */
-static void select_best(struct vulkan_device *d, const float *row, uint32_t k, float *out)
-{
-	struct gp_best best = { .c = (struct gp_candidate *)out, .most = k };
-
-	gp_best_scan(&best, &d->k, row, 0, d->config.vocab);
-	gp_best_sort(&best);
-}
-
-static void give_logits(struct vulkan_device *d, float *out)
-{
-	const struct gp_batch *b = d->batch;
-
-	for (uint32_t i = 0; i < b->n_logit_rows; i++) {
-		const float *row = (const float *)d->out.host + (size_t)i * d->config.vocab;
-		const uint32_t k = b->candidates[i];
-
-		if (k)
-			select_best(d, row, k, out);
-		else
-			memcpy(out, row, d->config.vocab * sizeof *out);
-		out += k ? k * sizeof(struct gp_candidate) / sizeof *out : d->config.vocab;
-	}
-}
-
-static void record_output(struct vulkan_device *d, enum gp_buffer from)
+static int record_output(struct vulkan_device *d, enum gp_buffer from)
 {
 	const uint32_t rows = from == GP_BUF_LOGITS ? d->logit_rows : d->rows;
 	const VkBufferCopy part = { d->buffer[from].offset, d->out.offset,
 	                            (VkDeviceSize)rows * d->width[from] * sizeof(float) };
 
-	if (rows)
+	if (from == GP_BUF_LOGITS && d->picks && rows)
+		return vk_record_best(d);
+	if (rows) {
+		vk_barrier_to_copy(d);
 		vkCmdCopyBuffer(d->commands, d->buffer[from].buffer, d->out.buffer, 1, &part);
+	}
+	return 0;
 }
 
 int vulkan_end_step(void *dev, enum gp_buffer from, float *out)
 {
 	struct vulkan_device *d = dev;
-	int rc;
+	int rc = 0;
 
 	if (d->recording || d->shape.check_numerics)
-		record_output(d, from);
-	if ((rc = vk_run_recording(d)) < 0)
+		rc = record_output(d, from);
+	if (rc < 0 || (rc = vk_run_recording(d)) < 0)
 		return rc;
 	if (from == GP_BUF_LOGITS)
-		give_logits(d, out);
+		vk_give_logits(d, out);
 	else
 		memcpy(out, d->out.host, (size_t)d->batch->n_rows * d->width[from] * sizeof *out);
 	d->batch = NULL;

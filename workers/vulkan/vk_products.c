@@ -3,6 +3,7 @@
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stdlib.h>
+#include <stdio.h>
 
 #include "base/base.h"
 
@@ -28,6 +29,7 @@ static struct vk_few choose(uint32_t rows, bool gated)
 {
 	const uint32_t tile = rows < MOST_TILE ? rows : MOST_TILE;
 
+	if (getenv("GP_FEW")) { struct vk_few f = { tile, 0, 0, 0, 0 }; if (sscanf(getenv("GP_FEW"), "%u,%u,%u,%u", &f.outputs, &f.size, &f.split, &f.passes) == 4) return f; } /* DEV */
 	if (gated)
 		return (struct vk_few){ tile, 4, 128, 1, 4 };
 	return (struct vk_few){ tile, 4, 128, 1, 1 };
@@ -39,9 +41,9 @@ static struct vk_constants constants_of(enum gp_type t, const struct vk_few *f, 
 	                                f->passes, gated } };
 }
 
-static enum vk_shader shader_of(enum gp_type t)
+static enum vk_shader shader_of(enum gp_type t, uint32_t tile)
 {
-	return vk_is_plain(t) ? VK_MATMUL_FLOAT : VK_MATMUL_INT8;
+	return vk_is_plain(t) ? VK_MATMUL_FLOAT : tile > (getenv("GP_STAGE") ? (uint32_t)atoi(getenv("GP_STAGE")) : 1) ? VK_MATMUL_INT8_ROWS : VK_MATMUL_INT8;
 }
 
 static uint32_t outputs_of_group(const struct vk_few *f)
@@ -59,7 +61,7 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 			const struct vk_few f = choose(rows, gated);
 			const struct vk_constants c = constants_of(t, &f, gated);
 
-			if ((rc = vk_variant(d, shader_of(t), &c, &p)) < 0)
+			if ((rc = vk_variant(d, shader_of(t, f.rows), &c, &p)) < 0)
 				return rc;
 		}
 	return vk_many_prepare(d, t);
@@ -70,8 +72,9 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 static int quantize(struct vulkan_device *d, enum gp_buffer from)
 {
 	const uint32_t n = d->rows * d->width[from] / 4, groups = (n + 255) / 256;
-	const struct { uint64_t from, up, quants, blocks; uint32_t n; } p = {
-		d->buffer[from].address, 0, d->quants[from].address, d->blocks[from].address, n };
+	const struct { uint64_t from, up, quants, blocks; uint32_t n, vectors; } p = {
+		d->buffer[from].address, 0, d->quants[from].address, d->blocks[from].address, n,
+		d->width[from] / 4 };
 	int rc;
 
 	if (d->is_quantized[from])
@@ -107,7 +110,7 @@ static int dispatch_few(struct vulkan_device *d, enum gp_type t, const struct vk
 		n += (p->n[i] + of_group - 1) / of_group;
 	p->tiles = (rows + f->rows - 1) / f->rows;
 	n *= p->tiles;
-	return vk_dispatch_variant(d, shader_of(t), &c, p, sizeof *p,
+	return vk_dispatch_variant(d, shader_of(t, f->rows), &c, p, sizeof *p,
 	                           (const uint32_t[]){ n < MOST_GROUPS ? n : MOST_GROUPS,
 	                                               (n + MOST_GROUPS - 1) / MOST_GROUPS, 1 });
 }
@@ -165,7 +168,7 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, const struct g
 		outs[i] = (struct vk_many_out){ w, d->buffer[out[i].to].address };
 		d->is_quantized[out[i].to] = false;
 	}
-	rc = rows > VK_FEW_ROWS ? vk_multiply_many(d, &in, outs, n_out) :
+	rc = rows > (getenv("GP_FEW_MAX") ? (uint32_t)atoi(getenv("GP_FEW_MAX")) : VK_FEW_ROWS) ? vk_multiply_many(d, &in, outs, n_out) :
 	                          multiply_runs(d, from, &in, outs, n_out);
 	vk_barrier(d);
 	return rc;
@@ -216,7 +219,7 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 	const struct gp_matmul_out out[] = { { gate, GP_BUF_GATE }, { up, GP_BUF_UP } };
 	int rc;
 
-	if (d->rows <= VK_FEW_ROWS && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
+	if (d->rows <= (getenv("GP_FEW_MAX") ? (uint32_t)atoi(getenv("GP_FEW_MAX")) : VK_FEW_ROWS) && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
 	    u->cols == g->cols && g->rows == d->width[GP_BUF_GATE] && u->rows == g->rows)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)

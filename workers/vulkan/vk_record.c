@@ -34,7 +34,7 @@ static uint32_t bucket_of(uint32_t n)
 
 static uint32_t recordings_of(const struct vulkan_device *d)
 {
-	return 2 * d->row_buckets * d->logit_buckets;
+	return 4 * d->row_buckets * d->logit_buckets;
 }
 
 int vk_take_recordings(struct vulkan_device *d)
@@ -57,8 +57,9 @@ void vk_give_recordings(struct vulkan_device *d)
 static VkCommandBuffer *recording_for(const struct vulkan_device *d)
 {
 	const uint32_t row = bucket_of(d->rows), logit_row = bucket_of(d->logit_rows);
+	const uint32_t kind = d->picks * 2u + d->alone;
 
-	return &d->recordings[(d->alone * d->row_buckets + row) * d->logit_buckets + logit_row];
+	return &d->recordings[(kind * d->row_buckets + row) * d->logit_buckets + logit_row];
 }
 
 /* A step that failed or was cancelled half way left its recording in hand. */
@@ -85,7 +86,10 @@ static int start(struct vulkan_device *d)
 	else
 		r = vkBeginCommandBuffer(*d->recording, &begin);
 	d->commands = *d->recording;
-	return r < 0 ? vk_fail(r, "recording") : 0;
+	if (r < 0)
+		return vk_fail(r, "recording");
+	vk_trace_begin(d, d->commands);
+	return 0;
 }
 
 int vk_begin_recording(struct vulkan_device *d)
@@ -113,6 +117,7 @@ int vk_run_recording(struct vulkan_device *d)
 		return vk_run_commands(d);
 	if (d->recording) {
 		vk_barrier_to_host(d);
+		vk_trace_end(d, d->commands);
 		if ((r = vkEndCommandBuffer(d->commands)) < 0)
 			return vk_fail(r, "recording");
 		d->recording = NULL;
@@ -121,7 +126,10 @@ int vk_run_recording(struct vulkan_device *d)
 		return gp_fail(ECANCELED, "the step was cancelled");
 	if ((r = vkResetFences(d->device, 1, &d->fence)) < 0)
 		return vk_fail(r, "a step");
-	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0)
+	const uint64_t submitted = gp_now_ns();
+	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0 ||
+	    (rc = vk_wait(d, d->fence, "a step")) < 0)
 		return rc;
-	return vk_wait(d, d->fence, "a step");
+	vk_trace_report(d, submitted);
+	return 0;
 }

@@ -17,6 +17,9 @@ static const uint32_t rms_norm[] =
 static const uint32_t matmul_int8[] =
 #include "shaders/matmul_int8.comp.inc"
 ;
+static const uint32_t matmul_int8_rows[] =
+#include "shaders/matmul_int8_rows.comp.inc"
+;
 static const uint32_t matmul_float[] =
 #include "shaders/matmul_float.comp.inc"
 ;
@@ -38,6 +41,12 @@ static const uint32_t matmul_many[] =
 static const uint32_t pack_rows[] =
 #include "shaders/pack_rows.comp.inc"
 ;
+static const uint32_t chunk_maxima[] =
+#include "shaders/chunk_maxima.comp.inc"
+;
+static const uint32_t pick_chunks[] =
+#include "shaders/pick_chunks.comp.inc"
+;
 static const uint32_t sum_parts[] =
 #include "shaders/sum_parts.comp.inc"
 ;
@@ -51,6 +60,7 @@ static const struct { const uint32_t *code; size_t bytes; const char *name; } sh
 	[VK_EMBED] = { embed, sizeof embed, "embed" },
 	[VK_RMS_NORM] = { rms_norm, sizeof rms_norm, "rms_norm" },
 	[VK_MATMUL_INT8] = { matmul_int8, sizeof matmul_int8, "matmul_int8" },
+	[VK_MATMUL_INT8_ROWS] = { matmul_int8_rows, sizeof matmul_int8_rows, "matmul_int8_rows" },
 	[VK_MATMUL_FLOAT] = { matmul_float, sizeof matmul_float, "matmul_float" },
 	[VK_QUANTIZE] = { quantize, sizeof quantize, "quantize" },
 	[VK_ELEMENTWISE] = { elementwise, sizeof elementwise, "elementwise" },
@@ -58,6 +68,8 @@ static const struct { const uint32_t *code; size_t bytes; const char *name; } sh
 	[VK_ATTENTION] = { attention, sizeof attention, "attention" },
 	[VK_MATMUL_MANY] = { matmul_many, sizeof matmul_many, "matmul_many" },
 	[VK_PACK_ROWS] = { pack_rows, sizeof pack_rows, "pack_rows" },
+	[VK_CHUNK_MAXIMA] = { chunk_maxima, sizeof chunk_maxima, "chunk_maxima" },
+	[VK_PICK_CHUNKS] = { pick_chunks, sizeof pick_chunks, "pick_chunks" },
 	[VK_SUM_PARTS] = { sum_parts, sizeof sum_parts, "sum_parts" },
 #ifdef GP_COOPMAT
 	[VK_MATMUL_MANY_COOPMAT] = { matmul_many_coopmat, sizeof matmul_many_coopmat,

@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 
-#define STAGE_BYTES ((size_t)16 << 20)
+#define STAGE_BYTES ((size_t)4 << 20)
 
 static int create_stage(struct vulkan_device *d, struct vk_stage *s)
 {

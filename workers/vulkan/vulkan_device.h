@@ -14,6 +14,7 @@
 int vk_fail(VkResult r, const char *what);
 
 /* ---- memory (vk_memory.c) ----------------------------------------------------- */
+#define VK_ALIGN_BYTES 256u    /* of every span */
 enum vk_memory { VK_MEMORY_DEVICE, VK_MEMORY_TO_DEVICE, VK_MEMORY_TO_HOST,
                  VK_MEMORY_STEP /* the device's own if the host can write it, or the host's */ };
 
@@ -55,6 +56,8 @@ uint64_t vk_heap_room(const struct vulkan_device *d, uint32_t heap);
 /* After the buffers of a step were taken, before anything else is: -ENOMEM with the
  * numbers where weights and KV cache will not fit beside them. */
 int vk_check_fit(struct vulkan_device *d);
+uint64_t vk_work_bytes(const struct vulkan_device *d); /* a step's buffers */
+uint64_t vk_buffer_bytes(const struct vulkan_device *d, enum gp_buffer b);
 uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind);
 uint64_t vulkan_weight_bytes(const struct gp_tensor *t);
 
@@ -71,9 +74,10 @@ int vulkan_finish_load(void *dev);
 void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
-enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_FLOAT, VK_QUANTIZE,
-                 VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
-                 VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS, VK_SHADERS };
+enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_INT8_ROWS,
+                 VK_MATMUL_FLOAT, VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+                 VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
+                 VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
 #define VK_CONSTANTS 7u
 #define VK_PUSH_BYTES 128u
@@ -197,6 +201,7 @@ struct vulkan_device {
 	bool is_unified;                     /* device and host share one memory */
 	bool has_budget, has_calibration;    /* VK_EXT_memory_budget, _calibrated_timestamps */
 	double timestamp_ns;                 /* of a tick */
+	uint32_t timestamp_bits;             /* 0: the queue has none */
 	uint64_t most_allocation;
 	uint64_t memory_limit;               /* 0: none */
 	uint64_t heap_taken[VK_MAX_MEMORY_HEAPS];
@@ -210,6 +215,9 @@ struct vulkan_device {
 	VkCommandBuffer once;
 	VkFence fence;
 	VkPipelineLayout layout;
+	VkQueryPool timestamps;              /* when a submission begins and ends */
+	PFN_vkGetCalibratedTimestampsEXT calibrate; /* NULL: clocks cannot be compared */
+	bool has_clock;                      /* those two were looked for */
 	VkPipelineCache cache;
 	char cache_path[512];                /* "": nowhere */
 	uint64_t cache_sum;                  /* of what the file holds */
@@ -243,10 +251,12 @@ struct vulkan_device {
 	struct vk_span parts, ended;         /* of attention */
 	/* a step's input: struct vk_step, addresses of KV blocks, angles by kind, logit rows,
 	 * hidden */
-	struct vk_span step, tables, angles[GP_KV_KINDS], picked, hidden_in, out;
+	struct vk_span step, tables, angles[GP_KV_KINDS], picked, wanted, hidden_in, out;
+	struct vk_span maxima, picked_chunks; /* of logits (vk_best.c) */
 	uint32_t rows, logit_rows;           /* of the step in hand, as recorded */
 	bool alone;                          /* no two of its rows are of one sequence */
-	VkCommandBuffer *recordings;         /* [alone][rows][logit rows], by bucket */
+	bool picks;                          /* no row of logits is wanted whole */
+	VkCommandBuffer *recordings;         /* [picks][alone][rows][logit rows], by bucket */
 	uint32_t row_buckets, logit_buckets;
 	VkCommandBuffer *recording;          /* the step's, or NULL */
 	uint32_t table_blocks;               /* of a sequence and kind */
@@ -284,6 +294,11 @@ void vk_give_recordings(struct vulkan_device *d);
 int vk_begin_recording(struct vulkan_device *d);
 int vk_run_recording(struct vulkan_device *d);
 
+/* vk_trace.c: nothing is done where no trace is written */
+void vk_trace_begin(struct vulkan_device *d, VkCommandBuffer c);
+void vk_trace_end(struct vulkan_device *d, VkCommandBuffer c);
+void vk_trace_report(struct vulkan_device *d, uint64_t submitted_ns);
+
 /* vk_check.c */
 int vk_take_checked(struct vulkan_device *d);
 int vulkan_check(void *dev, enum gp_buffer b, uint32_t rows);
@@ -306,14 +321,23 @@ int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *ou
 int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up);
 int vulkan_head(void *dev, gp_handle table);
 
+/* vk_best.c */
+bool vk_picks_best(const struct vulkan_device *d, const struct gp_batch *b);
+int vk_take_best(struct vulkan_device *d, uint32_t rows);
+int vk_record_best(struct vulkan_device *d);
+void vk_give_logits(const struct vulkan_device *d, float *out);
+
 /* vk_ops.c */
 #define VK_ATTENTION_GROUPS 1024u      /* of a step's attention, where positions are cut */
+#define VK_MOST_PARTS 64u              /* of a row, as in shaders/attention.comp */
 struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
 struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append);
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
 int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
                         const void *push, uint32_t push_bytes, const uint32_t groups[3]);
-void vk_barrier(struct vulkan_device *d);
+void vk_barrier(struct vulkan_device *d);         /* between dispatches */
+void vk_barrier_to_copy(struct vulkan_device *d);
+void vk_barrier_of_begin(struct vulkan_device *d);
 int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                 uint32_t push_bytes, const uint32_t groups[3]);
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
