@@ -130,6 +130,7 @@ int vk_find_features(struct vulkan_device *d);
 
 /* ---- products of many rows (vk_many.c) ------------------------------------------ */
 #define VK_FEW_ROWS 32u        /* up to so many the product of few rows is faster */
+#define VK_ROW_STEP 16u
 #define VK_TILINGS 2u          /* up to 64 rows, and more */
 
 struct vk_tiling {             /* constants of matmul_many_coopmat.comp, in its order */
@@ -159,7 +160,8 @@ void vk_many_choose(struct vulkan_device *d);
 int vk_many_take(struct vulkan_device *d, uint32_t rows);
 /* Pipelines for weights of a type. */
 int vk_many_prepare(struct vulkan_device *d, enum gp_type type);
-/* Records them, with the barriers between their parts, none after. */
+/* Records them, with the barriers between their parts, none after. Each out has room
+ * for rows up to a multiple of VK_ROW_STEP; what lies there past the last is undefined. */
 int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
                      const struct vk_many_out *out, size_t n);
 void vk_many_destroy(struct vulkan_device *d);
