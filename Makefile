@@ -143,7 +143,7 @@ CLOSURE_cli := common $(CLOSURE_tools)
 $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
 
 # ---- benchmarks: tests/bench/*.c
-BENCH_SRC := $(wildcard tests/bench/*.c)
+BENCH_SRC := $(filter-out tests/bench/shaders.c,$(wildcard tests/bench/*.c))
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
 # A kernel is timed by the program that checks it.
 BENCHED := $(patsubst %.c,$(BUILD)/%,$(shell grep -l bench_wanted tests/kernels/test_*.c))
@@ -151,6 +151,10 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/tests/bench/shaders: $(BUILD)/obj/tests/bench/shaders.o $(call libs,workers)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS) $(VULKAN_LIBS)
 
 # ---- what a person types
 PREFIX ?= /usr/local
@@ -161,7 +165,8 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench bench-kernels install uninstall \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench \
+	bench-kernels bench-shaders install uninstall \
 	compile_commands clean
 help:
 	@echo 'make                        build everything into build/'
@@ -172,6 +177,8 @@ help:
 	@echo 'make check-vulkan-validation  the Vulkan tests under the Khronos validation layer'
 	@echo 'make bench-kernels          speed of every kernel for every instruction set here,'
 	@echo '                            against the scalar reference, by the programs that check them'
+	@echo 'make bench-shaders          speed of the Vulkan shaders, checked against the CPU;'
+	@echo '                            BENCH_ARGS="--help" shows what can be chosen'
 	@echo 'make bench                  measure kernels, hops and the pipeline on this machine'
 	@echo 'make install, uninstall     PREFIX=/usr/local, DESTDIR='
 	@echo 'make compile_commands       compile_commands.json for editors'
@@ -196,6 +203,8 @@ bench: all $(BENCHES) $(BENCHED)
 	$(Q)tests/bench/run $(BUILD)
 bench-kernels: $(BENCHED)
 	$(Q)for program in $(BENCHED); do $$program --bench || exit 1; done
+bench-shaders: $(BUILD)/tests/bench/shaders
+	$(Q)$< $(BENCH_ARGS)
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/gempipe \
 		$(DESTDIR)$(PREFIX)/share/man/man1 \

@@ -15,9 +15,8 @@ layout(push_constant, scalar) uniform P {
 	uint stride, steps;    // as in matmul_many_coopmat.comp; not used here
 } p;
 
-// A row is one float longer than the tile: rows begin in different banks.
-const uint STRIDE = BK + 1;
-shared float xs[BM * STRIDE], ws[BN * STRIDE];
+// By element, then row: what lies side by side is multiplied by one invocation.
+shared vec4 xs[BK * BM / 4], ws[BK * BN / 4];
 
 uint64_t row_at(uint m)
 {
@@ -29,11 +28,13 @@ uint64_t row_at(uint m)
 // What is past the end of a row is multiplied by weights of zero, but may be NaN.
 void load_rows(uint k0)
 {
-	const uint me = gl_LocalInvocationIndex, k = me % BK;
+	const uint me = gl_LocalInvocationIndex, row = me % BM;
+	const uint64_t at = row_at(gl_WorkGroupID.x * BM + row);
 
-	[[unroll]] for (uint row = me / BK; row < BM; row += SIZE / BK)
-		xs[row * STRIDE + k] = k0 + k < p.cols ?
-			Floats(row_at(gl_WorkGroupID.x * BM + row)).v[k0 + k] : 0;
+	[[unroll]] for (uint k = me / BM * 4; k < BK; k += SIZE / BM * 4)
+		[[unroll]] for (uint i = 0; i < 4; i++)
+			xs[(k + i) * (BM / 4) + row / 4][row % 4] =
+				k0 + k + i < p.cols ? Floats(at).v[k0 + k + i] : 0;
 }
 
 void load_weights(uint k0)
@@ -42,39 +43,41 @@ void load_weights(uint k0)
 	float w[32];
 
 	weights(p.w, p.n, min(gl_WorkGroupID.y * BN + me, p.n - 1), k0 / 32, p.cols, w);
-	[[unroll]] for (uint i = 0; i < 32; i++)
-		ws[me * STRIDE + i] = w[i];
+	[[unroll]] for (uint k = 0; k < 32; k++)
+		ws[k * (BN / 4) + me / 4][me % 4] = w[k];
+}
+
+void put(uint m, uint n, vec4 v)
+{
+	const uint64_t at = p.to + (uint64_t(m) * p.n + n) * 4;
+
+	if (m < p.rows)
+		for (uint i = 0; i < 4 && n + i < p.n; i++)
+			Floats(at).v[i] = v[i];
 }
 
 void main()
 {
 	const uint me = gl_LocalInvocationIndex, m0 = me / (BN / 8), n0 = me % (BN / 8);
-	float sums[8][8], x[8], w[8];
+	vec4 sums[8][2];
 
 	[[unroll]] for (uint i = 0; i < 8; i++)
-		[[unroll]] for (uint j = 0; j < 8; j++)
-			sums[i][j] = 0;
+		sums[i][0] = sums[i][1] = vec4(0);
 	for (uint k0 = 0; k0 < p.cols; k0 += BK) {
 		load_rows(k0);
 		load_weights(k0);
 		barrier();
-		for (uint k = 0; k < BK; k++) {
+		for (uint k = 0; k < BK; k++)
 			[[unroll]] for (uint i = 0; i < 8; i++) {
-				x[i] = xs[(m0 + i * (BM / 8)) * STRIDE + k];
-				w[i] = ws[(n0 + i * (BN / 8)) * STRIDE + k];
+				const float x = xs[k * (BM / 4) + m0 + i / 4 * (BM / 8)][i % 4];
+
+				sums[i][0] += x * ws[k * (BN / 4) + n0];
+				sums[i][1] += x * ws[k * (BN / 4) + n0 + BN / 8];
 			}
-			[[unroll]] for (uint i = 0; i < 8; i++)
-				[[unroll]] for (uint j = 0; j < 8; j++)
-					sums[i][j] += x[i] * w[j];
-		}
 		barrier();
 	}
 	[[unroll]] for (uint i = 0; i < 8; i++)
-		[[unroll]] for (uint j = 0; j < 8; j++) {
-			const uint m = gl_WorkGroupID.x * BM + m0 + i * (BM / 8);
-			const uint n = gl_WorkGroupID.y * BN + n0 + j * (BN / 8);
-
-			if (m < p.rows && n < p.n)
-				Floats(p.to + (uint64_t(m) * p.n + n) * 4).v[0] = sums[i][j];
-		}
+		[[unroll]] for (uint j = 0; j < 2; j++)
+			put(gl_WorkGroupID.x * BM + m0 * 4 + i / 4 * (BM / 2) + i % 4,
+			    gl_WorkGroupID.y * BN + n0 * 4 + j * (BN / 2), sums[i][j]);
 }

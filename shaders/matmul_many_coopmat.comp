@@ -2,8 +2,7 @@
 // to[m][n] = scale[m] * (from[m] . w[n]) on matrix units, for rows m that pack_rows.comp
 // made halves: a work group computes BM rows by BN outputs, a subgroup WM by WN of
 // these, from tiles of BK elements in shared memory. While it multiplies one tile, it
-// fetches the next. Along z, work groups share the elements; their sums lie n_parts
-// times apart.
+// unpacks the next and fetches the one after. Along z, work groups share the elements: each part has its own sums.
 #pragma use_vulkan_memory_model
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -11,6 +10,7 @@
 #include "common.glsl"
 #include "types.glsl"
 #include "tile_types.glsl"
+#include "tile_rows.glsl"
 
 layout(constant_id = 1) const uint SIZE = 128;
 layout(constant_id = 2) const uint BM = 128;
@@ -24,6 +24,7 @@ layout(constant_id = 8) const uint TN = 16;
 layout(constant_id = 9) const uint TK = 16;
 layout(constant_id = 10) const uint TILES = 2;     // in shared memory: 1 or 2
 layout(local_size_x_id = 1) in;
+layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Aligned { float v[]; };
 layout(push_constant, scalar) uniform P {
 	uint64_t to, from, scales, w;
 	uint rows, cols, n;    // cols: elements of a row
@@ -34,12 +35,21 @@ layout(push_constant, scalar) uniform P {
 // A row of a tile is 16 bytes longer than BK halves: rows begin in different banks.
 const uint STRIDE = BK / 8 + 1;
 const uint X_LOADS = BM * BK / 8 / SIZE;
-const uint W_PARTS = BN * BK / 32, W_LOADS = (W_PARTS + SIZE - 1) / SIZE;
+const uint W_ITEMS = BN * BK / ITEM, W_LOADS = (W_ITEMS + SIZE - 1) / SIZE;
 shared uvec4 xs[TILES * BM * STRIDE], ws[TILES * BN * STRIDE];
 
 uvec4 x_next[X_LOADS];
 Raw w_next[W_LOADS];
+coopmat<float16_t, gl_ScopeSubgroup, TM, TK, gl_MatrixUseA> x[BK / TK][WM / TM];
+coopmat<float16_t, gl_ScopeSubgroup, TK, TN, gl_MatrixUseB> w[BK / TK][WN / TN];
 coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator> sums[WM / TM][WN / TN];
+
+// Row and item of a load: invocations read a row's plain items side by side, and quants,
+// which are larger, so that their stores go to different banks.
+uvec2 w_place(uint at)
+{
+	return ITEM == 8 ? uvec2(at / (BK / ITEM), at % (BK / ITEM)) : uvec2(at % BN, at / BN);
+}
 
 void fetch_tile(uint step)
 {
@@ -52,10 +62,11 @@ void fetch_tile(uint step)
 		x_next[i] = Quads(p.from + (uint64_t(m0 + row) * p.stride + step * BK) * 2).v[part];
 	}
 	[[unroll]] for (uint i = 0; i < W_LOADS; i++) {
-		const uint at = me + i * SIZE, row = at % BN, part = step * (BK / 32) + at / BN;
+		const uvec2 at = w_place(me + i * SIZE);
 
-		if (at < W_PARTS)
-			fetch(p.w, min(n0 + row, p.n - 1), part, p.cols, p.n, w_next[i]);
+		if (me + i * SIZE < W_ITEMS)
+			fetch(p.w, min(n0 + at.x, p.n - 1), step * (BK / ITEM) + at.y, p.cols, p.n,
+			      w_next[i]);
 	}
 }
 
@@ -69,72 +80,61 @@ void store_tile(uint tile, uint step)
 		xs[(tile * BM + row) * STRIDE + part] = x_next[i];
 	}
 	[[unroll]] for (uint i = 0; i < W_LOADS; i++) {
-		const uint at = me + i * SIZE, row = at % BN, part = at / BN;
-		const uint j = (step * (BK / 32) + part) % 8;
+		const uvec2 at = w_place(me + i * SIZE);
+		const uint j = (step * (BK / ITEM) + at.y) % 8;
 
-		if (at >= W_PARTS)
-			continue;
-		[[unroll]] for (uint q = 0; q < 4; q++) {
-			uvec4 x;
+		if (me + i * SIZE < W_ITEMS)
+			[[unroll]] for (uint q = 0; q < ITEM / 8; q++) {
+				uvec4 v;
 
-			[[unroll]] for (uint e = 0; e < 4; e++)
-				x[e] = packFloat2x16(unpack(w_next[i], j, q * 4 + e));
-			ws[(tile * BN + row) * STRIDE + part * 4 + q] = x;
-		}
+				[[unroll]] for (uint e = 0; e < 4; e++)
+					v[e] = packFloat2x16(unpack(w_next[i], j, q * 4 + e));
+				ws[(tile * BN + at.x) * STRIDE + at.y * (ITEM / 8) + q] = v;
+			}
 	}
 }
 
-void multiply_tile(uint tile, uint wm, uint wn)
+void load_tile(uint tile, uint wm, uint wn)
 {
-	coopmat<float16_t, gl_ScopeSubgroup, TM, TK, gl_MatrixUseA> x[WM / TM];
-	coopmat<float16_t, gl_ScopeSubgroup, TK, TN, gl_MatrixUseB> w;
-
-	[[unroll]] for (uint k = 0; k < BK / 8; k += TK / 8) {
+	[[unroll]] for (uint k = 0; k < BK / TK; k++) {
 		[[unroll]] for (uint i = 0; i < WM / TM; i++)
-			coopMatLoad(x[i], xs, (tile * BM + wm + i * TM) * STRIDE + k, STRIDE,
-			            gl_CooperativeMatrixLayoutRowMajor);
-		[[unroll]] for (uint j = 0; j < WN / TN; j++) {
-			coopMatLoad(w, ws, (tile * BN + wn + j * TN) * STRIDE + k, STRIDE,
-			            gl_CooperativeMatrixLayoutColumnMajor);
-			[[unroll]] for (uint i = 0; i < WM / TM; i++)
-				sums[i][j] = coopMatMulAdd(x[i], w, sums[i][j]);
-		}
+			coopMatLoad(x[k][i], xs, (tile * BM + wm + i * TM) * STRIDE + k * (TK / 8),
+			            STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+		[[unroll]] for (uint j = 0; j < WN / TN; j++)
+			coopMatLoad(w[k][j], ws, (tile * BN + wn + j * TN) * STRIDE + k * (TK / 8),
+			            STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
 	}
 }
 
-void put(uint64_t to, uint m, uint n, vec4 v)
+void multiply_tile()
 {
-	const uint64_t at = to + (uint64_t(m) * p.n + n) * 4;
-
-	if (m >= p.rows || n >= p.n)
-		return;
-	v *= Floats(p.scales).v[m];
-	if (p.n % 4 == 0) {
-		Vectors(at).v[0] = v;
-		return;
-	}
-	for (uint i = 0; i < 4 && n + i < p.n; i++)
-		Floats(at).v[i] = v[i];
+	[[unroll]] for (uint k = 0; k < BK / TK; k++)
+		[[unroll]] for (uint j = 0; j < WN / TN; j++)
+			[[unroll]] for (uint i = 0; i < WM / TM; i++)
+				sums[i][j] = coopMatMulAdd(x[k][i], w[k][j], sums[i][j]);
 }
 
-// Through shared memory, because only there it is known which row an element is of.
+// Whole operations at a time: to has room for whole ones, and n is a multiple of TN.
 void put_sums(uint wm, uint wn)
 {
 	const uint m0 = gl_WorkGroupID.x * BM + wm, n0 = gl_WorkGroupID.y * BN + wn;
 	const uint64_t to = p.to + uint64_t(gl_WorkGroupID.z) * p.rows * p.n * 4;
-	const uint mine = gl_SubgroupID * TM * TN / 4;
+	coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator> scale;
 
-	barrier();
-	[[unroll]] for (uint i = 0; i < WM / TM; i++)
+	[[unroll]] for (uint i = 0; i < WM / TM; i++) {
+		const uint m = m0 + i * TM;
+
+		coopMatLoad(scale, Aligned(p.scales).v, m * SCALES, SCALES,
+		            gl_CooperativeMatrixLayoutRowMajor);
 		[[unroll]] for (uint j = 0; j < WN / TN; j++) {
-			coopMatStore(sums[i][j], xs, mine, TN / 4,
-			             gl_CooperativeMatrixLayoutRowMajor);
-			subgroupBarrier();
-			for (uint e = gl_SubgroupInvocationID; e < TM * TN / 4; e += gl_SubgroupSize)
-				put(to, m0 + i * TM + e / (TN / 4), n0 + j * TN + e % (TN / 4) * 4,
-				    uintBitsToFloat(xs[mine + e]));
-			subgroupBarrier();
+			const uint n = n0 + j * TN;
+
+			if (m < p.rows && n < p.n)
+				coopMatStore(sums[i][j] * scale,
+				             Aligned(to + (uint64_t(m) * p.n + n) * 4).v, 0, p.n,
+				             gl_CooperativeMatrixLayoutRowMajor);
 		}
+	}
 }
 
 void main()
@@ -151,15 +151,13 @@ void main()
 	barrier();
 	for (uint step = first; step < end; step++) {
 		const uint tile = (step - first) % TILES;
-		const bool more = step + 1 < end;
 
-		if (more)
-			fetch_tile(step + 1);
-		multiply_tile(tile, wm, wn);
+		fetch_tile(min(step + 1, end - 1));
+		load_tile(tile, wm, wn);
+		multiply_tile();
 		if (TILES == 1)
 			barrier();
-		if (more)
-			store_tile((tile + 1) % TILES, step + 1);
+		store_tile((tile + 1) % TILES, step + 1);
 		barrier();
 	}
 	put_sums(wm, wn);

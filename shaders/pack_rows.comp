@@ -6,6 +6,7 @@
 #include "common.glsl"
 #define SIZE 256
 #include "reduce.glsl"
+#include "tile_rows.glsl"
 
 layout(local_size_x = SIZE) in;
 layout(push_constant, scalar) uniform P {
@@ -32,7 +33,7 @@ void main()
 	frexp(clamp(group_max(most), 1e-30, 3e38), exponent);
 	const float scale = ldexp(1.0, TOP - exponent);
 	for (uint i = me; i < p.stride; i += SIZE)
-		y.v[i] = i < cols ? float16_t(x.v[i] * scale) : float16_t(0);
-	if (me == 0)
-		Floats(p.scales).v[m] = ldexp(1.0, exponent - TOP);
+		y.v[tile_order(i)] = i < cols ? float16_t(x.v[i] * scale) : float16_t(0);
+	if (me < SCALES)
+		Floats(p.scales).v[m * SCALES + me] = ldexp(1.0, exponent - TOP);
 }

@@ -6,8 +6,8 @@
 // rows of weights, and multiplies it with the TILE rows of the input.
 #extension GL_KHR_shader_subgroup_arithmetic : require
 
-layout(constant_id = 1) const uint TILE = 1;
-layout(constant_id = 2) const uint OUTPUTS = 4;
+// TILE and OUTPUTS are no specialisation constants: drivers have left loops over these
+// rolled up, and so their arrays in memory.
 layout(constant_id = 3) const uint SIZE = 128;   // invocations
 layout(constant_id = 4) const uint SPLIT = 1;    // subgroups of a team
 layout(constant_id = 5) const uint PASSES = 1;   // of a team, if subgroups have 32 lanes

@@ -15,7 +15,7 @@ const uint WIDTH = TYPE == Q4_0 ? 2 : 1;
 const uint LOW = 0x0f0f0f0f, HIGH = 0x30303030;
 
 struct Unit {
-	uvec4 q[3];
+	uvec4 low, low1, high;   // low1, high: Q6_K
 	uvec4 head;      // Q4_K: the block's; Q6_K: its scales
 	float d;
 };
@@ -26,23 +26,24 @@ Unit load_unit(uint64_t w, uint rows, uint row, uint u)
 	Unit x;
 
 	if (TYPE == Q4_0) {
-		x.q[0] = Quads(w + (k / 32 + u) * 16).v[0];
+		x.low = Quads(w + (k / 32 + u) * 16).v[0];
 		x.d = half_at(w + all / 2 + (k / 32 + u) * 2);
 	} else if (TYPE == Q8_0) {
-		x.q[0] = Quads(w + k + u * 16).v[0];
+		x.low = Quads(w + k + u * 16).v[0];
 		x.d = half_at(w + all + (k / 32 + u / 2) * 2);
 	} else if (TYPE == Q4_K) {
 		Quads block = Quads(w + (k / 256 + u / 8) * 144);
 
 		x.head = block.v[0];
-		x.q[0] = block.v[1 + u % 8];
+		x.low = block.v[1 + u % 8];
 	} else {
 		const uint64_t at = k / 256 + u / 4;
 		const uint h = u % 4 / 2, i = u % 2;
 		Quads block = Quads(w + at * 208);
 
-		[[unroll]] for (uint j = 0; j < 3; j++)
-			x.q[j] = block.v[j < 2 ? h * 4 + j * 2 + i : 8 + h * 2 + i];
+		x.low = block.v[h * 4 + i];
+		x.low1 = block.v[h * 4 + 2 + i];
+		x.high = block.v[8 + h * 2 + i];
 		x.head = block.v[12];
 		x.d = half_at(w + all / 256 * 208 + at * 2);
 	}
@@ -60,23 +61,22 @@ uint element_of(uint u, uint sub)
 vec2 unpack(Unit x, uint u, uint sub, out uvec4 q[2])
 {
 	if (TYPE == Q4_0) {
-		[[unroll]] for (uint i = 0; i < WIDTH; i++)
-			q[i] = x.q[0] >> i * 4 & LOW;
+		q[0] = x.low & LOW;
+		q[1] = x.low >> 4 & LOW;
 		return vec2(x.d, 0);
 	}
 	if (TYPE == Q8_0) {
-		q[0] = x.q[0];
+		q[0] = x.low;
 		return vec2(x.d, 0);
 	}
 	if (TYPE == Q4_K) {
-		q[0] = x.q[0] >> sub * 4 & LOW;
+		q[0] = x.low >> sub * 4 & LOW;
 		return q4_k_scales(x.head, u % 8 / 2 * 2 + sub);
 	}
-	const uvec4 high = x.q[2];
 	const uint s = u % 4 / 2 * 8 + sub * 2 + u % 2;
 
-	q[0] = (x.q[sub % 2] >> sub / 2 * 4 & LOW) |
-	       ((sub < 2 ? high << 4 - sub * 2 : high >> sub * 2 - 4) & HIGH);
+	q[0] = ((sub % 2 == 0 ? x.low : x.low1) >> sub / 2 * 4 & LOW) |
+	       ((sub < 2 ? x.high << 4 - sub * 2 : x.high >> sub * 2 - 4) & HIGH);
 	return vec2(x.d * float(byte_of(x.head[s / 4], s % 4)), 0);
 }
 

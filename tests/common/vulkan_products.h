@@ -15,7 +15,6 @@
 struct product {
 	struct vulkan_device *d;
 	struct vk_span x, y, picked;       /* rows in, rows out */
-	uint32_t most_rows;
 };
 
 /* For products of up to so many rows with matrices of up to cols x n. */
@@ -26,7 +25,7 @@ static inline void product_open(struct product *p, uint32_t rows, uint32_t cols,
 	if (gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }) < 0)
 		fail_msg("%s", gp_error());
 	p->d = dev;
-	p->most_rows = rows;
+	rows = (rows + VK_ROW_STEP - 1) / VK_ROW_STEP * VK_ROW_STEP;
 	p->d->width[GP_BUF_GATE] = cols;
 	p->d->config.hidden = n;
 	if (vk_take(p->d, &p->d->in_arena, (size_t)rows * cols * 4, "rows", &p->x) < 0 ||

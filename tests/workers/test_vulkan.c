@@ -17,6 +17,7 @@
 
 #define CHUNK 512u
 #define CHUNKS 200u
+#define MANY 2e-2              /* steps of over 32 rows may go through tiles of halves */
 
 /* Logits of n ids as one sequence, in steps of chunk rows. */
 static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
@@ -54,8 +55,8 @@ static void test_random_text(void **state)
 		struct chain_options o;
 		double tolerance;
 	} cases[] = {
-		{ "one step", 0, { .device = &gp_vulkan_device }, 2e-3 },
-		{ "three stages", 0, { .device = &gp_vulkan_device, .n_stages = 3 }, 2e-3 },
+		{ "one step", 0, { .device = &gp_vulkan_device }, MANY },
+		{ "three stages", 0, { .device = &gp_vulkan_device, .n_stages = 3 }, MANY },
 		{ "steps of 7", 7, { .device = &gp_vulkan_device }, 2e-3 },
 		{ "F16 keys and values", 0, { .device = &gp_vulkan_device, .kv_type = GP_TYPE_F16 },
 		  2e-2 },
@@ -81,7 +82,7 @@ static void test_mini(void **state)
 	float *got = logits_of(MINI, input, CHUNK, 0,
 	                       &(struct chain_options){ .device = &gp_vulkan_device });
 	memmove(got, got + (size_t)(CHUNK - 64) * 4096, (size_t)64 * 4096 * sizeof(*got));
-	assert_near("bundled model", want, got, 64 * 4096, 2e-3);
+	assert_near("bundled model", want, got, 64 * 4096, MANY);
 	golden_close(g);
 }
 
@@ -109,7 +110,7 @@ static void test_types(void **state)
 		float *want = logits_of(whole, ids, 64, 0, &(struct chain_options){ 0 });
 		float *got = logits_of(path, ids, 64, 0,
 		                       &(struct chain_options){ .device = &gp_vulkan_device });
-		assert_near(types[t], want, got, 64 * 4096, 2e-3);
+		assert_near(types[t], want, got, 64 * 4096, MANY);
 		free(want);
 		unlink(path);
 		unlink(whole);
@@ -144,7 +145,7 @@ static void test_sequences(void **state)
 	(void)state;
 	mixed_rows(&gp_cpu_device, ids, want);
 	mixed_rows(&gp_vulkan_device, ids, got);
-	assert_near("sequences", want, got, (size_t)120 * 512, 2e-3);
+	assert_near("sequences", want, got, (size_t)120 * 512, MANY);
 	free(want);
 	golden_close(g);
 }

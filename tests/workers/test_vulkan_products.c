@@ -7,7 +7,8 @@
 #define MOST_OUTPUTS 300u
 
 static struct product product;
-static float *unpacked, *got;
+/* The device may see its rows where the host reads slowly. */
+static float *unpacked, *x;
 
 /* What halves lose: 2^-12 of an activation, 2^-12 of a weight, a little in sums. */
 static double tolerance(enum gp_type t)
@@ -26,14 +27,14 @@ static double magnitude(enum gp_type t, const float *w, uint32_t k, uint32_t col
 	return most;
 }
 
-static void check_output(enum gp_type t, const float *x, const float *w, uint32_t cols, float y,
+static void check_output(enum gp_type t, const float *row, const float *w, uint32_t cols, float y,
                          const char *what)
 {
 	double sum = 0, size = 0;
 
 	for (uint32_t k = 0; k < cols; k++) {
-		sum += (double)x[k] * w[k];
-		size += fabs((double)x[k]) * magnitude(t, w, k, cols);
+		sum += (double)row[k] * w[k];
+		size += fabs((double)row[k]) * magnitude(t, w, k, cols);
 	}
 	if (!(fabs(y - sum) <= tolerance(t) * size + 1e-30))
 		fail_msg("%s: %.9g instead of %.9g, off by %.3g of %.3g", what, y, sum,
@@ -45,23 +46,23 @@ static void run(const struct vk_weight *w, uint64_t picked, uint32_t rows)
 	const struct vk_many_in in = { product.x.address, picked, rows, w->cols };
 	const struct vk_many_out out = { w, product.y.address };
 
+	memcpy(product.x.host, x, (size_t)MOST_ROWS * w->cols * sizeof *x);
 	if (vk_begin_commands(product.d) < 0 || vk_multiply_many(product.d, &in, &out, 1) < 0 ||
 	    vk_run_commands(product.d) < 0)
 		fail_msg("%s", gp_error());
 }
 
-/* Weights t, rows x as they lie on the device. */
 static void check_product(const struct gp_tensor *t, const uint32_t *picked, uint32_t rows)
 {
 	const struct vk_weight w = product_weight(&product, t);
 	const uint32_t cols = (uint32_t)t->cols, n = (uint32_t)t->rows;
-	const float *x = (const float *)(void *)product.x.host;
 	const float *y = (const float *)(void *)product.y.host;
+	const uint32_t room = (rows + VK_ROW_STEP - 1) / VK_ROW_STEP * VK_ROW_STEP;
 	char what[128];
 
 	if (picked)
 		memcpy(product.picked.host, picked, rows * sizeof *picked);
-	memset(product.y.host, 0xff, ((size_t)rows * n + CANARY) * 4);
+	memset(product.y.host, 0xff, ((size_t)room * n + CANARY) * 4);
 	run(&w, picked ? product.picked.address : 0, rows);
 	gp_dequantize(t->type, t->data, unpacked, (size_t)n * cols);
 	for (uint32_t m = 0; m < rows; m++)
@@ -72,7 +73,7 @@ static void check_product(const struct gp_tensor *t, const uint32_t *picked, uin
 			             unpacked + (size_t)i * cols, cols, y[(size_t)m * n + i], what);
 		}
 	for (uint32_t i = 0; i < CANARY * 4; i++)
-		assert_int_equal((unsigned char)product.y.host[(size_t)rows * n * 4 + i], 0xff);
+		assert_int_equal((unsigned char)product.y.host[(size_t)room * n * 4 + i], 0xff);
 }
 
 static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_BF16, GP_TYPE_Q4_0,
@@ -83,7 +84,7 @@ static void check_shape(enum gp_type type, uint32_t rows, uint32_t cols, uint32_
 {
 	struct gp_tensor t = random_matrix(type, n, cols);
 
-	check_fill((float *)(void *)product.x.host, (size_t)rows * cols, fill);
+	check_fill(x, (size_t)rows * cols, fill);
 	check_product(&t, NULL, rows);
 	free((void *)t.data);
 }
@@ -92,8 +93,8 @@ static void check_shape(enum gp_type type, uint32_t rows, uint32_t cols, uint32_
  * blocks allow, and odd ones where it has none. */
 static void test_shapes(void **state)
 {
-	static const uint32_t shapes[][2] = { { 33, 5 }, { 64, 32 }, { 65, 129 }, { 128, 128 },
-	                                      { 200, 257 } };
+	static const uint32_t shapes[][2] = { { 33, 5 }, { 64, 32 }, { 65, 144 }, { 128, 129 },
+	                                      { 200, 272 } };
 
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++) {
@@ -113,7 +114,7 @@ static void test_long_rows(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
-		check_shape(types[i], 70, MOST_COLS, 140, FILL_RANDOM);
+		check_shape(types[i], 70, MOST_COLS, 144, FILL_RANDOM);
 }
 
 /* Gemma 3's residual stream leaves the range of halves. */
@@ -124,14 +125,13 @@ static void test_large_activations(void **state)
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
 		for (size_t f = 0; f < GP_ARRAY_LEN(fills); f++)
-			check_shape(types[i], 40, 512, 33, fills[f]);
+			check_shape(types[i], 40, 512, 48, fills[f]);
 }
 
 /* What stands beside a large activation keeps its precision. */
 static void test_outlier(void **state)
 {
 	struct gp_tensor t = random_matrix(GP_TYPE_F16, 64, 96);
-	float *x = (float *)(void *)product.x.host;
 
 	(void)state;
 	for (uint32_t i = 0; i < 64; i++)
@@ -148,7 +148,6 @@ static void test_nan(void **state)
 {
 	struct gp_tensor t = random_matrix(GP_TYPE_Q4_0, 48, 64);
 	const struct vk_weight w = product_weight(&product, &t);
-	float *x = (float *)(void *)product.x.host;
 	const float *y = (const float *)(void *)product.y.host;
 
 	(void)state;
@@ -170,9 +169,9 @@ static void test_picked(void **state)
 	for (uint32_t i = 0; i < 50; i++)
 		picked[i] = (i * 37 + 11) % 90;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++) {
-		struct gp_tensor t = random_matrix(types[i], 66, 256);
+		struct gp_tensor t = random_matrix(types[i], 80, 256);
 
-		check_fill((float *)(void *)product.x.host, (size_t)90 * 256, FILL_RANDOM);
+		check_fill(x, (size_t)90 * 256, FILL_RANDOM);
 		check_product(&t, picked, 50);
 		free((void *)t.data);
 	}
@@ -184,11 +183,11 @@ static int open_product(void **state)
 	check_seed();
 	product_open(&product, MOST_ROWS, MOST_COLS, MOST_OUTPUTS);
 	unpacked = malloc((size_t)MOST_COLS * MOST_OUTPUTS * sizeof *unpacked);
-	got = malloc((size_t)MOST_ROWS * MOST_OUTPUTS * sizeof *got);
 	const uint32_t *m = product.d->features.matrix;
 	if (product.d->many.tiling[0].rows)
 		printf("# matrix units: %u x %u x %u\n", m[0], m[1], m[2]);
-	return unpacked && got ? 0 : -1;
+	x = calloc((size_t)MOST_ROWS * MOST_COLS, sizeof *x);
+	return unpacked && x ? 0 : -1;
 }
 
 static int close_product(void **state)
@@ -196,7 +195,7 @@ static int close_product(void **state)
 	(void)state;
 	product_close(&product);
 	free(unpacked);
-	free(got);
+	free(x);
 	return 0;
 }
 

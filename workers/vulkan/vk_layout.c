@@ -25,7 +25,7 @@ static int check_shape(const struct gp_stage_shape *s)
 	const struct gp_config *c = s->config;
 
 	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads ||
-	    c->n_heads / c->n_kv_heads > 8)
+	    c->n_heads / c->n_kv_heads > 8 || c->n_heads / c->n_kv_heads * c->head_dim > 1024)
 		return gp_fail(EINVAL, "Vulkan cannot take %u layers of %u heads and %u KV heads",
 		               s->end_layer, c->n_heads, c->n_kv_heads);
 	if (c->hidden % 4)

@@ -6,18 +6,20 @@
 
 #define FLOAT_ROWS 64u         /* of a work group, as in matmul_many.comp */
 #define FLOAT_OUTPUTS 128u
-#define ROW_STEP 256u          /* rows of halves are a multiple of: of any tiling's */
+#define TILE_STEP 256u         /* rows of halves are a multiple of: of any tiling's */
 #define ELEMENT_STEP 64u       /* and their elements */
+#define SCALES 16u             /* of a row, as in tile_rows.glsl */
 #define MOST_PARTS 4u
+#define MOST_SUMS 128u         /* of an invocation: half of what registers there may be */
 #define LEAST_STEPS 16u        /* of a part */
 #define SUBGROUPS_AT_ONCE 8u   /* on a compute unit, as the registers of a tile allow */
 
 /* ---- tilings -------------------------------------------------------------------- */
 /* The first of a list that fits the device is taken. */
-static const struct vk_tiling few[] = { { 64, 128, 32, 32, 64, 2 }, { 32, 64, 32, 32, 32, 2 },
+static const struct vk_tiling few[] = { { 64, 128, 32, 32, 64, 1 }, { 32, 64, 32, 32, 32, 1 },
                                         { 16, 32, 32, 16, 16, 1 } };
-static const struct vk_tiling many[] = { { 128, 128, 32, 64, 64, 2 }, { 64, 128, 32, 32, 64, 2 },
-                                         { 32, 64, 32, 32, 32, 2 }, { 16, 32, 32, 16, 16, 1 } };
+static const struct vk_tiling many[] = { { 128, 128, 32, 64, 64, 1 }, { 64, 128, 32, 32, 64, 1 },
+                                         { 32, 64, 32, 32, 32, 1 }, { 16, 32, 32, 16, 16, 1 } };
 
 static uint32_t subgroups_of(const struct vk_tiling *t)
 {
@@ -30,7 +32,8 @@ static bool fits(const struct vk_features *f, const struct vk_tiling *t)
 	const uint32_t tile_bytes = (t->elements + 8) * 2 * t->tiles;
 	const uint32_t sums_bytes = subgroups_of(t) * f->matrix[0] * f->matrix[1] * 4;
 
-	return invocations <= f->invocations && t->sub_rows % f->matrix[0] == 0 &&
+	return invocations <= f->invocations &&
+	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup && t->sub_rows % f->matrix[0] == 0 &&
 	       t->sub_outputs % f->matrix[1] == 0 && t->elements % f->matrix[2] == 0 &&
 	       (t->rows + t->outputs) * tile_bytes <= f->shared_bytes &&
 	       sums_bytes <= t->rows * tile_bytes &&
@@ -51,10 +54,16 @@ void vk_many_choose(struct vulkan_device *d)
 	d->many.tiling[1] = choose(&d->features, many, GP_ARRAY_LEN(many));
 }
 
-/* Float32 weights keep their precision. */
-static bool takes_halves(const struct vulkan_device *d, enum gp_type t)
+static bool has_halves(const struct vulkan_device *d, enum gp_type t)
 {
 	return d->many.tiling[0].rows && t != GP_TYPE_F32;
+}
+
+/* Float32 weights keep their precision; rows are read 8 elements at a time, results
+ * written by whole operations. */
+static bool takes_halves(const struct vulkan_device *d, const struct vk_weight *w)
+{
+	return has_halves(d, w->type) && w->cols % 8 == 0 && w->rows % d->features.matrix[1] == 0;
 }
 
 /* ---- before a step -------------------------------------------------------------- */
@@ -68,11 +77,12 @@ int vk_many_take(struct vulkan_device *d, uint32_t rows)
 	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
 		if (b != GP_BUF_LOGITS && d->width[b] > width)
 			width = d->width[b];
-	if (!gp_size_round_up(rows, ROW_STEP, &up) || !gp_size_round_up(width, ELEMENT_STEP, &width) ||
+	if (!gp_size_round_up(rows, TILE_STEP, &up) || !gp_size_round_up(width, ELEMENT_STEP, &width) ||
 	    !gp_size_mul(up, width, &all) || !gp_size_mul(all, 2, &all))
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer", rows);
 	if ((rc = vk_take(d, &d->work_arena, all, "activations", &d->many.halves)) < 0 ||
-	    (rc = vk_take(d, &d->work_arena, up * sizeof(float), "activations", &d->many.scales)) < 0)
+	    (rc = vk_take(d, &d->work_arena, up * SCALES * sizeof(float), "activations",
+	                  &d->many.scales)) < 0)
 		return rc;
 	d->many.parts_bytes = 0;
 	if (!d->features.units)
@@ -101,10 +111,10 @@ static int create_coopmat(struct vulkan_device *d, uint32_t tiling, enum gp_type
 int vk_many_prepare(struct vulkan_device *d, enum gp_type type)
 {
 	VkPipeline p;
-	int rc = 0;
+	int rc;
 
-	if (!takes_halves(d, type))
-		return vk_pipeline(d, VK_MATMUL_MANY, (uint32_t)type, &p);
+	if ((rc = vk_pipeline(d, VK_MATMUL_MANY, (uint32_t)type, &p)) < 0 || !has_halves(d, type))
+		return rc;
 	for (uint32_t t = 0; t < VK_TILINGS && rc == 0; t++)
 		rc = create_coopmat(d, t, type);
 	if (rc < 0 || (rc = vk_pipeline(d, VK_PACK_ROWS, 0, &p)) < 0)
@@ -154,7 +164,8 @@ static uint32_t parts_for(const struct vulkan_device *d, const struct vk_tiling 
 
 	for (size_t i = 0; i < n; i++) {
 		groups += up_to(in->rows, t->rows) * up_to(out[i].w->rows, t->outputs);
-		sums += (uint64_t)in->rows * out[i].w->rows * sizeof(float);
+		sums += (uint64_t)up_to(in->rows, VK_ROW_STEP) * VK_ROW_STEP * out[i].w->rows *
+		        sizeof(float);
 	}
 	for (uint32_t parts = 1; parts <= MOST_PARTS && at_once; parts++) {
 		const uint32_t all = groups * parts;
@@ -194,6 +205,7 @@ static int multiply_halves(struct vulkan_device *d, const struct vk_many_in *in,
 	const uint32_t which = in->rows > 64;
 	const struct vk_tiling *t = &d->many.tiling[which];
 	const uint32_t stride = up_to(in->cols, ELEMENT_STEP) * ELEMENT_STEP;
+	const uint32_t rows = up_to(in->rows, VK_ROW_STEP) * VK_ROW_STEP;
 	const uint32_t parts = parts_for(d, t, in, out, n), m_groups = up_to(in->rows, t->rows);
 	uint64_t at = d->many.parts.address;
 	int rc = pack(d, in, m_groups * t->rows, stride);
@@ -202,20 +214,20 @@ static int multiply_halves(struct vulkan_device *d, const struct vk_many_in *in,
 	for (size_t i = 0; i < n && rc == 0; i++) {
 		const struct vk_weight *w = out[i].w;
 		const struct push p = { parts > 1 ? at : out[i].to, d->many.halves.address,
-		                        d->many.scales.address, w->span.address, in->rows, w->cols,
+		                        d->many.scales.address, w->span.address, rows, w->cols,
 		                        w->rows, stride, up_to(stride / t->elements, parts) };
 
 		rc = vk_dispatch_pipeline(d, d->many.coopmat[which][w->type], &p, sizeof p,
 		                          (const uint32_t[]){ m_groups, up_to(w->rows, t->outputs),
 		                                              parts });
-		at += (uint64_t)parts * in->rows * w->rows * sizeof(float);
+		at += (uint64_t)parts * rows * w->rows * sizeof(float);
 	}
 	if (parts == 1 || rc < 0)
 		return rc;
 	vk_barrier(d);
 	at = d->many.parts.address;
 	for (size_t i = 0; i < n && rc == 0; i++) {
-		const uint32_t sums = in->rows * out[i].w->rows;
+		const uint32_t sums = rows * out[i].w->rows;
 
 		rc = sum_parts(d, out[i].to, at, sums, parts);
 		at += (uint64_t)parts * sums * sizeof(float);
@@ -229,9 +241,9 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 	int rc = 0;
 
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
-		const bool halves = takes_halves(d, out[i].w->type);
+		const bool halves = takes_halves(d, out[i].w);
 
-		for (run = 1; halves && i + run < n && takes_halves(d, out[i + run].w->type); run++)
+		for (run = 1; halves && i + run < n && takes_halves(d, out[i + run].w); run++)
 			;
 		rc = halves ? multiply_halves(d, in, out + i, run) : multiply_floats(d, in, out + i);
 	}

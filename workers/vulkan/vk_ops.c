@@ -2,7 +2,6 @@
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -24,10 +23,6 @@ static void order(struct vulkan_device *d, VkPipelineStageFlags before, VkAccess
 /* What shaders wrote is there for those dispatched next. */
 void vk_barrier(struct vulkan_device *d)
 {
-	static int mode = -1; if (mode < 0) mode = getenv("GP_BARRIER") ? atoi(getenv("GP_BARRIER")) : 1; /* DEV */
-	if (mode == 0) { order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_MEMORY_WRITE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_MEMORY_READ_BIT | VK_ACCESS_MEMORY_WRITE_BIT); return; }
-	if (mode == 2) { vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 0, NULL, 0, NULL, 0, NULL); return; }
-	if (mode == 3) return;
 	order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT,
 	      VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT |
 	                                            VK_ACCESS_SHADER_WRITE_BIT);

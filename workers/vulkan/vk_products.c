@@ -2,9 +2,6 @@
  * vk_many.c. */
 #include "workers/vulkan/vulkan_device.h"
 
-#include <stdlib.h>
-#include <stdio.h>
-
 #include "base/base.h"
 
 #define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
@@ -27,23 +24,25 @@ bool vk_is_plain(enum gp_type t)
 /* A gated work group writes 32 outputs, of two matrices: a whole block of 8 bits. */
 static struct vk_few choose(uint32_t rows, bool gated)
 {
-	const uint32_t tile = rows < MOST_TILE ? rows : MOST_TILE;
+	static const uint32_t outputs[] = { 2, 4, 4, 4, 2 }; /* as in matmul_*_TILE.comp */
+	struct vk_few f = { .size = 128, .split = 1, .passes = 1 };
 
-	if (getenv("GP_FEW")) { struct vk_few f = { tile, 0, 0, 0, 0 }; if (sscanf(getenv("GP_FEW"), "%u,%u,%u,%u", &f.outputs, &f.size, &f.split, &f.passes) == 4) return f; } /* DEV */
+	while (f.tile + 1 < GP_ARRAY_LEN(outputs) && 1u << f.tile < rows)
+		f.tile++;
+	f.outputs = outputs[f.tile];
 	if (gated)
-		return (struct vk_few){ tile, 4, 128, 1, 4 };
-	return (struct vk_few){ tile, 4, 128, 1, 1 };
+		f.passes = 64 / (f.size / 32 * f.outputs);
+	return f;
 }
 
 static struct vk_constants constants_of(enum gp_type t, const struct vk_few *f, bool gated)
 {
-	return (struct vk_constants){ { (uint32_t)t, f->rows, f->outputs, f->size, f->split,
-	                                f->passes, gated } };
+	return (struct vk_constants){ { (uint32_t)t, 0, 0, f->size, f->split, f->passes, gated } };
 }
 
-static enum vk_shader shader_of(enum gp_type t, uint32_t tile)
+static enum vk_shader shader_of(enum gp_type t, const struct vk_few *f)
 {
-	return vk_is_plain(t) ? VK_MATMUL_FLOAT : tile > (getenv("GP_STAGE") ? (uint32_t)atoi(getenv("GP_STAGE")) : 1) ? VK_MATMUL_INT8_ROWS : VK_MATMUL_INT8;
+	return (vk_is_plain(t) ? VK_MATMUL_FLOAT_1 : VK_MATMUL_INT8_1) + f->tile;
 }
 
 static uint32_t outputs_of_group(const struct vk_few *f)
@@ -61,7 +60,7 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 			const struct vk_few f = choose(rows, gated);
 			const struct vk_constants c = constants_of(t, &f, gated);
 
-			if ((rc = vk_variant(d, shader_of(t, f.rows), &c, &p)) < 0)
+			if ((rc = vk_variant(d, shader_of(t, &f), &c, &p)) < 0)
 				return rc;
 		}
 	return vk_many_prepare(d, t);
@@ -108,9 +107,9 @@ static int dispatch_few(struct vulkan_device *d, enum gp_type t, const struct vk
 
 	for (uint32_t i = 0; i < (gated ? 1 : MOST_AT_ONCE); i++)
 		n += (p->n[i] + of_group - 1) / of_group;
-	p->tiles = (rows + f->rows - 1) / f->rows;
+	p->tiles = (rows + (1u << f->tile) - 1) >> f->tile;
 	n *= p->tiles;
-	return vk_dispatch_variant(d, shader_of(t, f->rows), &c, p, sizeof *p,
+	return vk_dispatch_variant(d, shader_of(t, f), &c, p, sizeof *p,
 	                           (const uint32_t[]){ n < MOST_GROUPS ? n : MOST_GROUPS,
 	                                               (n + MOST_GROUPS - 1) / MOST_GROUPS, 1 });
 }
@@ -168,7 +167,7 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, const struct g
 		outs[i] = (struct vk_many_out){ w, d->buffer[out[i].to].address };
 		d->is_quantized[out[i].to] = false;
 	}
-	rc = rows > (getenv("GP_FEW_MAX") ? (uint32_t)atoi(getenv("GP_FEW_MAX")) : VK_FEW_ROWS) ? vk_multiply_many(d, &in, outs, n_out) :
+	rc = rows > VK_FEW_ROWS ? vk_multiply_many(d, &in, outs, n_out) :
 	                          multiply_runs(d, from, &in, outs, n_out);
 	vk_barrier(d);
 	return rc;
@@ -219,7 +218,7 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 	const struct gp_matmul_out out[] = { { gate, GP_BUF_GATE }, { up, GP_BUF_UP } };
 	int rc;
 
-	if (d->rows <= (getenv("GP_FEW_MAX") ? (uint32_t)atoi(getenv("GP_FEW_MAX")) : VK_FEW_ROWS) && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
+	if (d->rows <= VK_FEW_ROWS && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
 	    u->cols == g->cols && g->rows == d->width[GP_BUF_GATE] && u->rows == g->rows)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)

@@ -14,14 +14,35 @@ static const uint32_t embed[] =
 static const uint32_t rms_norm[] =
 #include "shaders/rms_norm.comp.inc"
 ;
-static const uint32_t matmul_int8[] =
-#include "shaders/matmul_int8.comp.inc"
+static const uint32_t matmul_int8_1[] =
+#include "shaders/matmul_int8_1.comp.inc"
 ;
-static const uint32_t matmul_int8_rows[] =
-#include "shaders/matmul_int8_rows.comp.inc"
+static const uint32_t matmul_int8_2[] =
+#include "shaders/matmul_int8_2.comp.inc"
 ;
-static const uint32_t matmul_float[] =
-#include "shaders/matmul_float.comp.inc"
+static const uint32_t matmul_int8_4[] =
+#include "shaders/matmul_int8_4.comp.inc"
+;
+static const uint32_t matmul_int8_8[] =
+#include "shaders/matmul_int8_8.comp.inc"
+;
+static const uint32_t matmul_int8_16[] =
+#include "shaders/matmul_int8_16.comp.inc"
+;
+static const uint32_t matmul_float_1[] =
+#include "shaders/matmul_float_1.comp.inc"
+;
+static const uint32_t matmul_float_2[] =
+#include "shaders/matmul_float_2.comp.inc"
+;
+static const uint32_t matmul_float_4[] =
+#include "shaders/matmul_float_4.comp.inc"
+;
+static const uint32_t matmul_float_8[] =
+#include "shaders/matmul_float_8.comp.inc"
+;
+static const uint32_t matmul_float_16[] =
+#include "shaders/matmul_float_16.comp.inc"
 ;
 static const uint32_t quantize[] =
 #include "shaders/quantize.comp.inc"
@@ -59,9 +80,16 @@ static const uint32_t matmul_many_coopmat[] =
 static const struct { const uint32_t *code; size_t bytes; const char *name; } shaders[] = {
 	[VK_EMBED] = { embed, sizeof embed, "embed" },
 	[VK_RMS_NORM] = { rms_norm, sizeof rms_norm, "rms_norm" },
-	[VK_MATMUL_INT8] = { matmul_int8, sizeof matmul_int8, "matmul_int8" },
-	[VK_MATMUL_INT8_ROWS] = { matmul_int8_rows, sizeof matmul_int8_rows, "matmul_int8_rows" },
-	[VK_MATMUL_FLOAT] = { matmul_float, sizeof matmul_float, "matmul_float" },
+	[VK_MATMUL_INT8_1] = { matmul_int8_1, sizeof matmul_int8_1, "matmul_int8_1" },
+	[VK_MATMUL_INT8_2] = { matmul_int8_2, sizeof matmul_int8_2, "matmul_int8_2" },
+	[VK_MATMUL_INT8_4] = { matmul_int8_4, sizeof matmul_int8_4, "matmul_int8_4" },
+	[VK_MATMUL_INT8_8] = { matmul_int8_8, sizeof matmul_int8_8, "matmul_int8_8" },
+	[VK_MATMUL_INT8_16] = { matmul_int8_16, sizeof matmul_int8_16, "matmul_int8_16" },
+	[VK_MATMUL_FLOAT_1] = { matmul_float_1, sizeof matmul_float_1, "matmul_float_1" },
+	[VK_MATMUL_FLOAT_2] = { matmul_float_2, sizeof matmul_float_2, "matmul_float_2" },
+	[VK_MATMUL_FLOAT_4] = { matmul_float_4, sizeof matmul_float_4, "matmul_float_4" },
+	[VK_MATMUL_FLOAT_8] = { matmul_float_8, sizeof matmul_float_8, "matmul_float_8" },
+	[VK_MATMUL_FLOAT_16] = { matmul_float_16, sizeof matmul_float_16, "matmul_float_16" },
 	[VK_QUANTIZE] = { quantize, sizeof quantize, "quantize" },
 	[VK_ELEMENTWISE] = { elementwise, sizeof elementwise, "elementwise" },
 	[VK_QK_ROPE_APPEND] = { qk_rope_append, sizeof qk_rope_append, "qk_rope_append" },

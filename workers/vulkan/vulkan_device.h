@@ -74,8 +74,10 @@ int vulkan_finish_load(void *dev);
 void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
-enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8, VK_MATMUL_INT8_ROWS,
-                 VK_MATMUL_FLOAT, VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
+                 VK_MATMUL_INT8_4, VK_MATMUL_INT8_8, VK_MATMUL_INT8_16, VK_MATMUL_FLOAT_1,
+                 VK_MATMUL_FLOAT_2, VK_MATMUL_FLOAT_4, VK_MATMUL_FLOAT_8, VK_MATMUL_FLOAT_16,
+                 VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
                  VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
                  VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
@@ -128,6 +130,7 @@ int vk_find_features(struct vulkan_device *d);
 
 /* ---- products of many rows (vk_many.c) ------------------------------------------ */
 #define VK_FEW_ROWS 32u        /* up to so many the product of few rows is faster */
+#define VK_ROW_STEP 16u
 #define VK_TILINGS 2u          /* up to 64 rows, and more */
 
 struct vk_tiling {             /* constants of matmul_many_coopmat.comp, in its order */
@@ -157,7 +160,8 @@ void vk_many_choose(struct vulkan_device *d);
 int vk_many_take(struct vulkan_device *d, uint32_t rows);
 /* Pipelines for weights of a type. */
 int vk_many_prepare(struct vulkan_device *d, enum gp_type type);
-/* Records them, with the barriers between their parts, none after. */
+/* Records them, with the barriers between their parts, none after. Each out has room
+ * for rows up to a multiple of VK_ROW_STEP; what lies there past the last is undefined. */
 int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
                      const struct vk_many_out *out, size_t n);
 void vk_many_destroy(struct vulkan_device *d);
@@ -188,8 +192,10 @@ struct vk_step {
 /* A step of few rows is done as one of a round number of them, whose commands are kept. */
 uint32_t vk_round_rows(uint32_t n);
 
-struct vk_few {                /* constants 1 to 5 of the products of few rows */
-	uint32_t rows, outputs, size, split, passes;
+struct vk_few {                /* a product of few rows: which shader, and its constants */
+	uint32_t tile;         /* log2 of the rows that a work group takes */
+	uint32_t outputs;      /* as the shader's OUTPUTS */
+	uint32_t size, split, passes;
 };
 
 struct vulkan_device {

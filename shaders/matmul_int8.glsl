@@ -1,6 +1,4 @@
-#version 460
-// to[m][n] = from[m] . w[n] of quantised weights and inputs in 8 bits, for few rows m,
-// which are read where they lie.
+// to[m][n] = from[m] . w[n] of quantised weights and inputs in 8 bits, for TILE rows m.
 #include "common.glsl"
 #include "types.glsl"
 #include "quantize8.glsl"
@@ -8,35 +6,39 @@
 #include "products.glsl"
 #include "units8.glsl"
 
-void multiply(Unit x[OUTPUTS], uint u, uint rows[TILE], inout float acc[OUTPUTS][TILE])
+void multiply_part(Unit x[OUTPUTS], uint u, uint s, uint rows[TILE],
+                   inout float acc[OUTPUTS][TILE])
 {
-	[[unroll]] for (uint s = 0; s < SUBS; s++) {
-		const uint e = element_of(u, s);
-		uvec4 q[OUTPUTS][2];
-		vec2 scale[OUTPUTS];
+	const uint e = element_of(u, s);
+	uvec4 q[OUTPUTS][2];
+	vec2 scale[OUTPUTS];
 
-		[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
-			scale[o] = unpack(x[o], u, s, q[o]);
-		[[unroll]] for (uint m = 0; m < TILE; m++) {
-			const uvec2 block = Blocks8(p.blocks).v[rows[m] * (p.cols / 32) + e / 32];
-			const int offset = offset_of(block, e);
-			const float d = block8_scale(block);
-			uvec4 a[2];
+	[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
+		scale[o] = unpack(x[o], u, s, q[o]);
+	[[unroll]] for (uint m = 0; m < TILE; m++) {
+		const uvec2 block = Blocks8(p.blocks).v[rows[m] * (p.cols / 32) + e / 32];
+		const int offset = offset_of(block, e);
+		const float d = block8_scale(block);
+		const uvec4 a = Quads(p.from).v[quad_of(rows[m], e / 16)];
+		const uvec4 b = WIDTH == 2 ? Quads(p.from).v[quad_of(rows[m], e / 16 + 1)] : uvec4(0);
 
-			[[unroll]] for (uint i = 0; i < WIDTH; i++)
-				a[i] = Quads(p.from).v[quad_of(rows[m], e / 16 + i)];
-			[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
-				int sum = -offset;
+		[[unroll]] for (uint o = 0; o < OUTPUTS; o++) {
+			int sum = dot16(q[o][0], a) - offset;
 
-				[[unroll]] for (uint i = 0; i < WIDTH; i++)
-					sum += dot16(q[o][i], a[i]);
-				acc[o][m] += scale[o].x * d * float(sum);
-				if (TYPE == Q4_K)
-					acc[o][m] -= scale[o].y * d *
-					             float(block8_sum(block, e / 16 % 2));
-			}
+			if (WIDTH == 2)
+				sum += dot16(q[o][1], b);
+			acc[o][m] += scale[o].x * d * float(sum);
+			if (TYPE == Q4_K)
+				acc[o][m] -= scale[o].y * d * float(block8_sum(block, e / 16 % 2));
 		}
 	}
+}
+
+void multiply(Unit x[OUTPUTS], uint u, uint rows[TILE], inout float acc[OUTPUTS][TILE])
+{
+	[[unroll]] for (uint s = 0; s < 4; s++)
+		if (s < SUBS)
+			multiply_part(x, u, s, rows, acc);
 }
 
 void main()

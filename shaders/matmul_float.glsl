@@ -1,5 +1,5 @@
-#version 460
-// to[m][n] = from[m] . w[n] of F32, F16 and BF16 weights and float32 inputs, for few rows m.
+// to[m][n] = from[m] . w[n] of F32, F16 and BF16 weights and float32 inputs, for TILE
+// rows m.
 #include "common.glsl"
 #include "types.glsl"
 #include "quantize8.glsl"
