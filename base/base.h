@@ -57,6 +57,9 @@ const char *gp_size_text(char buf[32], uint64_t bytes);
 /* Whole text is a decimal number in [min, max], else -EINVAL (message names what). */
 int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max,
                  uint64_t *out);
+/* Bytes: a number at *text with K, M, G or T (of 1024) behind it, or nothing; moves
+ * past it. -EINVAL without a message. */
+int gp_scan_size(const char **text, uint64_t *bytes);
 
 /* ---- trace (base/trace.c) ------------------------------------------------
  * Spans in the Trace Event format, one JSON object a line in a file of each
@@ -68,6 +71,8 @@ bool gp_trace_on(void);
 /* name and category are literals without quotes; arg_name may be NULL. */
 void gp_trace_span(const char *category, const char *name, uint64_t start_ns,
                    uint64_t end_ns, const char *arg_name, int64_t arg);
+/* On a row of its own beside the process's threads. */
+void gp_trace_gpu_span(const char *name, uint64_t start_ns, uint64_t end_ns);
 /* Arrow between processes, of a step through ring (< 128): named the same at its
  * two ends, each inside a span. */
 void gp_trace_flow(bool begins, uint64_t step, uint32_t ring, uint64_t at_ns);

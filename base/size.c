@@ -1,6 +1,8 @@
 #include "base/base.h"
 
+#include <ctype.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool gp_size_mul(size_t a, size_t b, size_t *out)
 {
@@ -57,5 +59,24 @@ int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max,
 		return gp_fail(EINVAL, "%s: '%s' is no number from %llu to %llu", what, text,
 			       (unsigned long long)min, (unsigned long long)max);
 	*out = v;
+	return 0;
+}
+
+int gp_scan_size(const char **text, uint64_t *bytes)
+{
+	static const char units[] = "KMGT";
+	char *end;
+
+	if (!isdigit((unsigned char)**text))
+		return -EINVAL;
+	errno = 0;
+	const unsigned long long n = strtoull(*text, &end, 10);
+	const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+	const unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+
+	if (errno || n > UINT64_MAX >> shift)
+		return -EINVAL;
+	*bytes = (uint64_t)n << shift;
+	*text = end + (unit != NULL);
 	return 0;
 }

@@ -13,6 +13,7 @@
 /* Lines are flushed twice a second or so: a killed process loses little, and the
  * hot path seldom makes a system call. */
 #define FLUSH_NS 500000000u
+#define GPU_ROW (1L << 23)   /* more than any thread's number, which is at most 2^22 */
 
 static FILE *part;
 static _Atomic bool is_open;
@@ -57,21 +58,42 @@ static void flush_sometimes(uint64_t now)
 	flushed_ns = now;
 }
 
+static void write_span(long row, const char *category, const char *name, uint64_t start_ns,
+		       uint64_t end_ns, const char *arg_name, int64_t arg)
+{
+	fprintf(part, "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"%s\",\"pid\":%d,\"tid\":%ld,"
+		"\"ts\":%.3f,\"dur\":%.3f", category, name, getpid(), row,
+		(double)start_ns / 1e3, (double)(end_ns - start_ns) / 1e3);
+	if (arg_name)
+		fprintf(part, ",\"args\":{\"%s\":%" PRId64 "}", arg_name, arg);
+	fputs("}\n", part);
+	flush_sometimes(end_ns);
+}
+
 void gp_trace_span(const char *category, const char *name, uint64_t start_ns, uint64_t end_ns,
 		   const char *arg_name, int64_t arg)
 {
 	if (!gp_trace_on() || end_ns < start_ns)
 		return;
 	pthread_mutex_lock(&lock);
-	if (part) {
-		fprintf(part, "{\"ph\":\"X\",\"cat\":\"%s\",\"name\":\"%s\",\"pid\":%d,\"tid\":%ld,"
-			"\"ts\":%.3f,\"dur\":%.3f", category, name, getpid(), (long)gettid(),
-			(double)start_ns / 1e3, (double)(end_ns - start_ns) / 1e3);
-		if (arg_name)
-			fprintf(part, ",\"args\":{\"%s\":%" PRId64 "}", arg_name, arg);
-		fputs("}\n", part);
-		flush_sometimes(end_ns);
-	}
+	if (part)
+		write_span(gettid(), category, name, start_ns, end_ns, arg_name, arg);
+	pthread_mutex_unlock(&lock);
+}
+
+void gp_trace_gpu_span(const char *name, uint64_t start_ns, uint64_t end_ns)
+{
+	static bool named;
+
+	if (!gp_trace_on() || end_ns < start_ns)
+		return;
+	pthread_mutex_lock(&lock);
+	if (part && !named)
+		fprintf(part, "{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":%d,\"tid\":%ld,"
+			"\"args\":{\"name\":\"GPU\"}}\n", getpid(), GPU_ROW);
+	named = true;
+	if (part)
+		write_span(GPU_ROW, "gpu", name, start_ns, end_ns, NULL, 0);
 	pthread_mutex_unlock(&lock);
 }
 

@@ -2,7 +2,8 @@
 # Completion of gempipe's verbs and options for bash.
 
 _gempipe_options() { # VERB
-	local engine='--model --stages --threads --kv-type --max-rows --cpu-mask --trace --json --quiet
+	local engine='--model --stages --threads --kv-type --max-rows --cpu-mask --device-memory
+		--check-numerics --trace --json --quiet
 		--verbose --help --version'
 	local sampling='--temp --top-k --top-p --min-p --repeat-penalty --seed'
 
@@ -15,10 +16,11 @@ _gempipe_options() { # VERB
 	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat" ;;
 	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
 	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
+	devices) echo '--json --verbose --help --version' ;;
 	inspect) echo '--model --tensors --json --help --version' ;;
 	convert) echo '--output --type --quiet --help --version' ;;
 	synth) echo '--size --type --output --seed --quiet --help --version' ;;
-	worker) echo 'cpu vulkan --gdb --connect --stage --help --version' ;;
+	worker) echo 'cpu vulkan --gdb --connect --stage --device --describe --help --version' ;;
 	demo) echo '--yes --help' ;;
 	esac
 }
@@ -28,7 +30,8 @@ _gempipe_values() { # VERB OPTION
 	case $1,$2 in
 	*,--kv-type) echo 'f32 f16 q8_0' ;;
 	*,--cpu-mask) echo 'scalar avx2 avx512 avx512vnni avx512bf16' ;;
-	*,--stages) echo 'auto cpu: vulkan: external:' ;;
+	*,--stages) echo 'auto cpu: vulkan: vulkan[1]: external:' ;;
+	*,--device-memory) echo 'vulkan= vulkan[1]=' ;;
 	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q4_k q6_k' ;;
 	synth,--type) echo 'bf16 q8_0 q4_0 q4_k' ;;
 	synth,--size) echo '270m 1b 4b 12b 27b' ;;
@@ -40,7 +43,7 @@ _gempipe() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
 	local verb=${COMP_WORDS[1]-} words
 	local verbs='run chat tokenize detokenize logits perplexity inspect convert synth bench
-		worker demo version help --help --version'
+		devices worker demo version help --help --version'
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then

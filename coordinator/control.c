@@ -194,6 +194,8 @@ static void send_load(struct gp_pool *p, uint32_t k)
 	l->vocab = gp_model_config(p->model)->vocab;
 	l->coordinator_pid = (uint32_t)getpid();
 	l->log_level = gp_log_most();
+	l->memory_bytes = s->memory_bytes;
+	l->check_numerics = p->plan->check_numerics;
 	fill_ring(p, k, s->external, &l->in);
 	fill_ring(p, k + 1, s->external, &l->out);
 	if (p->options->trace)
@@ -277,8 +279,10 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 {
 	struct gp_member *m = &p->members[k];
 	const struct gp_plan_stage *s = &p->plan->stage[k];
-	char text[GP_ERROR_BYTES];
+	char text[GP_ERROR_BYTES], number[16] = "";
 
+	if (s->device_index)
+		snprintf(number, sizeof number, "[%u]", s->device_index);
 	/* In a row means: without new tokens in between, whoever died. */
 	if (atomic_exchange(&p->progressed, false))
 		for (uint32_t i = 0; i < p->plan->n_stages; i++)
@@ -287,12 +291,12 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 	/* What fails before it ever worked, and says why, will fail again. */
 	if ((!m->was_ready && m->error[0]) || m->failures >= GP_POOL_TRIES) {
 		if (m->was_ready)
-			snprintf(text, sizeof text, "worker %u (%s, layers %u-%u) failed %u times "
-				 "in a row, giving up; last: %.300s", k, s->device, s->first_layer,
+			snprintf(text, sizeof text, "worker %u (%s%s, layers %u-%u) failed %u times "
+				 "in a row, giving up; last: %.300s", k, s->device, number, s->first_layer,
 				 s->end_layer - 1, m->failures, why);
 		else
-			snprintf(text, sizeof text, "worker %u (%s, layers %u-%u): %.300s", k,
-				 s->device, s->first_layer, s->end_layer - 1, why);
+			snprintf(text, sizeof text, "worker %u (%s%s, layers %u-%u): %.300s", k,
+				 s->device, number, s->first_layer, s->end_layer - 1, why);
 		fail_pool(p, -EIO, text);
 		return;
 	}
@@ -467,7 +471,8 @@ static void drain_wake(struct gp_pool *p)
 }
 
 /* A worker that says nothing: its control thread hangs, or it was stopped. One
- * that everybody waits for is ended; any other may be under a debugger. */
+ * that everybody waits for is ended, or that told its end and does not come to it (a
+ * driver may keep it); any other may be under a debugger. */
 static void check_member(struct gp_pool *p, uint32_t k, uint64_t silent_ns)
 {
 	struct gp_member *m = &p->members[k];
@@ -479,8 +484,13 @@ static void check_member(struct gp_pool *p, uint32_t k, uint64_t silent_ns)
 		gp_log(GP_LOG_WARNING, "worker %u has said nothing for %u s; is it stopped?", k,
 		       seconds);
 	m->silent = true;
-	if ((m->state != MEMBER_STARTING && m->state != MEMBER_PARKING) || silent_ns < HELLO_NS ||
-	    p->plan->stage[k].external)
+	if (p->plan->stage[k].external)
+		return;
+	if (m->error[0]) {
+		kill_member(p, k);
+		return;
+	}
+	if ((m->state != MEMBER_STARTING && m->state != MEMBER_PARKING) || silent_ns < HELLO_NS)
 		return;
 	snprintf(m->error, sizeof m->error, "%s within %u s", m->state == MEMBER_STARTING ?
 		 "no hello" : "no answer", seconds);

@@ -17,16 +17,20 @@ struct gp_plan_stage {
 	uint32_t first_layer, end_layer; /* [first, end) */
 	bool external;              /* started by hand */
 	uint32_t threads, first_cpu;
+	uint64_t memory_bytes;      /* at most, on its device; 0: what is free there */
 };
 struct gp_plan {
 	uint32_t n_stages;
 	struct gp_plan_stage stage[GP_MAX_STAGES];
 	uint32_t context, max_sequences, max_rows, max_logit_rows, ring_slots;
 	enum gp_type kv_type;
+	bool check_numerics;
 };
 struct gp_plan_request {        /* zero: the default */
 	const char *stages;         /* "cpu:0-2,external:3-5"; NULL or "auto": one CPU worker */
 	uint32_t threads;           /* of each CPU worker; 0: cores / CPU workers */
+	const char *device_memory;  /* "vulkan=16G,vulkan[1]=8G": all stages of it together */
+	bool check_numerics;        /* search each operation's output for NaN and infinity */
 	uint32_t context;           /* 0: the smaller of the trained one and 8192 */
 	uint32_t max_sequences;     /* 0: 1 */
 	uint32_t max_rows;          /* rows a step; 0: 512 */

@@ -39,7 +39,7 @@ static int parse_number(const char **p, uint32_t *out)
 
 static int parse_device(const char **p, struct gp_plan_stage *s)
 {
-	const size_t n = strcspn(*p, "[:,");
+	const size_t n = strcspn(*p, "[:,=");
 
 	if (!n || n >= sizeof s->device)
 		return -EINVAL;
@@ -96,10 +96,12 @@ static int parse_stages(struct gp_plan *plan, const char *text)
 
 static int check_device(const struct gp_plan_stage *s)
 {
+	if (strcmp(s->device, "vulkan") == 0)
+		return 0;
 	if (s->device_index)
-		return gp_fail(ENODEV, "--stages: %s[%u]: only the first device of a kind is used so "
-			       "far; leave out the number", s->device, s->device_index);
-	if (s->external || strcmp(s->device, "cpu") == 0 || strcmp(s->device, "vulkan") == 0)
+		return gp_fail(ENODEV, "--stages: %s[%u]: only vulkan devices are numbered; leave out "
+			       "the number", s->device, s->device_index);
+	if (s->external || strcmp(s->device, "cpu") == 0)
 		return 0;
 	if (strcmp(s->device, "npu") == 0)
 		return gp_fail(ENODEV, "--stages: there is no npu worker yet; use cpu, vulkan or "
@@ -153,6 +155,71 @@ static void share_cpus(struct gp_plan *plan, uint32_t threads, uint32_t n_cpus)
 	}
 }
 
+/* ---- memory ---------------------------------------------------------------- */
+
+static bool is_on(const struct gp_plan_stage *s, const struct gp_plan_stage *device)
+{
+	return strcmp(s->device, device->device) == 0 && s->device_index == device->device_index;
+}
+
+static uint64_t weights_of(const struct gp_plan *plan, uint32_t i, const struct gp_model *m)
+{
+	const struct gp_stage_shape s = {
+		.first_layer = plan->stage[i].first_layer, .end_layer = plan->stage[i].end_layer,
+		.embeds = i == 0, .has_head = i + 1 == plan->n_stages,
+	};
+
+	return gp_stage_weights(m, &s, NULL);
+}
+
+/* A device's limit is shared among its stages by the bytes of their weights. */
+static int share_memory(struct gp_plan *plan, const struct gp_plan_stage *limit,
+			 const struct gp_model *m)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < plan->n_stages; i++)
+		if (is_on(&plan->stage[i], limit))
+			sum += weights_of(plan, i, m);
+	if (!sum)
+		return gp_fail(EINVAL, "--device-memory: no stage is on %s[%u]; see --stages",
+			       limit->device, limit->device_index);
+	for (uint32_t i = 0; i < plan->n_stages; i++)
+		if (is_on(&plan->stage[i], limit))
+			plan->stage[i].memory_bytes = (uint64_t)((double)limit->memory_bytes *
+				(double)weights_of(plan, i, m) / (double)sum) + 1;
+	return 0;
+}
+
+/* "vulkan[1]=8G" at *p; moves past it. */
+static int parse_limit(const char **p, struct gp_plan_stage *s)
+{
+	*s = (struct gp_plan_stage){ 0 };
+	if (parse_device(p, s) < 0 || **p != '=')
+		return -EINVAL;
+	++*p;
+	if (gp_scan_size(p, &s->memory_bytes) < 0 || !s->memory_bytes)
+		return -EINVAL;
+	return **p == '\0' || **p == ',' ? 0 : -EINVAL;
+}
+
+static int limit_memory(struct gp_plan *plan, const char *text, const struct gp_model *m)
+{
+	struct gp_plan_stage limit;
+	int rc = 0;
+
+	for (const char *p = text; p && *p && rc == 0; p += *p == ',') {
+		if (parse_limit(&p, &limit) < 0)
+			return gp_fail(EINVAL, "--device-memory '%s': is not DEVICE=SIZE,... such as "
+				       "vulkan=16G,vulkan[1]=512M", text);
+		if (strcmp(limit.device, "vulkan") != 0)
+			return gp_fail(EINVAL, "--device-memory: %s: only vulkan devices have a limit; "
+				       "use ulimit -v for the others", limit.device);
+		rc = share_memory(plan, &limit, m);
+	}
+	return rc;
+}
+
 static int choose_context(struct gp_plan *plan, uint32_t asked, uint32_t trained)
 {
 	if (asked > trained)
@@ -203,7 +270,8 @@ int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struc
 		return gp_fail(EINVAL, "--stages: %u stages, but the model has only %u layers",
 			       p->n_stages, c->n_layers);
 	if ((rc = check_layers(p, c->n_layers)) < 0 ||
-	    (rc = choose_context(p, r->context, c->context)) < 0)
+	    (rc = choose_context(p, r->context, c->context)) < 0 ||
+	    (rc = limit_memory(p, r->device_memory, m)) < 0)
 		return rc;
 	share_cpus(p, r->threads, r->n_cpus ? r->n_cpus : count_cpus());
 	p->max_sequences = r->max_sequences ? r->max_sequences : 1;
@@ -212,6 +280,7 @@ int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struc
 		p->max_rows = p->max_sequences;
 	p->max_logit_rows = logit_rows(p->max_rows, c->vocab);
 	p->ring_slots = slots_for(p->n_stages);
+	p->check_numerics = r->check_numerics;
 	p->kv_type = r->kv_type >= 0 ? (enum gp_type)r->kv_type : default_kv_type(m);
 	return 0;
 }

@@ -103,8 +103,8 @@ uint32_t gp_sampler_needs(const struct gp_sampler *s)
 static int load(struct gp_sampler *s, uint32_t at, float logit, uint32_t id)
 {
 	if (!isfinite(logit))
-		return gp_fail(EDOM, "logit of token %u is not finite; the model's weights "
-			       "or a worker's device are broken", id);
+		return gp_fail(EDOM, "logit of token %u is not finite: the model's weights "
+			       "or a worker's device are broken; --check-numerics tells where", id);
 	s->candidates[at] = (struct candidate){ .logit = logit, .id = id };
 	return 0;
 }

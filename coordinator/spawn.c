@@ -90,15 +90,17 @@ static int spawn(pid_t *pid, const char *path, char *const argv[], int in_fd, in
 
 int gp_spawn_worker(const struct gp_pool *p, uint32_t stage, struct gp_member *m)
 {
-	char path[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT], number[16], own_pid[16];
+	char path[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT], number[16], own_pid[16], index[16];
 	char *argv[] = { path, (char[]){ "--connect" }, endpoint, (char[]){ "--stage" }, number,
-			 (char[]){ "--spawned-by" }, own_pid, NULL };
+			 (char[]){ "--spawned-by" }, own_pid, (char[]){ "--device" }, index,
+			 NULL };
 	int rc = gp_spawn_path(p, p->plan->stage[stage].device, path);
 
 	if (rc < 0)
 		return rc;
 	snprintf(endpoint, sizeof endpoint, "%s", gp_channel_endpoint(p->channel));
 	snprintf(number, sizeof number, "%u", stage);
+	snprintf(index, sizeof index, "%u", p->plan->stage[stage].device_index);
 	snprintf(own_pid, sizeof own_pid, "%d", (int)getpid());
 	rc = spawn(&m->pid, path, argv, p->rings[stage].region.fd, p->rings[stage + 1].region.fd);
 	if (rc < 0) {
@@ -125,5 +127,7 @@ void gp_spawn_reap(struct gp_member *m, char why[128])
 		snprintf(why, 128, "killed by signal %d (%s)", WTERMSIG(status),
 			 strsignal(WTERMSIG(status)));
 	else
-		snprintf(why, 128, "exit status %d", WEXITSTATUS(status));
+		snprintf(why, 128, "exit status %d%s", WEXITSTATUS(status),
+			 WEXITSTATUS(status) == 127 ? ": it does not start; ldd names the library that it "
+						      "lacks" : "");
 }

@@ -21,6 +21,39 @@ int gp_tensor_check(const struct gp_tensor *t)
 	return 0;
 }
 
+uint64_t gp_stage_weights(const struct gp_model *m, const struct gp_stage_shape *s,
+                          uint64_t (*bytes)(const struct gp_tensor *))
+{
+	uint64_t sum = 0;
+
+	for (uint32_t t = 0; t < GP_T_COUNT; t++) {
+		const bool in_layers = t >= GP_T_PER_LAYER;
+		const bool here = s->has_head || (s->embeds && t == GP_T_TOKEN_EMBD);
+		const uint32_t first = in_layers ? s->first_layer : 0;
+		const uint32_t end = in_layers ? s->end_layer : here;
+
+		for (uint32_t i = first; i < end; i++) {
+			const struct gp_tensor *w = gp_model_tensor(m, t, i);
+
+			sum += bytes ? bytes(w) : w->bytes;
+		}
+	}
+	return sum;
+}
+
+int gp_find_wrong(const float *x, uint32_t rows, uint32_t width)
+{
+	for (uint32_t r = 0; r < rows; r++)
+		for (uint32_t i = 0; i < width; i++) {
+			const float v = x[(size_t)r * width + i];
+
+			if (!isfinite(v))
+				return gp_fail(EDOM, "%s at row %u, column %u",
+				               isnan(v) ? "NaN" : "infinity", r, i);
+		}
+	return 0;
+}
+
 void gp_stage_widths(const struct gp_stage_shape *s, uint32_t width[GP_BUF_COUNT])
 {
 	const struct gp_config *c = s->config;

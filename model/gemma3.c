@@ -1,6 +1,6 @@
 /* A stage: the layers [first, end) of Gemma 3 on one device. What a layer is
  * stands here once; how fast it runs is the device's affair. */
-#include "model/model.h"
+#include "model/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,6 +19,7 @@ struct gp_stage {
 	struct gp_stage_shape shape;   /* .config is the one above */
 	const struct gp_device_ops *ops;
 	void *dev;
+	struct gp_checked checked;     /* the device, where ops are those that check */
 	struct gp_kv_cache *kv;
 	struct layer *layers;          /* end - first of them */
 	gp_handle token_embd, output_norm;
@@ -47,20 +48,6 @@ static int load_tensor(struct loader *l, enum gp_tensor_id id, uint32_t layer, g
 	if (l->progress)
 		l->progress(l->user, l->done, l->total);
 	return 0;
-}
-
-static uint64_t stage_bytes(const struct gp_model *m, const struct gp_stage_shape *p)
-{
-	uint64_t sum = 0;
-
-	if (p->embeds || p->has_head)
-		sum += gp_model_tensor(m, GP_T_TOKEN_EMBD, 0)->bytes;
-	if (p->has_head)
-		sum += gp_model_tensor(m, GP_T_OUTPUT_NORM, 0)->bytes;
-	for (uint32_t i = p->first_layer; i < p->end_layer; i++)
-		for (uint32_t t = GP_T_PER_LAYER; t < GP_T_COUNT; t++)
-			sum += gp_model_tensor(m, t, i)->bytes;
-	return sum;
 }
 
 static int load_weights(struct loader *l)
@@ -130,6 +117,14 @@ static int allocate(struct gp_stage *s)
 	return 0;
 }
 
+/* From now on each operation is followed by a look at what it wrote. */
+static void check_operations(struct gp_stage *s)
+{
+	gp_check_operations(&s->checked, s->ops, s->dev);
+	s->ops = &s->checked.checking;
+	s->dev = &s->checked;
+}
+
 int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
                     const struct gp_stage_shape *shape, const struct gp_device_ops *ops,
                     void *dev, void (*progress)(void *, uint64_t, uint64_t), void *user)
@@ -149,12 +144,16 @@ int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
 	s->ops = ops;
 	s->dev = dev;
 	l.s = s;
-	l.total = stage_bytes(m, shape);
+	l.total = gp_stage_weights(m, shape, NULL);
+	s->shape.weight_bytes = gp_stage_weights(m, shape, ops->weight_bytes);
 	if ((rc = allocate(s)) < 0 || (rc = create_kv(s)) < 0 ||
-	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0) {
+	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0 ||
+	    (ops->finish_load && (rc = ops->finish_load(dev)) < 0)) {
 		gp_stage_destroy(s);
 		return rc;
 	}
+	if (shape->check_numerics)
+		check_operations(s);
 	*out = s;
 	return 0;
 }
@@ -176,53 +175,92 @@ struct gp_kv_cache *gp_stage_kv(struct gp_stage *s)
 }
 
 /* ---- the forward pass ------------------------------------------------------ */
-static int attention_branch(struct gp_stage *s, uint32_t layer, const gp_handle *w)
+static gp_handle weight_of(const struct gp_stage *s, uint32_t layer, enum gp_tensor_id t)
+{
+	return s->layers[layer - s->shape.first_layer].tensor[t - GP_T_PER_LAYER];
+}
+
+/* The norm of what a layer leaves behind: the next one's, the head's, or none. */
+static gp_handle norm_after(const struct gp_stage *s, uint32_t layer, const struct gp_batch *b)
+{
+	if (layer + 1 < s->shape.end_layer)
+		return weight_of(s, layer + 1, GP_T_ATTN_NORM);
+	return s->shape.has_head && b->n_logit_rows ? s->output_norm : 0;
+}
+
+/* A branch joins the residual stream, whose norm the next branch begins with. */
+static int join(struct gp_stage *s, gp_handle w, gp_handle next)
+{
+	const struct gp_device_ops *o = s->ops;
+	int rc;
+
+	if (o->add_norm)
+		return o->add_norm(s->dev, w, next);
+	if ((rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH, w)) < 0 ||
+	    (rc = o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH)) < 0 || !next)
+		return rc;
+	return o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, next);
+}
+
+static int attend(struct gp_stage *s, uint32_t layer)
+{
+	const gp_handle q = weight_of(s, layer, GP_T_ATTN_Q_NORM);
+	const gp_handle k = weight_of(s, layer, GP_T_ATTN_K_NORM);
+	int rc;
+
+	if (s->ops->append_attention)
+		return s->ops->append_attention(s->dev, layer, q, k);
+	if ((rc = s->ops->qk_rope_append(s->dev, layer, q, k)) < 0)
+		return rc;
+	return s->ops->attention(s->dev, layer);
+}
+
+static int attention_branch(struct gp_stage *s, uint32_t layer)
 {
 	const struct gp_device_ops *o = s->ops;
 	const struct gp_matmul_out qkv[] = {
-		{ w[GP_T_ATTN_Q - GP_T_PER_LAYER], GP_BUF_Q },
-		{ w[GP_T_ATTN_K - GP_T_PER_LAYER], GP_BUF_K },
-		{ w[GP_T_ATTN_V - GP_T_PER_LAYER], GP_BUF_V },
+		{ weight_of(s, layer, GP_T_ATTN_Q), GP_BUF_Q },
+		{ weight_of(s, layer, GP_T_ATTN_K), GP_BUF_K },
+		{ weight_of(s, layer, GP_T_ATTN_V), GP_BUF_V },
 	};
 	const struct gp_matmul_out back[] = {
-		{ w[GP_T_ATTN_OUT - GP_T_PER_LAYER], GP_BUF_BRANCH },
+		{ weight_of(s, layer, GP_T_ATTN_OUT), GP_BUF_BRANCH },
 	};
 	int rc;
 
-	if ((rc = o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN,
-	                      w[GP_T_ATTN_NORM - GP_T_PER_LAYER])) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
-	    (rc = o->qk_rope_append(s->dev, layer, w[GP_T_ATTN_Q_NORM - GP_T_PER_LAYER],
-	                            w[GP_T_ATTN_K_NORM - GP_T_PER_LAYER])) < 0 ||
-	    (rc = o->attention(s->dev, layer)) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0 ||
-	    (rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH,
-	                      w[GP_T_POST_ATTN_NORM - GP_T_PER_LAYER])) < 0)
+	if ((rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
+	    (rc = attend(s, layer)) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0)
 		return rc;
-	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
+	return join(s, weight_of(s, layer, GP_T_POST_ATTN_NORM), weight_of(s, layer, GP_T_FFN_NORM));
 }
 
-static int ffn_branch(struct gp_stage *s, const gp_handle *w)
+static int gate_and_up(struct gp_stage *s, uint32_t layer)
 {
-	const struct gp_device_ops *o = s->ops;
 	const struct gp_matmul_out gate_up[] = {
-		{ w[GP_T_FFN_GATE - GP_T_PER_LAYER], GP_BUF_GATE },
-		{ w[GP_T_FFN_UP - GP_T_PER_LAYER], GP_BUF_UP },
-	};
-	const struct gp_matmul_out down[] = {
-		{ w[GP_T_FFN_DOWN - GP_T_PER_LAYER], GP_BUF_BRANCH },
+		{ weight_of(s, layer, GP_T_FFN_GATE), GP_BUF_GATE },
+		{ weight_of(s, layer, GP_T_FFN_UP), GP_BUF_UP },
 	};
 	int rc;
 
-	if ((rc = o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN,
-	                      w[GP_T_FFN_NORM - GP_T_PER_LAYER])) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_NORMED, gate_up, GP_ARRAY_LEN(gate_up))) < 0 ||
-	    (rc = o->geglu(s->dev)) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0 ||
-	    (rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH,
-	                      w[GP_T_POST_FFN_NORM - GP_T_PER_LAYER])) < 0)
+	if (s->ops->gated_matmul)
+		return s->ops->gated_matmul(s->dev, gate_up[0].weight, gate_up[1].weight);
+	if ((rc = s->ops->matmul(s->dev, GP_BUF_NORMED, gate_up, GP_ARRAY_LEN(gate_up))) < 0)
 		return rc;
-	return o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH);
+	return s->ops->geglu(s->dev);
+}
+
+static int ffn_branch(struct gp_stage *s, uint32_t layer, gp_handle next)
+{
+	const struct gp_matmul_out down[] = {
+		{ weight_of(s, layer, GP_T_FFN_DOWN), GP_BUF_BRANCH },
+	};
+	int rc;
+
+	if ((rc = gate_and_up(s, layer)) < 0 ||
+	    (rc = s->ops->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0)
+		return rc;
+	return join(s, weight_of(s, layer, GP_T_POST_FFN_NORM), next);
 }
 
 /* Devices that only record here show the time of recording; their own spans tell
@@ -236,17 +274,16 @@ static uint64_t span_since(const char *name, uint64_t start, uint32_t layer)
 	return now;
 }
 
-static int run_layer(struct gp_stage *s, uint32_t layer)
+static int run_layer(struct gp_stage *s, uint32_t layer, gp_handle next)
 {
-	const gp_handle *w = s->layers[layer - s->shape.first_layer].tensor;
 	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
 	int rc;
 
-	if ((rc = attention_branch(s, layer, w)) < 0)
+	if ((rc = attention_branch(s, layer)) < 0)
 		return rc;
 	start = span_since(s->config.is_global[layer] ? "attention global" : "attention local",
 	                   start, layer);
-	if ((rc = ffn_branch(s, w)) < 0)
+	if ((rc = ffn_branch(s, layer, next)) < 0)
 		return rc;
 	span_since("ffn", start, layer);
 	return 0;
@@ -267,26 +304,37 @@ static int run_head(struct gp_stage *s)
 	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
 	int rc;
 
-	if ((rc = s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, s->output_norm)) < 0 ||
-	    (rc = s->ops->head(s->dev, s->token_embd)) < 0)
+	if ((rc = s->ops->head(s->dev, s->token_embd)) < 0)
 		return rc;
 	if (start)
 		gp_trace_span("compute", "head", start, gp_now_ns(), NULL, 0);
 	return 0;
 }
 
+/* Each branch leaves NORMED behind for the next; the first finds it made here. */
+static int run_operations(struct gp_stage *s, const struct gp_batch *b)
+{
+	const uint32_t first = s->shape.first_layer, end = s->shape.end_layer;
+	const gp_handle norm = first < end ? weight_of(s, first, GP_T_ATTN_NORM) :
+	                                     norm_after(s, end, b);
+	int rc = s->shape.embeds ? run_embed(s) : 0;
+
+	if (rc == 0 && norm)
+		rc = s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, norm);
+	for (uint32_t i = first; i < end && rc == 0; i++)
+		if ((rc = run_layer(s, i, norm_after(s, i, b))) < 0)
+			return gp_fail_in(rc, "layer %u", i);
+	return rc == 0 && s->shape.has_head && b->n_logit_rows ? run_head(s) : rc;
+}
+
 static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in, float *out)
 {
 	const struct gp_device_ops *o = s->ops;
-	int rc;
+	int rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in);
 
-	if ((rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in)) < 0 ||
-	    (s->shape.embeds && (rc = run_embed(s)) < 0))
-		return rc;
-	for (uint32_t i = s->shape.first_layer; i < s->shape.end_layer; i++)
-		if ((rc = run_layer(s, i)) < 0)
-			return rc;
-	if (s->shape.has_head && b->n_logit_rows && (rc = run_head(s)) < 0)
+	if (rc == 0)
+		rc = run_operations(s, b);
+	if (rc < 0)
 		return rc;
 	return o->end_step(s->dev, s->shape.has_head ? GP_BUF_LOGITS : GP_BUF_HIDDEN, out);
 }

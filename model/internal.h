@@ -32,4 +32,15 @@ void gp_json_each_value(json_t *root,
 void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tensor_id id,
 				uint32_t layer);
 
+/* ---- --check-numerics (model/checked.c) ---- */
+/* The operations of a step, .checking, for a device that is the struct itself: those
+ * of .ops on .dev, and each one's output is searched. */
+struct gp_checked {
+	struct gp_device_ops checking;
+	const struct gp_device_ops *ops;
+	void *dev;
+	const struct gp_batch *batch;
+};
+void gp_check_operations(struct gp_checked *c, const struct gp_device_ops *ops, void *dev);
+
 #endif

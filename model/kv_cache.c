@@ -360,3 +360,20 @@ uint32_t gp_kv_blocks_used(const struct gp_kv_cache *kv, enum gp_kv_kind kind)
 {
 	return kv->pool[kind].n - kv->pool[kind].n_free;
 }
+
+/* A sequence's local blocks begin GP_KV_SLACK and a window before where its last
+ * step began, and end where the next one does; a step's rows are shared out among
+ * its sequences. One more is held while a shared block is made private. */
+uint32_t gp_kv_most_blocks(const struct gp_kv_limits *l, uint32_t max_rows, enum gp_kv_kind kind)
+{
+	const uint64_t kept = (uint64_t)l->window + GP_KV_SLACK + max_rows;
+	const uint64_t whole = blocks_for(l->context), part = kept / GP_KV_BLOCK + 2;
+	const uint64_t step = (uint64_t)max_rows / GP_KV_BLOCK + 1;
+	uint64_t n = l->max_sequences * whole;
+
+	if (!l->has_kind[kind])
+		return 0;
+	if (kind == GP_KV_LOCAL && l->max_sequences * part + step < n)
+		n = l->max_sequences * part + step;
+	return n + 1 < UINT32_MAX ? (uint32_t)n + 1 : UINT32_MAX;
+}

@@ -206,6 +206,8 @@ uint32_t gp_kv_length(const struct gp_kv_cache *kv, uint32_t seq);
 int gp_kv_extend(struct gp_kv_cache *kv, uint32_t seq, uint32_t n);
 /* Table of block ids by position / GP_KV_BLOCK; blocks given back read UINT32_MAX. */
 const uint32_t *gp_kv_table(const struct gp_kv_cache *kv, enum gp_kv_kind kind, uint32_t seq);
+/* So many blocks of a kind are enough for any steps of at most max_rows rows. */
+uint32_t gp_kv_most_blocks(const struct gp_kv_limits *l, uint32_t max_rows, enum gp_kv_kind kind);
 uint32_t gp_kv_blocks_used(const struct gp_kv_cache *kv, enum gp_kv_kind kind);
 
 /* ==== device operations (implemented in workers/DEVICE) ====================== */
@@ -239,6 +241,8 @@ struct gp_stage_shape {        /* what a device needs to lay out its memory */
 	uint32_t max_rows, max_logit_rows;
 	uint32_t max_sequences, context;
 	enum gp_type kv_type;
+	uint64_t weight_bytes;         /* all its weights, as the device keeps them; 0: unknown */
+	bool check_numerics;           /* search each operation's output (model/checked.c) */
 };
 
 typedef uintptr_t gp_handle;
@@ -251,8 +255,14 @@ struct gp_device_ops {
 	/* Takes a weight (a copy, repacked; t->data may go away), and releases its
 	 * bytes as it goes. norm_offset is added to vectors. */
 	int (*load)(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
+	/* What load will take; NULL: as many bytes as in the file. */
+	uint64_t (*weight_bytes)(const struct gp_tensor *t);
+	/* The last weight was given; NULL: nothing to wait for. */
+	int (*finish_load)(void *dev);
 	struct gp_kv_storage kv;
-	int (*begin_step)(void *dev, const struct gp_batch *b, const float *hidden_in); /* NULL: embeds */
+	/* hidden_in NULL: the stage embeds. 1: the device has recorded the operations of
+	 * such a step (as many rows, or as many as it rounds to); end_step is next. */
+	int (*begin_step)(void *dev, const struct gp_batch *b, const float *hidden_in);
 	int (*embed)(void *dev, gp_handle table, float scale);      /* tokens -> HIDDEN */
 	int (*rms_norm)(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
 	int (*matmul)(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
@@ -263,11 +273,22 @@ struct gp_device_ops {
 	int (*add)(void *dev, enum gp_buffer to, enum gp_buffer from);
 	/* Rows that want logits only: NORMED -> LOGITS. */
 	int (*head)(void *dev, gp_handle table);
+
+	/* Several of these at once, or NULL where a device has no such thing. */
+	int (*append_attention)(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+	/* BRANCH normed by w is added to HIDDEN; that, normed by next, -> NORMED (next 0: not). */
+	int (*add_norm)(void *dev, gp_handle w, gp_handle next);
+	/* NORMED by both matrices, then geglu: -> GATE. */
+	int (*gated_matmul)(void *dev, gp_handle gate, gp_handle up);
+
 	/* Waits; copies HIDDEN (n_rows) or LOGITS to out. Of LOGITS each logit row in
 	 * turn, without gaps: all vocab floats, or as many struct gp_candidate as the
 	 * batch wants of it, best first by the order of struct gp_best. What a device
 	 * does not select itself, gp_best_scan selects from the row in host memory. */
 	int (*end_step)(void *dev, enum gp_buffer from, float *out);
+	/* Waits for what was called since begin_step, then searches the buffer's first
+	 * rows for NaN and infinity: -EDOM (gp_find_wrong). For --check-numerics. */
+	int (*check)(void *dev, enum gp_buffer b, uint32_t rows);
 	uint64_t (*memory_bytes)(void *dev);     /* weights, buffers and KV held */
 	/* Any thread: the step in hand ends soon with -ECANCELED. */
 	void (*cancel)(void *dev);
@@ -276,6 +297,12 @@ struct gp_device_ops {
 /* ---- what all devices work out alike (model/device.c) ---- */
 /* Is it a matrix of the bytes that its shape needs? */
 int gp_tensor_check(const struct gp_tensor *t);
+/* The bytes of a stage's weights (its layers, embeds, has_head); each as bytes says,
+ * NULL: as in the file. */
+uint64_t gp_stage_weights(const struct gp_model *m, const struct gp_stage_shape *s,
+                          uint64_t (*bytes)(const struct gp_tensor *));
+/* -EDOM and a message that names the first float that is NaN or infinite. */
+int gp_find_wrong(const float *x, uint32_t rows, uint32_t width);
 void gp_stage_widths(const struct gp_stage_shape *s, uint32_t width[GP_BUF_COUNT]); /* floats */
 struct gp_kv_place {
 	enum gp_kv_kind kind;

@@ -176,6 +176,8 @@ static void put_load(struct parts *p, const struct gp_msg_load *m)
 	w->out = &p->out;
 	w->trace_part = text_of(m->trace_part);
 	w->log_level = m->log_level;
+	w->memory_bytes = m->memory_bytes;
+	w->check_numerics = m->check_numerics;
 }
 
 static void put_hello(Gempipe__Hello *w, const struct gp_msg_hello *m)
@@ -336,6 +338,8 @@ static int take_load(struct gp_msg_load *m, const Gempipe__Load *w)
 	m->vocab = w->vocab;
 	m->coordinator_pid = w->coordinator_pid;
 	m->log_level = w->log_level;
+	m->memory_bytes = w->memory_bytes;
+	m->check_numerics = w->check_numerics;
 	int rc = take_text("load.model", m->model, sizeof m->model, w->model);
 	if (rc == 0)
 		rc = take_text("load.trace_part", m->trace_part, sizeof m->trace_part,

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GP_PROTO_ABI 1u
+#define GP_PROTO_ABI 2u
 #define GP_PROTO_TEXT 1024 /* bytes of any text field, NUL included */
 #define GP_PEER_BYTES 32
 
@@ -52,6 +52,8 @@ struct gp_msg_load {
 	struct gp_msg_ring in, out;
 	char trace_part[GP_PROTO_TEXT]; /* "" : no trace */
 	uint32_t log_level;
+	uint64_t memory_bytes;       /* at most, on the device; 0: what is free there */
+	bool check_numerics;         /* search each operation's output for NaN and infinity */
 };
 struct gp_msg_progress { uint64_t done_bytes, total_bytes; };
 struct gp_msg_ready { uint64_t memory_bytes, load_ns; };

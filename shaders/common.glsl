@@ -9,6 +9,8 @@
 #extension GL_EXT_control_flow_attributes : enable
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Floats { float v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Vectors { vec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Words { uint v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 2) buffer Halves { float16_t v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Uints { uint v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Addresses { uint64_t v[]; };
@@ -22,4 +24,10 @@ struct Row {
 	uint table[2];    // where the sequence's blocks begin among the addresses
 	uint token;
 };
-layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer Rows { Row v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Step {
+	uint64_t tables;          // addresses of KV blocks
+	uint rows, logit_rows;
+	uint part_blocks[2];      // of a part of attention, by kind of layer
+	uint groups[2][3];        // of attention
+	Row row[];
+};

@@ -5,8 +5,8 @@
 
 layout(local_size_x = 64) in;
 layout(push_constant, scalar) uniform P {
-	uint64_t table, to, rows;
-	uint cols;
+	uint64_t table, to, step;
+	uint cols, vocab;
 	float scale;
 } p;
 
@@ -15,9 +15,9 @@ void main()
 	const uint part = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
 	float w[32];
 
-	if (part * 32 >= p.cols)
+	if (part * 32 >= p.cols || row >= Step(p.step).rows)
 		return;
-	weights(p.table, Rows(p.rows).v[row].token, part, p.cols, w);
+	weights(p.table, p.vocab, Step(p.step).row[row].token, part, p.cols, w);
 	for (uint i = 0; i < 32 && part * 32 + i < p.cols; i++)
 		Floats(p.to).v[row * p.cols + part * 32 + i] = w[i] * p.scale;
 }

@@ -2,37 +2,19 @@
 // A work group takes a head of a row: Q is normed and rotated in place, K too, and
 // stored, V stored.
 #include "common.glsl"
-#define SIZE 64
-#include "reduce.glsl"
+const uint SIZE = 64;
+layout(local_size_x = 64) in;
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+const uint HEAD_ROWS = 1, HEAD_ROWS_IN = 1;
 #include "kv.glsl"
+#include "heads.glsl"
 
-layout(local_size_x = SIZE) in;
 layout(push_constant, scalar) uniform P {
-	uint64_t q, k, v, q_norm, k_norm, rows, blocks, angles;
-	uint heads, kv_heads, dim, kind, layer;
+	uint64_t q, k, v, q_norm, k_norm, step, angles;
+	uint heads, kv_heads, kind, layer;
 	float eps;
 } p;
-
-shared float x[512];
-
-void norm_and_rotate(uint64_t norm, uint row)
-{
-	const uint me = gl_LocalInvocationIndex, half_dim = p.dim / 2;
-	Floats cs = Floats(p.angles + uint64_t(row) * p.dim * 4);
-	float sum = 0;
-
-	for (uint i = me; i < p.dim; i += SIZE)
-		sum += x[i] * x[i];
-	const float scale = inversesqrt(group_sum(sum) / float(p.dim) + p.eps);
-	for (uint i = me; i < half_dim; i += SIZE) {
-		const float a = x[i] * scale * Floats(norm).v[i];
-		const float b = x[i + half_dim] * scale * Floats(norm).v[i + half_dim];
-
-		x[i] = a * cs.v[i] - b * cs.v[half_dim + i];
-		x[i + half_dim] = b * cs.v[i] + a * cs.v[half_dim + i];
-	}
-	barrier();
-}
 
 void main()
 {
@@ -42,23 +24,32 @@ void main()
 	const uint head = is_q ? h : (h - p.heads) % p.kv_heads;
 	const uint64_t base = is_q ? p.q : is_k ? p.k : p.v;
 	const uint heads = is_q ? p.heads : p.kv_heads;
-	Floats from = Floats(base + (uint64_t(row) * heads + head) * p.dim * 4);
+	const uint64_t from = base + (uint64_t(row) * heads + head) * DIM * 4;
+	Step s = Step(p.step);
 
-	for (uint i = me; i < p.dim; i += SIZE)
-		x[i] = from.v[i];
+	if (row >= s.rows)
+		return;
+	read_head(0, from);
 	barrier();
-	if (is_q || is_k)
-		norm_and_rotate(is_q ? p.q_norm : p.k_norm, row);
+	const float scale = head_scale(0, p.eps);
+	const uint64_t norm = is_q ? p.q_norm : p.k_norm;
+	for (uint i = me; i < DIM / 2; i += SIZE) {
+		const vec2 x = is_q || is_k ?
+		               rotated(0, i, scale, norm, p.angles + uint64_t(row) * DIM * 4) :
+		               vec2(raw[0][i], raw[0][i + DIM / 2]);
+
+		head_floats[0][i] = x.x;
+		head_floats[0][i + DIM / 2] = x.y;
+	}
+	barrier();
 	if (is_q) {
-		for (uint i = me; i < p.dim; i += SIZE)
-			from.v[i] = x[i];
+		for (uint i = me; i < DIM; i += SIZE)
+			Floats(from).v[i] = head_floats[0][i];
 		return;
 	}
-	const Row r = Rows(p.rows).v[row];
-	const uint64_t block = Addresses(p.blocks).v[r.table[p.kind] + r.pos / KV_BLOCK];
-	const uint64_t to = kv_row(block, p.layer, is_k ? 0 : 1, head, p.kv_heads,
-	                           r.pos % KV_BLOCK, p.dim);
+	const Row r = s.row[row];
+	const uint64_t block = Addresses(s.tables).v[r.table[p.kind] + r.pos / KV_BLOCK];
 
-	for (uint i = me; i < p.dim; i += SIZE)
-		kv_store(to, i, x[i]);
+	kv_store(kv_head(block, p.layer, is_k ? 0 : 1, head, p.kv_heads), r.pos % KV_BLOCK, 0,
+	         me, SIZE);
 }

@@ -1,25 +1,71 @@
 #version 460
-// to = x / sqrt(mean(x^2) + eps) * w, a work group a row; ADD: added to what to holds.
+// x / sqrt(mean(x^2) + eps) * w, a work group a row, in floats and in 8 bits.
+// OP 0: to = norm(from). OP 1: hidden += norm(from). OP 2: then to = norm(hidden) by the
+// weights next.
 #include "common.glsl"
-#define SIZE 256
+#include "quantize8.glsl"
+
+layout(constant_id = 0) const uint OP = 0;
+layout(constant_id = 1) const uint EACH = 1;     // vectors of a lane, the last may be none
+layout(constant_id = 3) const uint SIZE = 128;
+layout(local_size_x_id = 3) in;
 #include "reduce.glsl"
 
-layout(local_size_x = SIZE) in;
 layout(push_constant, scalar) uniform P {
-	uint64_t to, from, w;
-	uint cols;
+	uint64_t from, w, hidden, next, to;
+	uint64_t quants, blocks;         // or 0
+	uint vectors;                    // of a row
 	float eps;
 } p;
 
-void main()
+float length_scale(vec4 x[EACH])
 {
-	Floats x = Floats(p.from + uint64_t(gl_WorkGroupID.x) * p.cols * 4);
-	Floats y = Floats(p.to + uint64_t(gl_WorkGroupID.x) * p.cols * 4);
 	float sum = 0;
 
-	for (uint i = gl_LocalInvocationIndex; i < p.cols; i += SIZE)
-		sum += x.v[i] * x.v[i];
-	const float scale = inversesqrt(group_sum(sum) / float(p.cols) + p.eps);
-	for (uint i = gl_LocalInvocationIndex; i < p.cols; i += SIZE)
-		y.v[i] = x.v[i] * scale * Floats(p.w).v[i];
+	[[unroll]] for (uint i = 0; i < EACH; i++)
+		sum += dot(x[i], x[i]);
+	return inversesqrt(group_sum(sum) / float(p.vectors * 4) + p.eps);
+}
+
+void main()
+{
+	const uint me = lane_index();
+	const uint64_t row = uint64_t(gl_WorkGroupID.x) * p.vectors * 16;
+	const uint n = p.vectors > me ? (p.vectors - me + SIZE - 1) / SIZE : 0; // of mine
+	vec4 x[EACH], w[EACH], h[EACH], next[EACH];
+
+	[[unroll]] for (uint i = 0; i < EACH; i++) {
+		const uint at = min(me + i * SIZE, p.vectors - 1);
+
+		x[i] = i < n ? Vectors(p.from + row).v[at] : vec4(0);
+		w[i] = Vectors(p.w).v[at];
+		if (OP != 0) {
+			h[i] = i < n ? Vectors(p.hidden + row).v[at] : vec4(0);
+			if (OP == 2)
+				next[i] = Vectors(p.next).v[at];
+		}
+	}
+	float scale = length_scale(x);
+	if (OP != 0) {
+		[[unroll]] for (uint i = 0; i < EACH; i++) {
+			h[i] += x[i] * scale * w[i];
+			if (i < n)
+				Vectors(p.hidden + row).v[me + i * SIZE] = h[i];
+			x[i] = i < n ? h[i] : vec4(0);
+			w[i] = next[i];
+		}
+		if (OP == 1)
+			return;
+		scale = length_scale(x);
+	}
+	[[unroll]] for (uint i = 0; i < EACH; i++) {
+		const uint at = gl_WorkGroupID.x * p.vectors + me + i * SIZE;
+
+		if (i >= n)
+			break;
+		x[i] *= scale * w[i];
+		Vectors(p.to).v[at] = x[i];
+		if (p.quants != 0)
+			write8(p.quants, p.blocks, gl_WorkGroupID.x, me + i * SIZE, p.vectors, x[i]);
+	}
 }

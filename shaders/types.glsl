@@ -1,92 +1,128 @@
-// Weights by type: 32 elements of a row as floats. TYPE is the number of the type in
-// GGUF; the layouts of blocks are those of the GGUF specification, unchanged.
+// Weights by type. TYPE is the number of the type in GGUF.
+//
+// How a matrix of N rows and K columns lies in memory (workers/vulkan/vk_weights.c
+// packs it so). It begins at a multiple of 256 bytes and takes exactly the bytes of the
+// file; quants stand apart from scales that would misalign them, so that they can be
+// read 16 bytes at a time. Planes follow each other without gaps, each in the order of rows:
+//   F32, F16, BF16   as in GGUF    [N][K]
+//   Q4_0             quants        [N][K/32][16]: byte i has element i low, i + 16 high
+//                    scales        [N][K/32] f16
+//   Q8_0             quants        [N][K/32][32]
+//                    scales        [N][K/32] f16
+//   Q4_K             as in GGUF    [N][K/256][144]: d and dmin f16, 12 bytes of scales,
+//                                  128 of quants
+//   Q6_K             quants        [N][K/256][208]: low bits 128, high bits 64, 16 scales
+//                    scales        [N][K/256] f16
 layout(constant_id = 0) const uint TYPE = 0;
 
 const uint F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, BF16 = 30;
+
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Quads { uvec4 v[]; };
 
 float half_at(uint64_t at)
 {
 	return float(Halves(at).v[0]);
 }
 
-void q4_0(uint64_t at, out float w[32])
+int byte_of(uint x, uint i)
 {
-	const float d = half_at(at);
-	Shorts q = Shorts(at + 2);
+	return bitfieldExtract(int(x), int(i * 8), 8);
+}
 
-	[[unroll]] for (uint i = 0; i < 8; i++) {
-		const uint b = q.v[i];
+uint nibble_of(uint x, uint i)
+{
+	return bitfieldExtract(x, int(i * 4), 4);
+}
 
-		w[2 * i] = d * float(int(b & 15) - 8);
-		w[2 * i + 1] = d * float(int(b >> 8 & 15) - 8);
-		w[2 * i + 16] = d * float(int(b >> 4 & 15) - 8);
-		w[2 * i + 17] = d * float(int(b >> 12) - 8);
+// Scale and minimum of part j of a Q4_K block, whose first 16 bytes are head.
+vec2 q4_k_scales(uvec4 head, uint j)
+{
+	const uint low = j % 4 * 8;
+	const uint s = bitfieldExtract(head[1], int(low), 8), m = bitfieldExtract(head[2], int(low), 8);
+	const uint both = bitfieldExtract(head[3], int(low), 8);
+	const uint scale = j < 4 ? s & 63 : (both & 15) | s >> 6 << 4;
+	const uint minimum = j < 4 ? m & 63 : both >> 4 | m >> 6 << 4;
+
+	return unpackHalf2x16(head[0]) * vec2(scale, minimum);
+}
+
+// ---- 32 elements as floats: for embeddings, and products of many rows ------------
+void q4_0(uint64_t at, float d, out float w[32])
+{
+	const uvec4 q = Quads(at).v[0];
+
+	[[unroll]] for (uint i = 0; i < 16; i++) {
+		w[i] = d * float(int(nibble_of(q[i / 4], i % 4 * 2)) - 8);
+		w[i + 16] = d * float(int(nibble_of(q[i / 4], i % 4 * 2 + 1)) - 8);
 	}
 }
 
-void q8_0(uint64_t at, out float w[32])
+void q8_0(uint64_t at, float d, out float w[32])
 {
-	const float d = half_at(at);
-	Shorts q = Shorts(at + 2);
+	[[unroll]] for (uint h = 0; h < 2; h++) {
+		const uvec4 q = Quads(at).v[h];
 
-	[[unroll]] for (uint i = 0; i < 16; i++) {
-		const int b = int(int16_t(q.v[i]));
-
-		w[2 * i] = d * float(bitfieldExtract(b, 0, 8));
-		w[2 * i + 1] = d * float(b >> 8);
+		[[unroll]] for (uint i = 0; i < 16; i++)
+			w[h * 16 + i] = d * float(byte_of(q[i / 4], i % 4));
 	}
 }
 
 // Part j of a block of 256.
 void q4_k(uint64_t at, uint j, out float w[32])
 {
-	Bytes s = Bytes(at + 4);
-	Uints q = Uints(at + 16 + j / 2 * 32);
-	const uint scale = j < 4 ? s.v[j] & 63 : (s.v[j + 4] & 15) | (s.v[j - 4] >> 6) << 4;
-	const uint minimum = j < 4 ? s.v[j + 4] & 63 : (s.v[j + 4] >> 4) | (s.v[j] >> 6) << 4;
-	const float d = half_at(at) * float(scale), m = half_at(at + 2) * float(minimum);
+	const vec2 s = q4_k_scales(Quads(at).v[0], j);
 
-	[[unroll]] for (uint i = 0; i < 32; i++)
-		w[i] = d * float(bitfieldExtract(q.v[i / 4], int(i % 4 * 8 + j % 2 * 4), 4)) - m;
-}
+	[[unroll]] for (uint h = 0; h < 2; h++) {
+		const uvec4 q = Quads(at).v[1 + j / 2 * 2 + h] >> j % 2 * 4;
 
-void q6_k(uint64_t at, uint j, out float w[32])
-{
-	const uint part = j % 4;
-	Shorts low = Shorts(at + j / 4 * 64 + part % 2 * 32), high = Shorts(at + 128 + j / 4 * 32);
-	const int scales = int(int16_t(Shorts(at + 192 + j * 2).v[0]));
-	const float d = half_at(at + 208);
-	const float d0 = d * float(bitfieldExtract(scales, 0, 8)), d1 = d * float(scales >> 8);
-
-	[[unroll]] for (uint i = 0; i < 32; i++) {
-		const uint l = uint(low.v[i / 2]) >> (i % 2 * 8 + part / 2 * 4);
-		const uint h = uint(high.v[i / 2]) >> (i % 2 * 8 + part * 2);
-
-		w[i] = (i < 16 ? d0 : d1) * float(int((l & 15) | (h & 3) << 4) - 32);
+		[[unroll]] for (uint i = 0; i < 16; i++)
+			w[h * 16 + i] = s.x * float(nibble_of(q[i / 4], i % 4 * 2)) - s.y;
 	}
 }
 
-// Elements [32 part, 32 part + 32) of the row; past cols: zero.
-void weights(uint64_t table, uint row, uint part, uint cols, out float w[32])
+void q6_k(uint64_t at, float d, uint j, out float w[32])
 {
-	const uint64_t n = uint64_t(row) * cols;
+	const uint part = j % 4;
+	Quads q = Quads(at);
+
+	[[unroll]] for (uint h = 0; h < 2; h++) {
+		const uvec4 low = q.v[j / 4 * 4 + part % 2 * 2 + h] >> part / 2 * 4;
+		const uvec4 high = q.v[8 + j / 4 * 2 + h] >> part * 2;
+		const uint s = j * 2 + h;
+		const float scale = d * float(byte_of(q.v[12][s / 4], s % 4));
+
+		[[unroll]] for (uint i = 0; i < 16; i++) {
+			const uint b = nibble_of(low[i / 4], i % 4 * 2);
+			const uint c = bitfieldExtract(high[i / 4], int(i % 4 * 8), 2);
+
+			w[h * 16 + i] = scale * float(int(b | c << 4) - 32);
+		}
+	}
+}
+
+float plain_at(uint64_t table, uint64_t i)
+{
+	return TYPE == F32 ? Floats(table + i * 4).v[0] : TYPE == F16 ? half_at(table + i * 2) :
+	       uintBitsToFloat(uint(Shorts(table + i * 2).v[0]) << 16);
+}
+
+// Elements [32 part, 32 part + 32) of a row of a matrix of `rows` rows; past cols: zero.
+void weights(uint64_t table, uint rows, uint row, uint part, uint cols, out float w[32])
+{
+	const uint64_t all = uint64_t(rows) * cols, n = uint64_t(row) * cols;
 
 	if (TYPE == Q4_0) {
-		q4_0(table + (n / 32 + part) * 18, w);
+		q4_0(table + (n / 32 + part) * 16, half_at(table + all / 2 + (n / 32 + part) * 2), w);
 	} else if (TYPE == Q8_0) {
-		q8_0(table + (n / 32 + part) * 34, w);
+		q8_0(table + (n / 32 + part) * 32, half_at(table + all + (n / 32 + part) * 2), w);
 	} else if (TYPE == Q4_K) {
 		q4_k(table + (n / 256 + part / 8) * 144, part % 8, w);
 	} else if (TYPE == Q6_K) {
-		q6_k(table + (n / 256 + part / 8) * 210, part % 8, w);
-	} else {
-		[[unroll]] for (uint i = 0; i < 32; i++) {
-			const uint64_t at = n + part * 32 + i;
+		const uint64_t block = n / 256 + part / 8;
 
-			w[i] = part * 32 + i >= cols ? 0.0 :
-			       TYPE == F32 ? Floats(table + at * 4).v[0] :
-			       TYPE == F16 ? half_at(table + at * 2) :
-			       uintBitsToFloat(uint(Shorts(table + at * 2).v[0]) << 16);
-		}
+		q6_k(table + block * 208, half_at(table + all / 256 * 208 + block * 2), part % 8, w);
+	} else {
+		[[unroll]] for (uint i = 0; i < 32; i++)
+			w[i] = part * 32 + i >= cols ? 0.0 : plain_at(table, n + part * 32 + i);
 	}
 }

@@ -90,12 +90,16 @@ static int check_layers(const struct worker *w)
 int gp_worker_load(struct worker *w)
 {
 	const struct gp_msg_load *l = &w->load;
+	const struct gp_device_options options = {
+		.index = w->device_index, .threads = l->threads, .first_cpu = l->first_cpu,
+		.memory_bytes = l->memory_bytes,
+	};
 	const uint64_t start = gp_now_ns();
 	int rc;
 
 	if ((rc = gp_model_open(&w->model, l->model)) < 0 || (rc = check_layers(w)) < 0 ||
 	    (rc = open_rings(w)) < 0 ||
-	    (rc = w->device->open(&w->dev, l->threads, l->first_cpu)) < 0)
+	    (rc = w->device->open(&w->dev, &options)) < 0)
 		return rc;
 	const struct gp_stage_shape shape = {
 		.config = gp_model_config(w->model),
@@ -105,6 +109,7 @@ int gp_worker_load(struct worker *w)
 		.max_logit_rows = l->has_head ? l->out.max_payload_rows : 0,
 		.max_sequences = l->max_sequences, .context = l->context,
 		.kv_type = (enum gp_type)l->kv_type,
+		.check_numerics = l->check_numerics,
 	};
 	rc = gp_stage_create(&w->stage, w->model, &shape, w->device->ops, w->dev, on_progress, w);
 	if (rc < 0)

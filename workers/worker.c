@@ -43,7 +43,7 @@ static int send_hello(struct control *c)
 	m.hello.stage = c->stage;
 	m.hello.pid = (uint32_t)getpid();
 	snprintf(m.hello.device, sizeof m.hello.device, "%s", c->w->device->ops->name);
-	c->w->device->describe(m.hello.description);
+	c->w->device->describe(c->w->device_index, m.hello.description);
 	return send_message(c, &m);
 }
 
@@ -362,10 +362,26 @@ static int help(const struct gp_worker_device *d)
 		"the exact command. Ctrl-C leaves the pipeline, which then waits for another.\n"
 		"  --connect ENDPOINT  the coordinator's control socket (ipc://...)\n"
 		"  --stage K           which stage of the plan this is, from 0\n"
+		"  --device N          which device of this kind, from 0, as in gempipe devices\n"
+		"  --describe          print the devices of this kind as JSON, and end\n"
 		"      --version       print the version\n"
 		"  -h, --help          print this\n"
 		"Example: gempipe worker %s --connect ipc:///run/user/1000/gempipe-4711-x/control --stage 1\n",
 		d->ops->name, d->ops->name) < 0;
+}
+
+/* {"devices": [...], "problem": why there is none}. Exit status 0 all the same. */
+static int print_devices(const struct gp_worker_device *d)
+{
+	json_t *all = d->list();
+	json_t *out = all ? json_pack("{s:s, s:o}", "kind", d->ops->name, "devices", all) : NULL;
+
+	if (out && !json_array_size(all))
+		json_object_set_new(out, "problem", json_string(gp_error()));
+	const bool ok = out && json_dumpf(out, stdout, JSON_COMPACT) == 0 && putchar('\n') != EOF &&
+			fflush(stdout) == 0;
+	json_decref(out);
+	return ok ? 0 : 1;
 }
 
 static int read_arguments(struct control *c, int argc, char **argv)
@@ -373,7 +389,8 @@ static int read_arguments(struct control *c, int argc, char **argv)
 	static const struct option options[] = {
 		{ "connect", required_argument, NULL, 'c' }, { "stage", required_argument, NULL, 's' },
 		{ "spawned-by", required_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' },
-		{ "version", no_argument, NULL, 'V' }, { 0 },
+		{ "version", no_argument, NULL, 'V' }, { "device", required_argument, NULL, 'd' },
+		{ "describe", no_argument, NULL, 'D' }, { 0 },
 	};
 	bool have_stage = false;
 	uint64_t v = 0;
@@ -385,16 +402,22 @@ static int read_arguments(struct control *c, int argc, char **argv)
 			c->endpoint = optarg;
 		else if (o == 's')
 			rc = gp_parse_u64("--stage", optarg, 0, GP_MAX_STAGES - 1, &v);
+		else if (o == 'd')
+			rc = gp_parse_u64("--device", optarg, 0, 255, &v);
 		else if (o == 'S')
 			rc = gp_parse_u64("--spawned-by", optarg, 1, INT32_MAX, &v);
 		else if (o == 'V')
 			exit(printf("gempipe %s\n", GP_VERSION) < 0);
+		else if (o == 'D')
+			exit(print_devices(c->w->device));
 		else if (o == 'h')
 			exit(help(c->w->device));
 		else
 			rc = gp_fail(EINVAL, "'%s' is no option, or lacks its value", argv[optind - 1]);
 		if (rc == 0 && o == 's')
 			c->stage = (uint32_t)v, have_stage = true;
+		if (rc == 0 && o == 'd')
+			c->w->device_index = (uint32_t)v;
 		if (rc == 0 && o == 'S')
 			c->coordinator_pid = (pid_t)v, c->spawned = true;
 	}

@@ -3,17 +3,30 @@
 #ifndef GP_WORKERS_H
 #define GP_WORKERS_H
 
+#include <jansson.h>
+
 #include "model/model.h"
+
+struct gp_device_options {      /* zero: the default */
+	uint32_t index;         /* which of the machine's devices of this kind */
+	uint32_t threads;       /* CPU; 0: all cores this process may use */
+	uint32_t first_cpu;     /* pinned from here on */
+	uint64_t memory_bytes;  /* at most; 0: what is free */
+};
 
 struct gp_worker_device {
 	const struct gp_device_ops *ops;
-	/* threads 0: all cores this process may use; pinned from first_cpu on. */
-	int (*open)(void **dev, uint32_t threads, uint32_t first_cpu);
+	int (*open)(void **dev, const struct gp_device_options *o);
 	void (*close)(void *dev); /* NULL is fine */
-	void (*describe)(char text[256]); /* "2 cores, AVX-512", for hello */
+	/* "2 cores, AVX-512", for hello. */
+	void (*describe)(uint32_t index, char text[256]);
+	/* The machine's devices of this kind, as a JSON array; an empty one and the
+	 * reason (gp_error) where there is none. Never NULL but for lack of memory. */
+	json_t *(*list)(void);
 };
 
-/* workers/worker.c. Arguments: --connect ENDPOINT --stage K [-v]. */
+/* workers/worker.c. Arguments: --connect ENDPOINT --stage K [--device N], or
+ * --describe. */
 int gp_worker_main(const struct gp_worker_device *device, int argc, char **argv);
 
 /* workers/cpu/cpu.c */

@@ -70,6 +70,34 @@ static void test_parse(void **state)
 		assert_int_equal(gp_parse_u64("n", bad[i], 1, 10, &v), -EINVAL);
 }
 
+static void test_scan_size(void **state)
+{
+	static const struct { const char *text; uint64_t bytes; size_t used; } good[] = {
+		{ "0", 0, 1 }, { "17,", 17, 2 }, { "3k", 3072, 2 }, { "16G]", (uint64_t)16 << 30, 3 },
+		{ "5M", 5 << 20, 2 }, { "1T", (uint64_t)1 << 40, 2 },
+		{ "16777215T", (uint64_t)16777215 << 40, 9 }, { "4X", 4, 1 },
+	};
+	static const char *const bad[] = { "", "G", "-1", "+1", " 1", "16777216T",
+	                                   "18446744073709551616" };
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(good); i++) {
+		const char *at = good[i].text;
+		uint64_t v = 1;
+
+		assert_int_equal(gp_scan_size(&at, &v), 0);
+		assert_int_equal(v, good[i].bytes);
+		assert_ptr_equal(at, good[i].text + good[i].used);
+	}
+	for (size_t i = 0; i < GP_ARRAY_LEN(bad); i++) {
+		const char *at = bad[i];
+		uint64_t v;
+
+		assert_int_equal(gp_scan_size(&at, &v), -EINVAL);
+		assert_ptr_equal(at, bad[i]);
+	}
+}
+
 /* A writer that was killed leaves half a line; the joined file stays JSON. */
 static void test_trace_join_drops_half_lines(void **state)
 {
@@ -118,7 +146,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_errors), cmocka_unit_test(test_long_errors_are_cut),
 		cmocka_unit_test(test_sizes), cmocka_unit_test(test_size_text),
-		cmocka_unit_test(test_parse), cmocka_unit_test(test_trace_join_drops_half_lines),
+		cmocka_unit_test(test_parse), cmocka_unit_test(test_scan_size),
+		cmocka_unit_test(test_trace_join_drops_half_lines),
 		cmocka_unit_test(test_trace_writes_spans),
 	};
 

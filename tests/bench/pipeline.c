@@ -134,11 +134,12 @@ static int bench(const char *bin)
 	struct gp_model *m = NULL;
 	struct gp_stage *s = NULL;
 	float *logits = NULL;
+	const struct gp_device_options one_thread = { .threads = 1 };
 	void *dev = NULL;
 	int rc;
 
-	if ((rc = gp_model_open(&m, MODEL)) == 0 && (rc = gp_cpu_device.open(&dev, 1, 0)) == 0 &&
-	    (rc = open_stage(m, dev, &s)) == 0 && (rc = open_engine(bin, "auto", &one)) == 0 &&
+	if ((rc = gp_model_open(&m, MODEL)) == 0 &&
+	    (rc = gp_cpu_device.open(&dev, &one_thread)) == 0 && (rc = open_stage(m, dev, &s)) == 0 && (rc = open_engine(bin, "auto", &one)) == 0 &&
 	    (rc = open_engine(bin, "cpu:0-2,cpu:3-5", &two)) == 0) {
 		logits = calloc(gp_model_config(m)->vocab, sizeof *logits);
 		rc = logits ? measure(s, one, two, logits, gp_model_config(m)->vocab) : -ENOMEM;

@@ -150,7 +150,7 @@ static void test_stages(void **state)
 		{ "cpu:0-99999999999", "is not DEVICE:FIRST-LAST" },
 		{ "tpu:0-5", "device 'tpu' is unknown" },
 		{ "npu:0-5", "no npu worker" },
-		{ "cpu[1]:0-5", "only the first device" },
+		{ "cpu[1]:0-5", "only vulkan devices are numbered" },
 		{ "cpu:0,cpu:1,cpu:2,cpu:3,cpu:4,cpu:5,cpu:6", "only 6 layers" },
 	};
 

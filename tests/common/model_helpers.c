@@ -122,9 +122,11 @@ static void open_stage(struct chain *c, uint32_t i, const struct chain_options *
 		.max_rows = c->max_rows, .max_logit_rows = c->max_rows,
 		.max_sequences = o->max_sequences ? o->max_sequences : 4,
 		.context = o->context ? o->context : 2048, .kv_type = o->kv_type,
+		.check_numerics = o->check_numerics,
 	};
+	const struct gp_device_options options = { .threads = o->threads ? o->threads : 1 };
 
-	if (c->device->open(&c->dev[i], o->threads ? o->threads : 1, 0) < 0 ||
+	if (c->device->open(&c->dev[i], &options) < 0 ||
 	    gp_stage_create(&c->stage[i], c->model, &shape, c->device->ops, c->dev[i], NULL,
 	                    NULL) < 0)
 		fail_msg("%s", gp_error());

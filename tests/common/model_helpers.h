@@ -36,6 +36,7 @@ struct chain_options {
 	uint32_t context;          /* 0: 2048 */
 	uint32_t max_sequences;    /* 0: 4 */
 	enum gp_type kv_type;
+	bool check_numerics;
 	const struct gp_worker_device *device; /* NULL: the CPU */
 };
 
@@ -69,6 +70,12 @@ void reference_logits(const struct gp_model *m, const uint32_t *ids, uint32_t n,
  * under /tmp whose name goes to path. */
 void random_model_create(char path[64], const struct gp_config *c, uint32_t seed);
 void random_model_remove(const char *path);
+/* Puts a value into one of its weights. */
+void random_model_poison(const char *path, const char *tensor, size_t element, float value);
+
+/* ---- wrong numbers (numerics.c) ---------------------------------------------- */
+/* One in any weight is found by --check-numerics, and its place named. */
+void check_numerics_find(const struct gp_worker_device *device);
 
 /* ---- perplexity ------------------------------------------------------------- */
 /* -log p(id) by one row of n logits. */

@@ -316,3 +316,23 @@ void random_model_remove(const char *path)
 	unlink(name);
 	rmdir(path);
 }
+
+void random_model_poison(const char *path, const char *tensor, size_t element, float value)
+{
+	char name[96];
+	uint64_t text_bytes;
+
+	snprintf(name, sizeof(name), "%s/model.safetensors", path);
+	FILE *f = fopen(name, "r+b");
+	assert_non_null(f);
+	assert_int_equal(fread(&text_bytes, sizeof(text_bytes), 1, f), 1);
+	json_t *header = json_loadf(f, JSON_DISABLE_EOF_CHECK, NULL);
+	const json_t *offsets = json_object_get(json_object_get(header, tensor), "data_offsets");
+	assert_int_equal(json_array_size(offsets), 2);
+	const size_t at = sizeof(text_bytes) + (size_t)text_bytes + element * sizeof(value) +
+	                  (size_t)json_integer_value(json_array_get(offsets, 0));
+	json_decref(header);
+	assert_int_equal(fseek(f, (long)at, SEEK_SET), 0);
+	assert_int_equal(fwrite(&value, sizeof(value), 1, f), 1);
+	assert_int_equal(fclose(f), 0);
+}

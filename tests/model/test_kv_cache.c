@@ -294,10 +294,30 @@ static void test_random_walk(void **state)
 			check_rows(kv, seq, p, p + 1, want[seq][p] - p,
 			           len > WINDOW ? len - WINDOW + 1 : 0);
 	}
+	/* A device that reserves so many beforehand never needs more. */
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		assert_in_range(dev.reserved[k], 1, gp_kv_most_blocks(
+			&(struct gp_kv_limits){ SEQUENCES, CONTEXT, WINDOW, { true, true } }, 90, k));
 	gp_kv_clear(kv);
 	assert_int_equal(gp_kv_blocks_used(kv, GP_KV_LOCAL), 0);
 	assert_int_equal(gp_kv_blocks_used(kv, GP_KV_GLOBAL), 0);
 	gp_kv_destroy(kv);
+}
+
+static void test_most_blocks(void **state)
+{
+	struct gp_kv_limits l = { 2, 8192, 1024, { true, true } };
+
+	(void)state;
+	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_GLOBAL), 2 * 128 + 1);
+	/* Window, slack and step, each sequence's last step as long as it may be. */
+	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_LOCAL), 2 * (26 + 2) + 9 + 1);
+	l.context = 100;
+	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_LOCAL), 2 * 2 + 1);
+	l.has_kind[GP_KV_LOCAL] = false;
+	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_LOCAL), 0);
+	l = (struct gp_kv_limits){ UINT32_MAX, UINT32_MAX, UINT32_MAX, { true, true } };
+	assert_int_equal(gp_kv_most_blocks(&l, UINT32_MAX, GP_KV_GLOBAL), UINT32_MAX);
 }
 
 int main(void)
@@ -310,7 +330,7 @@ int main(void)
 		cmocka_unit_test(test_copy_out_of_range),
 		cmocka_unit_test(test_extend_all_or_nothing),
 		cmocka_unit_test(test_stage_of_one_kind),
-		cmocka_unit_test(test_random_walk),
+		cmocka_unit_test(test_random_walk), cmocka_unit_test(test_most_blocks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -265,7 +265,7 @@ struct one {                   /* a model and a device, for shapes that may not 
 static void one_open(struct one *o)
 {
 	random_model_create(o->path, &plain, 3);
-	if (gp_model_open(&o->model, o->path) < 0 || gp_cpu_device.open(&o->dev, 2, 0) < 0)
+	if (gp_model_open(&o->model, o->path) < 0 || gp_cpu_device.open(&o->dev, &(struct gp_device_options){ .threads = 2 }) < 0)
 		fail_msg("%s", gp_error());
 	random_model_remove(o->path);
 	o->shape = (struct gp_stage_shape){
@@ -385,7 +385,7 @@ static void test_bad_instruction_set(void **state)
 
 	(void)state;
 	setenv("GP_CPU", "mmx", 1);
-	assert_int_equal(gp_cpu_device.open(&dev, 1, 0), -EINVAL);
+	assert_int_equal(gp_cpu_device.open(&dev, &(struct gp_device_options){ .threads = 1 }), -EINVAL);
 	assert_null(dev);
 	assert_non_null(strstr(gp_error(), "GP_CPU"));
 	unsetenv("GP_CPU");
@@ -514,12 +514,18 @@ static void test_candidates(void **state)
 	free(whole);
 }
 
+static void test_numerics(void **state)
+{
+	(void)state;
+	check_numerics_find(&gp_cpu_device);
+}
+
 static void test_describe(void **state)
 {
 	char text[256];
 
 	(void)state;
-	gp_cpu_device.describe(text);
+	gp_cpu_device.describe(0, text);
 	assert_non_null(strstr(text, "core"));
 }
 
@@ -542,7 +548,7 @@ int main(void)
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_memory_is_counted),
 		cmocka_unit_test(test_candidates),
-		cmocka_unit_test(test_describe),
+		cmocka_unit_test(test_numerics), cmocka_unit_test(test_describe),
 		cmocka_unit_test(test_rank_in_core),
 	};
 

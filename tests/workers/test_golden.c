@@ -87,7 +87,7 @@ static void bare_open(struct bare *b, uint32_t first, uint32_t end, bool embeds)
 	if (gp_model_open(&b->model, RANDOM_TEXT) < 0)
 		fail_msg("%s", gp_error());
 	shape.config = gp_model_config(b->model);
-	if (gp_cpu_device.open(&b->dev, 1, 0) < 0 ||
+	if (gp_cpu_device.open(&b->dev, &(struct gp_device_options){ .threads = 1 }) < 0 ||
 	    gp_stage_create(&b->stage, b->model, &shape, gp_cpu_device.ops, b->dev, NULL, NULL) < 0)
 		fail_msg("%s", gp_error());
 }

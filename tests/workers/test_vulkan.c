@@ -17,6 +17,7 @@
 
 #define CHUNK 512u
 #define CHUNKS 200u
+#define MANY 2e-2              /* steps of over 32 rows may go through tiles of halves */
 
 /* Logits of n ids as one sequence, in steps of chunk rows. */
 static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
@@ -54,8 +55,8 @@ static void test_random_text(void **state)
 		struct chain_options o;
 		double tolerance;
 	} cases[] = {
-		{ "one step", 0, { .device = &gp_vulkan_device }, 2e-3 },
-		{ "three stages", 0, { .device = &gp_vulkan_device, .n_stages = 3 }, 2e-3 },
+		{ "one step", 0, { .device = &gp_vulkan_device }, MANY },
+		{ "three stages", 0, { .device = &gp_vulkan_device, .n_stages = 3 }, MANY },
 		{ "steps of 7", 7, { .device = &gp_vulkan_device }, 2e-3 },
 		{ "F16 keys and values", 0, { .device = &gp_vulkan_device, .kv_type = GP_TYPE_F16 },
 		  2e-2 },
@@ -81,7 +82,7 @@ static void test_mini(void **state)
 	float *got = logits_of(MINI, input, CHUNK, 0,
 	                       &(struct chain_options){ .device = &gp_vulkan_device });
 	memmove(got, got + (size_t)(CHUNK - 64) * 4096, (size_t)64 * 4096 * sizeof(*got));
-	assert_near("bundled model", want, got, 64 * 4096, 2e-3);
+	assert_near("bundled model", want, got, 64 * 4096, MANY);
 	golden_close(g);
 }
 
@@ -109,7 +110,7 @@ static void test_types(void **state)
 		float *want = logits_of(whole, ids, 64, 0, &(struct chain_options){ 0 });
 		float *got = logits_of(path, ids, 64, 0,
 		                       &(struct chain_options){ .device = &gp_vulkan_device });
-		assert_near(types[t], want, got, 64 * 4096, 2e-3);
+		assert_near(types[t], want, got, 64 * 4096, MANY);
 		free(want);
 		unlink(path);
 		unlink(whole);
@@ -144,44 +145,65 @@ static void test_sequences(void **state)
 	(void)state;
 	mixed_rows(&gp_cpu_device, ids, want);
 	mixed_rows(&gp_vulkan_device, ids, got);
-	assert_near("sequences", want, got, (size_t)120 * 512, 2e-3);
+	assert_near("sequences", want, got, (size_t)120 * 512, MANY);
 	free(want);
 	golden_close(g);
 }
 
 static struct gp_device_ops cancelling;
-static uint32_t adds_left;
+static uint32_t norms_left, steps_left;
 
-static int add_then_cancel(void *dev, enum gp_buffer to, enum gp_buffer from)
+static int norm_then_cancel(void *dev, gp_handle w, gp_handle next)
 {
-	const int rc = gp_vulkan_device.ops->add(dev, to, from);
+	const int rc = gp_vulkan_device.ops->add_norm(dev, w, next);
 
-	if (adds_left && --adds_left == 0)
+	if (norms_left && --norms_left == 0)
 		gp_vulkan_device.ops->cancel(dev);
 	return rc;
 }
 
-/* A cancelled step leaves nothing that the next would trip over. */
+static int begin_then_cancel(void *dev, const struct gp_batch *b, const float *hidden_in)
+{
+	const int rc = gp_vulkan_device.ops->begin_step(dev, b, hidden_in);
+
+	if (steps_left && --steps_left == 0)
+		gp_vulkan_device.ops->cancel(dev);
+	return rc;
+}
+
+/* A step that is cancelled, while it is recorded or once it was, leaves nothing that the
+ * next would trip over. */
 static void test_cancel(void **state)
 {
 	struct gp_worker_device device = gp_vulkan_device;
 	struct gp_stage_row row = { .wants_logits = true };
-	float want[512], got[512];
+	float first[512], again[512];
 	struct chain c;
 
 	(void)state;
 	cancelling = *gp_vulkan_device.ops;
-	cancelling.add = add_then_cancel;
+	cancelling.add_norm = norm_then_cancel;
+	cancelling.begin_step = begin_then_cancel;
 	device.ops = &cancelling;
 	chain_open(&c, RANDOM_TEXT, &(struct chain_options){ .device = &device });
-	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, want), 0);
+	norms_left = 2;
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, first), -ECANCELED);
+	assert_int_equal(norms_left, 0);
+	assert_int_equal(gp_kv_drop(gp_stage_kv(c.stage[0]), 0), 0);
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, first), 0);
 	row.seq = 1;
-	adds_left = 2;
-	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, got), -ECANCELED);
+	steps_left = 1;
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, again), -ECANCELED);
 	assert_int_equal(gp_kv_drop(gp_stage_kv(c.stage[0]), 1), 0);
-	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, got), 0);
-	assert_memory_equal(got, want, sizeof got);
+	assert_int_equal(gp_stage_run(c.stage[0], &row, 1, NULL, again), 0);
+	assert_memory_equal(again, first, sizeof first);
 	chain_close(&c);
+}
+
+static void test_numerics(void **state)
+{
+	(void)state;
+	check_numerics_find(&gp_vulkan_device);
 }
 
 /* A pipeline of both devices, whole programs: greedy text as from the CPU alone. */
@@ -215,10 +237,6 @@ static void test_refused(void **state)
 	struct result r;
 
 	(void)state;
-	RUN(&r, program("run"), "-m", MINI, "-p", "x", "--stages", "vulkan:0-5", "--kv-type", "q8_0");
-	assert_int_equal(r.status, 1);
-	assert_non_null(strstr(r.err, "KV type Q8_0; Vulkan stages take f32 and f16"));
-	result_free(&r);
 	setenv("VK_ICD_FILENAMES", "/nonexistent.json", 1);
 	setenv("VK_DRIVER_FILES", "/nonexistent.json", 1);
 	RUN(&r, program("run"), "-m", MINI, "-p", "x", "--stages", "vulkan:0-5");
@@ -234,7 +252,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text), cmocka_unit_test(test_mini),
 		cmocka_unit_test(test_types), cmocka_unit_test(test_sequences),
-		cmocka_unit_test(test_cancel), cmocka_unit_test(test_mixed_pipeline),
+		cmocka_unit_test(test_cancel), cmocka_unit_test(test_numerics),
+		cmocka_unit_test(test_mixed_pipeline),
 		cmocka_unit_test(test_refused),
 	};
 

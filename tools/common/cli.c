@@ -75,6 +75,12 @@ int cli_option(struct cli *c, int option, const char *help)
 		return number_option("--max-rows", 65536, &c->plan.max_rows);
 	case CLI_CPU_MASK:
 		return cpu_mask_option();
+	case CLI_DEVICE_MEMORY:
+		c->plan.device_memory = optarg;
+		return 0;
+	case CLI_CHECK_NUMERICS:
+		c->plan.check_numerics = true;
+		return 0;
 	case CLI_KV_TYPE:
 		return kv_type_option(c);
 	case CLI_TRACE:

@@ -20,7 +20,7 @@ struct cli {
 	struct gp_engine *engine;
 };
 enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE, CLI_ROWS,
-       CLI_CPU_MASK, CLI_VERSION, CLI_FIRST_OWN };
+       CLI_CPU_MASK, CLI_DEVICE_MEMORY, CLI_CHECK_NUMERICS, CLI_VERSION, CLI_FIRST_OWN };
 #define CLI_ENGINE_OPTIONS                                                                \
 	{ "model", required_argument, NULL, 'm' }, { "stages", required_argument, NULL, CLI_STAGES }, \
 	{ "threads", required_argument, NULL, CLI_THREADS },                               \
@@ -29,6 +29,8 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	{ "kv-type", required_argument, NULL, CLI_KV_TYPE },                               \
 	{ "max-rows", required_argument, NULL, CLI_ROWS },                                 \
 	{ "cpu-mask", required_argument, NULL, CLI_CPU_MASK },                             \
+	{ "device-memory", required_argument, NULL, CLI_DEVICE_MEMORY },                   \
+	{ "check-numerics", no_argument, NULL, CLI_CHECK_NUMERICS },                       \
 	{ "verbose", no_argument, NULL, 'v' }, { "quiet", no_argument, NULL, 'q' },        \
 	{ "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, CLI_VERSION }
 #define CLI_ENGINE_LETTERS "m:vqh"
@@ -39,6 +41,8 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
 	"      --max-rows N       token rows a step may carry (default 512)\n"               \
 	"      --cpu-mask SET     at most scalar, avx2, avx512, avx512vnni or avx512bf16 (also: GP_CPU)\n" \
+	"      --device-memory LIST  at most so much on a device: vulkan=16G,vulkan[1]=8G\n" \
+	"      --check-numerics   search every operation's output for NaN and infinity (slow)\n" \
 	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
 	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \
 	"  -h, --help             this text;  --version: the version\n"

@@ -20,19 +20,21 @@ static void cpu_close(void *dev)
 	free(d);
 }
 
-static int cpu_open(void **dev, uint32_t threads, uint32_t first_cpu)
+static int cpu_open(void **dev, const struct gp_device_options *o)
 {
 	struct cpu_device *d;
 	unsigned mask;
 	int rc;
 
 	*dev = NULL;
+	if (o->index)
+		return gp_fail(ENODEV, "there is one CPU device; leave out --device %u", o->index);
 	if ((rc = gp_cpu_mask_wanted(&mask)) < 0)
 		return rc;
 	if (!(d = calloc(1, sizeof(*d))))
 		return gp_fail(ENOMEM, "no memory for the CPU device");
 	gp_kernels_init(&d->k, mask);
-	if ((rc = gp_threads_create(&d->threads, threads, first_cpu)) < 0) {
+	if ((rc = gp_threads_create(&d->threads, o->threads, o->first_cpu)) < 0) {
 		cpu_close(d);
 		return rc;
 	}
@@ -46,8 +48,9 @@ static int cpu_open(void **dev, uint32_t threads, uint32_t first_cpu)
 	return 0;
 }
 
-static void cpu_describe(char text[256])
+static void cpu_describe(uint32_t index, char text[256])
 {
+	(void)index;
 	cpu_set_t set;
 	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 	const char *most = getenv("GP_CPU");
@@ -83,10 +86,12 @@ static const struct gp_device_ops cpu_ops = {
 	.add = cpu_add,
 	.head = cpu_head,
 	.end_step = cpu_end_step,
+	.check = cpu_check,
 	.memory_bytes = cpu_memory_bytes,
 	.cancel = cpu_cancel,
 };
 
 const struct gp_worker_device gp_cpu_device = {
 	.ops = &cpu_ops, .open = cpu_open, .close = cpu_close, .describe = cpu_describe,
+	.list = cpu_list,
 };

@@ -2,6 +2,7 @@
 #ifndef GP_CPU_DEVICE_H
 #define GP_CPU_DEVICE_H
 
+#include <jansson.h>
 #include <stdatomic.h>
 
 #include "model/model.h"
@@ -104,12 +105,16 @@ int cpu_geglu(void *dev);
 int cpu_add(void *dev, enum gp_buffer to, enum gp_buffer from);
 int cpu_head(void *dev, gp_handle table);
 int cpu_end_step(void *dev, enum gp_buffer from, float *out);
+int cpu_check(void *dev, enum gp_buffer b, uint32_t rows);
 /* fn over all threads, or on this one alone where the work (in touched floats)
  * is less than waking the others costs. -ECANCELED when the step is. */
 int cpu_run(struct cpu_device *d, gp_threads_fn *fn, void *arg, uint64_t work);
 const struct cpu_weight *cpu_weight(const struct cpu_device *d, gp_handle h);
 /* Before a run that takes from the shares [n][threads]. */
 void cpu_untake_shares(struct cpu_device *d, size_t n);
+
+/* cpu_list.c */
+json_t *cpu_list(void);
 
 /* cpu_logits.c: what the step wants of its logit rows, as end_step gives it. */
 int cpu_logits_out(struct cpu_device *d, float *out);

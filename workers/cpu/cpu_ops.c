@@ -74,6 +74,13 @@ int cpu_end_step(void *dev, enum gp_buffer from, float *out)
 	return rc;
 }
 
+int cpu_check(void *dev, enum gp_buffer b, uint32_t rows)
+{
+	const struct cpu_device *d = dev;
+
+	return gp_find_wrong(d->buffer[b], rows, d->width[b]);
+}
+
 /* ---- embedding ------------------------------------------------------------- */
 struct embed {
 	struct cpu_device *d;

@@ -15,7 +15,8 @@ int vk_fail(VkResult r, const char *what)
 	case VK_ERROR_OUT_OF_DEVICE_MEMORY:
 		return gp_fail(ENOMEM, "Vulkan: no memory for %s; give this stage fewer layers", what);
 	case VK_ERROR_DEVICE_LOST:
-		return gp_fail(EIO, "Vulkan: the device was lost in %s; the kernel log says why", what);
+		return gp_fail(EIO, "Vulkan: the device was lost in %s; the kernel log says why, "
+		               "--check-numerics in which layer", what);
 	case VK_ERROR_INCOMPATIBLE_DRIVER:
 	case VK_ERROR_INITIALIZATION_FAILED:
 		return gp_fail(ENODEV, "Vulkan: no driver takes %s; install one "
@@ -25,47 +26,23 @@ int vk_fail(VkResult r, const char *what)
 	}
 }
 
-static int create_instance(struct vulkan_device *d)
+/* ---- what the device has -------------------------------------------------------- */
+static void read_limits(struct vulkan_device *d)
 {
-	const VkApplicationInfo app = { .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
-	                                .pApplicationName = "gempipe",
-	                                .apiVersion = VK_API_VERSION_1_2 };
-	const VkInstanceCreateInfo info = { .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
-	                                    .pApplicationInfo = &app };
-	const VkResult r = vkCreateInstance(&info, NULL, &d->instance);
+	VkPhysicalDeviceVulkan11Properties v11 = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES };
+	VkPhysicalDeviceProperties2 p = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &v11 };
 
-	return r < 0 ? vk_fail(r, "an instance of version 1.2") : 0;
-}
-
-/* Real GPUs before emulations. */
-static uint32_t rank_of(VkPhysicalDevice p)
-{
-	VkPhysicalDeviceProperties props;
-
-	vkGetPhysicalDeviceProperties(p, &props);
-	if (props.apiVersion < VK_API_VERSION_1_2)
-		return 0;
-	return props.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU ? 1 : 2;
-}
-
-static int pick_physical(struct vulkan_device *d)
-{
-	VkPhysicalDevice all[16];
-	uint32_t n = 16, best = 0;
-
-	const VkResult r = vkEnumeratePhysicalDevices(d->instance, &n, all);
-	if (r < 0)
-		return vk_fail(r, "the list of devices");
-	for (uint32_t i = 0; i < n; i++)
-		if (rank_of(all[i]) > best) {
-			best = rank_of(all[i]);
-			d->physical = all[i];
-		}
-	if (!best)
-		return gp_fail(ENODEV, "Vulkan: no device of version 1.2 or later; install a driver "
-		               "(Debian: mesa-vulkan-drivers)");
+	vkGetPhysicalDeviceProperties2(d->physical, &p);
 	vkGetPhysicalDeviceMemoryProperties(d->physical, &d->memory);
-	return 0;
+	d->most_allocation = v11.maxMemoryAllocationSize;
+	d->is_unified = p.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU ||
+	                p.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
+	d->has_budget = vk_has_extension(d->physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+	d->has_calibration = vk_has_extension(d->physical,
+	                                      VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME);
+	d->timestamp_ns = (double)p.properties.limits.timestampPeriod;
 }
 
 static int check_features(struct vulkan_device *d)
@@ -100,8 +77,10 @@ static int find_queue(struct vulkan_device *d)
 
 	vkGetPhysicalDeviceQueueFamilyProperties(d->physical, &n, families);
 	for (d->family = 0; d->family < n; d->family++)
-		if (families[d->family].queueFlags & VK_QUEUE_COMPUTE_BIT)
+		if (families[d->family].queueFlags & VK_QUEUE_COMPUTE_BIT) {
+			d->timestamp_bits = families[d->family].timestampValidBits;
 			return 0;
+		}
 	return gp_fail(ENODEV, "Vulkan: the device has no compute queue");
 }
 
@@ -110,7 +89,8 @@ static int create_device(struct vulkan_device *d)
 	VkPhysicalDeviceVulkan12Features v12 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
 		.bufferDeviceAddress = true, .scalarBlockLayout = true,
-		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true };
+		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true,
+		.vulkanMemoryModel = d->features.matrix_units, .pNext = d->features.chain };
 	VkPhysicalDeviceVulkan11Features v11 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
 		.storageBuffer16BitAccess = true };
@@ -121,9 +101,14 @@ static int create_device(struct vulkan_device *d)
 	const VkDeviceQueueCreateInfo queue = {
 		.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = d->family,
 		.queueCount = 1, .pQueuePriorities = &priority };
+	if (d->has_calibration)
+		d->features.extensions[d->features.n_extensions++] =
+			VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME;
 	const VkDeviceCreateInfo info = { .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
 	                                  .pNext = &f, .queueCreateInfoCount = 1,
-	                                  .pQueueCreateInfos = &queue };
+	                                  .pQueueCreateInfos = &queue,
+	                                  .enabledExtensionCount = d->features.n_extensions,
+	                                  .ppEnabledExtensionNames = d->features.extensions };
 	const VkResult r = vkCreateDevice(d->physical, &info, NULL, &d->device);
 
 	if (r < 0)
@@ -148,7 +133,7 @@ static int create_commands(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = d->pool,
 		.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1 };
 	if (r >= 0)
-		r = vkAllocateCommandBuffers(d->device, &buffer, &d->commands);
+		r = vkAllocateCommandBuffers(d->device, &buffer, &d->once);
 	if (r >= 0)
 		r = vkCreateFence(d->device, &fence, NULL, &d->fence);
 	if (r >= 0)
@@ -156,29 +141,65 @@ static int create_commands(struct vulkan_device *d)
 	return r < 0 ? vk_fail(r, "command buffers") : 0;
 }
 
-int vk_open_device(struct vulkan_device *d)
+int vk_open_device(struct vulkan_device *d, uint32_t index)
 {
 	int rc;
 
-	if ((rc = create_instance(d)) < 0 || (rc = pick_physical(d)) < 0 ||
-	    (rc = check_features(d)) < 0 || (rc = find_queue(d)) < 0 ||
-	    (rc = create_device(d)) < 0)
+	if ((rc = vk_open_instance(&d->instance)) < 0 ||
+	    (rc = vk_find_device(d->instance, index, &d->physical)) < 0)
 		return rc;
+	read_limits(d);
+	if ((rc = check_features(d)) < 0 || (rc = vk_find_features(d)) < 0 ||
+	    (rc = find_queue(d)) < 0 || (rc = create_device(d)) < 0)
+		return rc;
+	vk_load_cache(d);
+	vk_many_choose(d);
 	return create_commands(d);
 }
 
+/* A device that is lost may keep whoever waits for it; the process is about to end. */
 void vk_close_device(struct vulkan_device *d)
 {
+	if (d->is_lost)
+		return;
 	if (d->device) {
 		vkDeviceWaitIdle(d->device);
+		vk_save_cache(d);
+		vk_destroy_uploads(d);
 		vk_destroy_pipelines(d);
+		vkDestroyPipelineCache(d->device, d->cache, NULL);
+		vk_many_destroy(d);
 		vkDestroyPipelineLayout(d->device, d->layout, NULL);
 		vkDestroyFence(d->device, d->fence, NULL);
+		vkDestroyQueryPool(d->device, d->timestamps, NULL);
 		vkDestroyCommandPool(d->device, d->pool, NULL);
 		vkDestroyDevice(d->device, NULL);
 	}
 	if (d->instance)
 		vkDestroyInstance(d->instance, NULL);
+}
+
+/* ---- submitting ----------------------------------------------------------------- */
+int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, const char *what)
+{
+	const VkSubmitInfo submit = { .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+	                              .commandBufferCount = 1, .pCommandBuffers = &commands };
+	const VkResult r = vkQueueSubmit(d->queue, 1, &submit, fence);
+
+	d->is_lost |= r == VK_ERROR_DEVICE_LOST;
+	return r < 0 ? vk_fail(r, what) : 0;
+}
+
+int vk_wait(struct vulkan_device *d, VkFence fence, const char *what)
+{
+	const VkResult r = vkWaitForFences(d->device, 1, &fence, true, STEP_TIMEOUT_NS);
+
+	d->is_lost |= r == VK_ERROR_DEVICE_LOST || r == VK_TIMEOUT;
+	if (r == VK_TIMEOUT)
+		return gp_fail(ETIMEDOUT, "Vulkan: the device hangs: %s took over %llu s; "
+		               "--check-numerics tells in which layer", what,
+		               STEP_TIMEOUT_NS / 1000000000ull);
+	return r < 0 ? vk_fail(r, what) : 0;
 }
 
 int vk_begin_commands(struct vulkan_device *d)
@@ -187,31 +208,41 @@ int vk_begin_commands(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
 		.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT };
 	/* A step that was cancelled has left it half recorded. */
-	VkResult r = vkResetCommandBuffer(d->commands, 0);
+	VkResult r = vkResetCommandBuffer(d->once, 0);
 
+	d->commands = d->once;
 	if (r >= 0)
 		r = vkBeginCommandBuffer(d->commands, &info);
-	return r < 0 ? vk_fail(r, "recording") : 0;
+	if (r < 0)
+		return vk_fail(r, "recording");
+	vk_trace_begin(d, d->commands);
+	return 0;
 }
 
-int vk_run_commands(struct vulkan_device *d)
+void vk_barrier_to_host(struct vulkan_device *d)
 {
 	const VkMemoryBarrier to_host = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
 	                                  .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
 	                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT };
-	const VkSubmitInfo submit = { .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
-	                              .commandBufferCount = 1, .pCommandBuffers = &d->commands };
-	VkResult r;
 
 	vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
 	                     VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &to_host, 0, NULL, 0, NULL);
+}
+
+int vk_run_commands(struct vulkan_device *d)
+{
+	VkResult r;
+	int rc;
+
+	vk_trace_end(d, d->commands);
+	vk_barrier_to_host(d);
 	if ((r = vkEndCommandBuffer(d->commands)) < 0 ||
-	    (r = vkResetFences(d->device, 1, &d->fence)) < 0 ||
-	    (r = vkQueueSubmit(d->queue, 1, &submit, d->fence)) < 0 ||
-	    (r = vkWaitForFences(d->device, 1, &d->fence, true, STEP_TIMEOUT_NS)) < 0)
+	    (r = vkResetFences(d->device, 1, &d->fence)) < 0)
 		return vk_fail(r, "a step");
-	if (r == VK_TIMEOUT)
-		return gp_fail(ETIMEDOUT, "Vulkan: the device hangs: a step took over %llu s",
-		               STEP_TIMEOUT_NS / 1000000000ull);
+	const uint64_t submitted = gp_trace_on() ? gp_now_ns() : 0;
+	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0 ||
+	    (rc = vk_wait(d, d->fence, "a step")) < 0)
+		return rc;
+	vk_trace_report(d, submitted);
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* What the device keeps: weights, activations, the KV cache's blocks. */
+/* What the device keeps beside weights: activations, the KV cache's blocks. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stdlib.h>
@@ -6,104 +6,43 @@
 
 #include "base/base.h"
 
-/* ---- weights ------------------------------------------------------------------- */
-static bool is_native(enum gp_type t)
-{
-	switch (t) {
-	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16: case GP_TYPE_Q4_0:
-	case GP_TYPE_Q8_0: case GP_TYPE_Q4_K: case GP_TYPE_Q6_K:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static int room_for_weight(struct vulkan_device *d)
-{
-	const size_t room = d->weights_room ? d->weights_room * 2 : 64;
-	struct vk_weight *grown;
-
-	if (d->n_weights < d->weights_room)
-		return 0;
-	if (!(grown = realloc(d->weights, room * sizeof *grown)))
-		return gp_fail(ENOMEM, "no memory for %zu weights", room);
-	d->weights = grown;
-	d->weights_room = room;
-	return 0;
-}
-
-/* Types without a shader, and vectors, as floats. */
-static int load_converted(struct vulkan_device *d, const struct gp_tensor *t, float offset,
-                          struct vk_weight *w)
-{
-	size_t bytes, n;
-	float *f;
-	int rc;
-
-	if (!gp_size_mul(t->rows, t->cols, &n) || !gp_size_mul(n, sizeof *f, &bytes))
-		return gp_fail(EOVERFLOW, "its floats are too large");
-	if (!(f = malloc(bytes)))
-		return gp_fail(ENOMEM, "no memory to convert it");
-	d->k.dequantize(t->type, t->data, f, n);
-	for (size_t i = 0; i < n && offset != 0; i++)
-		f[i] += offset;
-	if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
-		rc = vk_upload(d, &w->span, f, bytes);
-	free(f);
-	w->type = GP_TYPE_F32;
-	return rc;
-}
-
-int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
-{
-	struct vulkan_device *d = dev;
-	const bool vector = t->rows == 1;
-	VkPipeline p;
-	int rc;
-
-	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
-		return rc;
-	struct vk_weight *w = &d->weights[d->n_weights];
-	*w = (struct vk_weight){ .type = t->type, .rows = (uint32_t)t->rows,
-	                         .cols = (uint32_t)t->cols };
-	if (vector || !is_native(t->type))
-		rc = load_converted(d, t, vector ? norm_offset : 0, w);
-	else if ((rc = vk_take(d, &d->weights_arena, t->bytes, "weights", &w->span)) == 0)
-		rc = vk_upload(d, &w->span, t->data, t->bytes);
-	for (uint32_t tile = 0; tile < VK_TILES && rc == 0; tile++)
-		rc = vk_pipeline(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
-		return rc;
-	gp_tensor_release(t, 0, t->bytes);
-	*out = ++d->n_weights;
-	return 0;
-}
-
 /* ---- activations --------------------------------------------------------------- */
+static int check_kv(const struct gp_stage_shape *s)
+{
+	const uint32_t dim = s->config->head_dim, step = s->kv_type == GP_TYPE_Q8_0 ? 32 : 8;
+
+	if (s->kv_type != GP_TYPE_F32 && s->kv_type != GP_TYPE_F16 && s->kv_type != GP_TYPE_Q8_0)
+		return gp_fail(EINVAL, "KV type %s; Vulkan stages take f32, f16 and q8_0",
+		               gp_type_info(s->kv_type)->name);
+	if (!dim || dim % step || dim > 512)
+		return gp_fail(EINVAL, "head_dim %u with KV type %s; Vulkan stages take multiples of "
+		               "%u up to 512", dim, gp_type_info(s->kv_type)->name, step);
+	return 0;
+}
+
 static int check_shape(const struct gp_stage_shape *s)
 {
 	const struct gp_config *c = s->config;
 
-	if (s->kv_type != GP_TYPE_F32 && s->kv_type != GP_TYPE_F16)
-		return gp_fail(EINVAL, "KV type %s; Vulkan stages take f32 and f16",
-		               gp_type_info(s->kv_type)->name);
-	if (!c->head_dim || c->head_dim % 2 || c->head_dim > 512)
-		return gp_fail(EINVAL, "head_dim %u; Vulkan stages take even ones up to 512",
-		               c->head_dim);
-	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads)
+	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads ||
+	    c->n_heads / c->n_kv_heads > 8 || c->n_heads / c->n_kv_heads * c->head_dim > 1024)
 		return gp_fail(EINVAL, "Vulkan cannot take %u layers of %u heads and %u KV heads",
 		               s->end_layer, c->n_heads, c->n_kv_heads);
-	return 0;
+	if (c->hidden % 4)
+		return gp_fail(EINVAL, "hidden rows of %u; Vulkan stages take multiples of 4",
+		               c->hidden);
+	return check_kv(s);
 }
 
 static int set_places(struct vulkan_device *d)
 {
-	const size_t element = d->shape.kv_type == GP_TYPE_F32 ? 4 : 2;
 	const size_t layer = (size_t)2 * d->config.n_kv_heads * GP_KV_BLOCK * d->config.head_dim;
+	const size_t bytes = d->shape.kv_type == GP_TYPE_F32 ? layer * 4 :
+	                     d->shape.kv_type == GP_TYPE_F16 ? layer * 2 : layer / 32 * 34;
 
 	gp_kv_places(&d->shape, d->place, d->n_layers);
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
-		if (!gp_size_mul(layer * element, d->n_layers[k], &d->block_bytes[k]))
+		if (!gp_size_mul(bytes, d->n_layers[k], &d->block_bytes[k]))
 			return gp_fail(EOVERFLOW, "KV blocks are too large");
 	return 0;
 }
@@ -118,28 +57,77 @@ static int take_floats(struct vulkan_device *d, struct vk_arena *a, size_t rows,
 	return vk_take(d, a, n, "activations", out);
 }
 
-static int take_buffers(struct vulkan_device *d)
+/* Inputs of products, in 8 bits: those whose rows are whole blocks. */
+static int take_quants(struct vulkan_device *d, uint32_t rows)
 {
-	const struct gp_stage_shape *s = &d->shape;
-	const uint32_t rows = s->max_rows;
-	const size_t out = s->has_head ? (size_t)s->max_logit_rows * d->config.vocab :
-	                                 (size_t)rows * d->config.hidden;
+	static const enum gp_buffer inputs[] = { GP_BUF_NORMED, GP_BUF_ATTN, GP_BUF_GATE };
 	int rc = 0;
 
-	for (uint32_t b = 0; b < GP_BUF_COUNT && rc == 0; b++)
-		rc = take_floats(d, &d->work_arena, b == GP_BUF_LOGITS ? s->max_logit_rows : rows,
-		                 d->width[b], &d->buffer[b]);
+	for (size_t i = 0; i < GP_ARRAY_LEN(inputs) && rc == 0; i++) {
+		const enum gp_buffer b = inputs[i];
+
+		d->quants[b] = d->blocks[b] = (struct vk_span){ 0 };
+		if (d->width[b] % 32)
+			continue;
+		if ((rc = take_floats(d, &d->work_arena, rows, d->width[b] / 4, &d->quants[b])) == 0)
+			rc = take_floats(d, &d->work_arena, rows, d->width[b] / 16, &d->blocks[b]);
+	}
+	return rc;
+}
+
+/* Counts of ended parts begin at 0, and end there. */
+static int take_parts(struct vulkan_device *d, uint32_t rows)
+{
+	const struct gp_config *c = &d->config;
+	const size_t heads = c->n_heads / c->n_kv_heads;
+	int rc;
+
+	if ((rc = take_floats(d, &d->work_arena, VK_ATTENTION_GROUPS * heads, c->head_dim + 2,
+	                      &d->parts)) < 0 ||
+	    (rc = take_floats(d, &d->work_arena, rows, c->n_kv_heads, &d->ended)) < 0 ||
+	    (rc = vk_begin_commands(d)) < 0)
+		return rc;
+	vkCmdFillBuffer(d->commands, d->ended.buffer, d->ended.offset,
+	                (VkDeviceSize)rows * c->n_kv_heads * 4, 0);
+	return vk_run_commands(d);
+}
+
+static int take_input(struct vulkan_device *d, uint32_t rows, uint32_t logit_rows)
+{
+	const struct gp_stage_shape *s = &d->shape;
+	const size_t step = sizeof(struct vk_step) + (size_t)rows * sizeof(struct vk_row);
+	int rc;
+
 	d->table_blocks = s->context / GP_KV_BLOCK + 1;
-	if (rc < 0 || (rc = take_floats(d, &d->out_arena, out, 1, &d->out)) < 0 ||
+	if ((rc = vk_take(d, &d->in_arena, step, "a step", &d->step)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, rows, d->config.hidden, &d->hidden_in)) < 0 ||
-	    (rc = take_floats(d, &d->in_arena, rows, sizeof(struct vk_row) / 4, &d->rows)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, (size_t)s->max_sequences * GP_KV_KINDS,
 	                      (size_t)d->table_blocks * 2, &d->tables)) < 0 ||
-	    (rc = take_floats(d, &d->in_arena, rows, 1, &d->picked)) < 0)
+	    (rc = take_floats(d, &d->in_arena, logit_rows, 1, &d->picked)) < 0)
 		return rc;
 	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)
 		rc = take_floats(d, &d->in_arena, rows, d->config.head_dim, &d->angles[k]);
 	return rc;
+}
+
+static int take_buffers(struct vulkan_device *d)
+{
+	const struct gp_stage_shape *s = &d->shape;
+	const uint32_t rows = vk_round_rows(s->max_rows);
+	const uint32_t logit_rows = vk_round_rows(s->max_logit_rows);
+	const size_t out = s->has_head ? (size_t)logit_rows * d->config.vocab :
+	                                 (size_t)rows * d->config.hidden;
+	int rc = 0;
+
+	for (uint32_t b = 0; b < GP_BUF_COUNT && rc == 0; b++)
+		rc = take_floats(d, &d->work_arena, b == GP_BUF_LOGITS ? logit_rows : rows,
+		                 d->width[b], &d->buffer[b]);
+	if (rc < 0 || (rc = take_quants(d, rows)) < 0 || (rc = take_parts(d, rows)) < 0 ||
+	    (rc = take_input(d, rows, logit_rows)) < 0 || (rc = vk_many_take(d, rows)) < 0 ||
+	    (rc = take_floats(d, &d->out_arena, out, 1, &d->out)) < 0 ||
+	    (rc = vk_take_best(d, logit_rows)) < 0)
+		return rc;
+	return vk_take_recordings(d);
 }
 
 static int set_frequencies(struct vulkan_device *d)
@@ -158,16 +146,34 @@ static int set_frequencies(struct vulkan_device *d)
 
 static int make_pipelines(struct vulkan_device *d)
 {
-	const uint32_t kv = (uint32_t)d->shape.kv_type;
+	const struct vk_constants heads[] = { vk_head_constants(d, false), vk_head_constants(d, true) };
 	VkPipeline p;
-	int rc;
+	int rc = 0;
 
-	if ((rc = vk_pipeline(d, VK_RMS_NORM, 0, &p)) < 0 ||
-	    (rc = vk_pipeline(d, VK_ELEMENTWISE, 0, &p)) < 0 ||
-	    (rc = vk_pipeline(d, VK_ELEMENTWISE, 1, &p)) < 0 ||
-	    (rc = vk_pipeline(d, VK_QK_ROPE_APPEND, kv, &p)) < 0)
+	for (uint32_t op = 0; op < 3 && rc == 0; op++) {
+		const struct vk_constants c = vk_norm_constants(d, op);
+
+		rc = vk_variant(d, VK_RMS_NORM, &c, &p);
+	}
+	for (uint32_t op = 0; op < 2 && rc == 0; op++)
+		if ((rc = vk_pipeline(d, VK_ELEMENTWISE, op, &p)) == 0 &&
+		    (rc = vk_pipeline(d, VK_QUANTIZE, op, &p)) == 0)
+			rc = vk_variant(d, VK_ATTENTION, &heads[op], &p);
+	if (rc < 0 || (rc = vk_pipeline(d, VK_CHUNK_MAXIMA, 0, &p)) < 0 ||
+	    (rc = vk_pipeline(d, VK_PICK_CHUNKS, 0, &p)) < 0)
 		return rc;
-	return vk_pipeline(d, VK_ATTENTION, kv, &p);
+	return vk_variant(d, VK_QK_ROPE_APPEND, &heads[0], &p);
+}
+
+/* The whole pool, so that no step has to wait for memory or goes without. */
+static int reserve_kv(struct vulkan_device *d)
+{
+	int rc = 0;
+
+	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)
+		rc = vk_reserve(d, &d->kv_arena[k], d->block_bytes[k], vk_most_kv_blocks(d, k),
+		                "the KV cache");
+	return rc;
 }
 
 int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
@@ -182,17 +188,24 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	d->shape = *shape;
 	d->shape.config = &d->config;
 	gp_stage_widths(&d->shape, d->width);
+	d->work_arena.expected = vk_work_bytes(d);
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
-	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0)
+	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0 ||
+	    (rc = vk_take_checked(d)) < 0 || (rc = vk_check_fit(d)) < 0 ||
+	    (rc = reserve_kv(d)) < 0)
 		vulkan_release(d);
 	return rc;
 }
 
 void vulkan_release(struct vulkan_device *d)
 {
-	struct vk_arena *const arenas[] = { &d->weights_arena, &d->work_arena, &d->kv_arena,
-	                                    &d->in_arena, &d->out_arena };
+	struct vk_arena *const arenas[] = { &d->weights_arena, &d->work_arena, &d->in_arena,
+	                                    &d->out_arena, &d->kv_arena[GP_KV_LOCAL],
+	                                    &d->kv_arena[GP_KV_GLOBAL] };
 
+	/* A load that failed may have left some on their way. */
+	vk_end_uploads(d);
+	vk_give_recordings(d);
 	for (size_t i = 0; i < GP_ARRAY_LEN(arenas); i++)
 		vk_give_all(d, arenas[i]);
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
@@ -211,8 +224,8 @@ uint64_t vulkan_memory_bytes(void *dev)
 {
 	const struct vulkan_device *d = dev;
 
-	return d->weights_arena.bytes + d->work_arena.bytes + d->kv_arena.bytes +
-	       d->in_arena.bytes + d->out_arena.bytes;
+	return d->weights_arena.bytes + d->work_arena.bytes + d->kv_arena[GP_KV_LOCAL].bytes +
+	       d->kv_arena[GP_KV_GLOBAL].bytes + d->in_arena.bytes + d->out_arena.bytes;
 }
 
 /* ---- KV blocks ----------------------------------------------------------------- */
@@ -233,7 +246,7 @@ int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id)
 		d->kv_blocks[kind] = grown;
 		d->blocks_room[kind] = room;
 	}
-	if ((rc = vk_take(d, &d->kv_arena, d->block_bytes[kind], "KV cache",
+	if ((rc = vk_take(d, &d->kv_arena[kind], d->block_bytes[kind], "KV cache",
 	                  &d->kv_blocks[kind][id])) < 0)
 		return rc;
 	d->n_blocks[kind]++;

@@ -1,4 +1,6 @@
-/* Memory in large blocks, and the way into it. */
+/* Memory in large blocks, each one allocation with one buffer over it. Shaders reach
+ * it by address, so maxStorageBufferRange does not matter; maxMemoryAllocationSize
+ * does, and no span lies across two blocks. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stdlib.h>
@@ -7,74 +9,93 @@
 #include "base/base.h"
 
 #define BLOCK_BYTES ((VkDeviceSize)64 << 20)
-#define ALIGN_BYTES 256u
+#define OWN_BLOCK_BYTES (BLOCK_BYTES / 4)   /* what is larger has a block of its own */
 
-static VkMemoryPropertyFlags wanted(enum vk_memory kind, bool more)
+/* ---- which memory --------------------------------------------------------------- */
+static const VkMemoryPropertyFlags host_flags = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+                                                VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+
+/* What to look for first, second, third. Where device and host share one memory, it is
+ * best filled in place, and the host's heap is as good as the device's once that is
+ * full. A card's memory is filled faster by its own copies than through the bus's
+ * window, even where that shows all of it. */
+static bool suits(const struct vulkan_device *d, uint32_t type, enum vk_memory kind, uint32_t try)
 {
-	const VkMemoryPropertyFlags host = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
-	                                   VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+	VkMemoryPropertyFlags want = host_flags;
 
-	if (kind == VK_MEMORY_DEVICE)
-		return VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | (more ? host : 0);
-	if (kind == VK_MEMORY_TO_HOST)
-		return host | (more ? VK_MEMORY_PROPERTY_HOST_CACHED_BIT : 0);
-	return host;
+	if (kind == VK_MEMORY_DEVICE && !d->is_unified && try != 1)
+		return false;
+	if (kind == VK_MEMORY_DEVICE && try < 2)
+		want = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | (try == 0 ? host_flags : 0);
+	if (kind == VK_MEMORY_STEP && try == 0)
+		want |= VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
+	if (kind == VK_MEMORY_TO_HOST && try == 0)
+		want |= VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+	return (d->memory.memoryTypes[type].propertyFlags & want) == want;
 }
 
-/* Device memory that the host sees too is only taken where it is all of the
- * device's: of a card's, a part may be visible. */
-static bool is_large_heap(const struct vulkan_device *d, uint32_t heap)
+static VkResult allocate_from(struct vulkan_device *d, struct vk_block *b, uint32_t type)
 {
-	VkDeviceSize most = 0;
-
-	for (uint32_t i = 0; i < d->memory.memoryHeapCount; i++)
-		if ((d->memory.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) &&
-		    d->memory.memoryHeaps[i].size > most)
-			most = d->memory.memoryHeaps[i].size;
-	return d->memory.memoryHeaps[heap].size >= most;
-}
-
-static uint32_t find_type(const struct vulkan_device *d, uint32_t allowed, enum vk_memory kind)
-{
-	for (int more = 1; more >= 0; more--) {
-		const VkMemoryPropertyFlags want = wanted(kind, more);
-
-		for (uint32_t i = 0; i < d->memory.memoryTypeCount; i++) {
-			const VkMemoryType *t = &d->memory.memoryTypes[i];
-
-			if ((allowed & (1u << i)) && (t->propertyFlags & want) == want &&
-			    (kind != VK_MEMORY_DEVICE || is_large_heap(d, t->heapIndex)))
-				return i;
-		}
-	}
-	return UINT32_MAX;
-}
-
-static void destroy_block(struct vulkan_device *d, struct vk_block *b)
-{
-	vkDestroyBuffer(d->device, b->buffer, NULL);
-	vkFreeMemory(d->device, b->memory, NULL);
-}
-
-static VkResult bind_block(struct vulkan_device *d, struct vk_block *b, enum vk_memory kind)
-{
-	VkMemoryRequirements need;
-
-	vkGetBufferMemoryRequirements(d->device, b->buffer, &need);
-	const uint32_t type = find_type(d, need.memoryTypeBits, kind);
-	if (type == UINT32_MAX)
-		return VK_ERROR_OUT_OF_DEVICE_MEMORY;
 	const VkMemoryAllocateFlagsInfo flags = {
 		.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
 		.flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT };
 	const VkMemoryAllocateInfo info = {
 		.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags,
-		.allocationSize = need.size, .memoryTypeIndex = type };
-	VkResult r = vkAllocateMemory(d->device, &info, NULL, &b->memory);
+		.allocationSize = b->allocated, .memoryTypeIndex = type };
+	const VkResult r = vkAllocateMemory(d->device, &info, NULL, &b->memory);
+
+	if (r < 0)
+		return r;
+	b->type = type;
+	d->heap_taken[d->memory.memoryTypes[type].heapIndex] += b->allocated;
+	return r;
+}
+
+/* From the first memory that suits and has room. */
+static VkResult allocate(struct vulkan_device *d, struct vk_block *b, enum vk_memory kind)
+{
+	VkMemoryRequirements need;
+
+	vkGetBufferMemoryRequirements(d->device, b->buffer, &need);
+	b->allocated = need.size;
+	for (uint32_t try = 0; try < 3; try++)
+		for (uint32_t i = 0; i < d->memory.memoryTypeCount; i++) {
+			if (!(need.memoryTypeBits & (1u << i)) || !suits(d, i, kind, try))
+				continue;
+			const VkResult r = allocate_from(d, b, i);
+			if (r >= 0 || (r != VK_ERROR_OUT_OF_DEVICE_MEMORY &&
+			               r != VK_ERROR_OUT_OF_HOST_MEMORY))
+				return r;
+		}
+	return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+}
+
+bool vk_may_hold_weights(const struct vulkan_device *d, uint32_t heap)
+{
+	for (uint32_t i = 0; i < d->memory.memoryTypeCount; i++)
+		for (uint32_t try = 0; try < 3; try++)
+			if (d->memory.memoryTypes[i].heapIndex == heap &&
+			    suits(d, i, VK_MEMORY_DEVICE, try))
+				return true;
+	return false;
+}
+
+/* ---- blocks --------------------------------------------------------------------- */
+static void destroy_block(struct vulkan_device *d, struct vk_block *b)
+{
+	vkDestroyBuffer(d->device, b->buffer, NULL);
+	if (b->memory)
+		d->heap_taken[d->memory.memoryTypes[b->type].heapIndex] -= b->allocated;
+	vkFreeMemory(d->device, b->memory, NULL);
+}
+
+static VkResult bind_block(struct vulkan_device *d, struct vk_block *b, enum vk_memory kind)
+{
+	VkResult r = allocate(d, b, kind);
 
 	if (r >= 0)
 		r = vkBindBufferMemory(d->device, b->buffer, b->memory, 0);
-	if (r >= 0 && (d->memory.memoryTypes[type].propertyFlags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT)) {
+	if (r >= 0 && (d->memory.memoryTypes[b->type].propertyFlags & host_flags) == host_flags) {
 		void *at = NULL;
 
 		r = vkMapMemory(d->device, b->memory, 0, VK_WHOLE_SIZE, 0, &at);
@@ -88,7 +109,8 @@ static int create_block(struct vulkan_device *d, struct vk_block *b, enum vk_mem
 {
 	const VkBufferCreateInfo info = {
 		.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = bytes,
-		.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+		.usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT |
+		          VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
 		         VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT };
 	VkResult r;
 
@@ -106,6 +128,12 @@ static int create_block(struct vulkan_device *d, struct vk_block *b, enum vk_mem
 
 static int grow(struct vulkan_device *d, struct vk_arena *a, VkDeviceSize bytes, const char *what)
 {
+	char need[32], most[32];
+
+	if (bytes > d->most_allocation)
+		return gp_fail(E2BIG, "Vulkan: %s of %s in one piece; the device takes %s at most: "
+		               "convert the model to a smaller type", what,
+		               gp_size_text(need, bytes), gp_size_text(most, d->most_allocation));
 	if (a->n == a->room) {
 		const uint32_t room = a->room ? a->room * 2 : 8;
 		struct vk_block *grown = realloc(a->blocks, room * sizeof *grown);
@@ -123,26 +151,75 @@ static int grow(struct vulkan_device *d, struct vk_arena *a, VkDeviceSize bytes,
 	return 0;
 }
 
+/* ---- arenas --------------------------------------------------------------------- */
+/* The first block with so much room. */
+static struct vk_block *find_room(const struct vk_arena *a, VkDeviceSize n)
+{
+	for (uint32_t i = a->first_open; i < a->n; i++)
+		if (a->blocks[i].bytes - a->blocks[i].used >= n)
+			return &a->blocks[i];
+	return NULL;
+}
+
+/* Small things share blocks, but no more is taken than is still expected. */
+static VkDeviceSize block_for(const struct vk_arena *a, VkDeviceSize n)
+{
+	const VkDeviceSize left = a->expected > a->bytes ? a->expected - a->bytes : 0;
+	VkDeviceSize share = BLOCK_BYTES;
+
+	if (a->kind != VK_MEMORY_DEVICE || n >= OWN_BLOCK_BYTES)
+		return n;
+	if (a->expected && left < share)
+		share = left;
+	return n > share ? n : share;
+}
+
+static void close_full_blocks(struct vk_arena *a)
+{
+	while (a->first_open < a->n &&
+	       a->blocks[a->first_open].bytes - a->blocks[a->first_open].used < VK_ALIGN_BYTES)
+		a->first_open++;
+}
+
 int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const char *what,
             struct vk_span *out)
 {
+	struct vk_block *b;
 	size_t n;
 	int rc;
 
-	if (!gp_size_round_up(bytes ? bytes : 1, ALIGN_BYTES, &n))
+	if (!gp_size_round_up(bytes ? bytes : 1, VK_ALIGN_BYTES, &n))
 		return gp_fail(EOVERFLOW, "%s of %zu bytes are too large", what, bytes);
-	if (!a->n || a->blocks[a->n - 1].bytes - a->blocks[a->n - 1].used < n) {
-		const VkDeviceSize least = a->kind == VK_MEMORY_DEVICE ? BLOCK_BYTES : n;
+	if (!(b = find_room(a, n))) {
+		const VkDeviceSize block = block_for(a, n);
 
-		if ((rc = grow(d, a, n > least ? n : least, what)) < 0)
+		rc = grow(d, a, block, what);
+		if (rc == -ENOMEM && block > n)
+			rc = grow(d, a, n, what);
+		if (rc < 0)
 			return rc;
+		b = &a->blocks[a->n - 1];
 	}
-	struct vk_block *b = &a->blocks[a->n - 1];
 	*out = (struct vk_span){ .buffer = b->buffer, .offset = b->used,
 	                         .address = b->address + b->used,
 	                         .host = b->host ? b->host + b->used : NULL };
 	b->used += n;
+	close_full_blocks(a);
 	return 0;
+}
+
+int vk_reserve(struct vulkan_device *d, struct vk_arena *a, size_t bytes, uint32_t count,
+               const char *what)
+{
+	const VkDeviceSize n = (bytes + VK_ALIGN_BYTES - 1) / VK_ALIGN_BYTES * VK_ALIGN_BYTES;
+	const VkDeviceSize fit = n && n < BLOCK_BYTES ? BLOCK_BYTES / n : 1;
+	int rc = 0;
+
+	for (VkDeviceSize left = count, some; left && rc == 0; left -= some) {
+		some = left < fit ? left : fit;
+		rc = grow(d, a, some * n, what);
+	}
+	return rc;
 }
 
 void vk_give_all(struct vulkan_device *d, struct vk_arena *a)
@@ -151,43 +228,4 @@ void vk_give_all(struct vulkan_device *d, struct vk_arena *a)
 		destroy_block(d, &a->blocks[i]);
 	free(a->blocks);
 	*a = (struct vk_arena){ .kind = a->kind };
-}
-
-static int upload_staged(struct vulkan_device *d, const struct vk_span *to, const void *from,
-                         size_t bytes)
-{
-	struct vk_arena stage = { .kind = VK_MEMORY_TO_DEVICE };
-	struct vk_span s;
-	int rc;
-
-	if ((rc = vk_take(d, &stage, bytes, "staging", &s)) < 0)
-		return rc;
-	memcpy(s.host, from, bytes);
-	if ((rc = vk_begin_commands(d)) == 0) {
-		const VkBufferCopy part = { s.offset, to->offset, bytes };
-
-		vkCmdCopyBuffer(d->commands, s.buffer, to->buffer, 1, &part);
-		rc = vk_run_commands(d);
-	}
-	vk_give_all(d, &stage);
-	return rc;
-}
-
-int vk_upload(struct vulkan_device *d, const struct vk_span *to, const void *from, size_t bytes)
-{
-	const size_t most = (size_t)32 << 20;
-	int rc = 0;
-
-	if (to->host) {
-		memcpy(to->host, from, bytes);
-		return 0;
-	}
-	for (size_t at = 0; at < bytes && rc == 0; at += most) {
-		struct vk_span part = *to;
-
-		part.offset += at;
-		rc = upload_staged(d, &part, (const char *)from + at,
-		                   bytes - at < most ? bytes - at : most);
-	}
-	return rc;
 }

@@ -1,36 +1,58 @@
 /* The operations of a step, recorded one after the other and run by end_step. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "base/base.h"
 
-#define MATMUL_OUTPUTS 4u      /* of a work group, as in matmul.comp */
 #define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
+#define NORM_SIZE 512u         /* invocations of a norm, where the device has so many */
 #define UNUSED_BLOCK UINT32_MAX
 
 /* ---- recording ----------------------------------------------------------------- */
-/* All that was recorded before is done and visible. */
-static void barrier(struct vulkan_device *d)
+static void order(struct vulkan_device *d, VkPipelineStageFlags before, VkAccessFlags written,
+                  VkPipelineStageFlags after, VkAccessFlags used)
 {
-	const VkMemoryBarrier all = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-	                              .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
-	                              .dstAccessMask = VK_ACCESS_MEMORY_READ_BIT |
-	                                               VK_ACCESS_MEMORY_WRITE_BIT };
-	const VkPipelineStageFlags stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT |
-	                                    VK_PIPELINE_STAGE_TRANSFER_BIT;
+	const VkMemoryBarrier m = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+	                            .srcAccessMask = written, .dstAccessMask = used };
 
-	vkCmdPipelineBarrier(d->commands, stages, stages, 0, 1, &all, 0, NULL, 0, NULL);
+	vkCmdPipelineBarrier(d->commands, before, after, 0, 1, &m, 0, NULL, 0, NULL);
 }
 
-static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant,
-                    const void *push, uint32_t push_bytes, const uint32_t groups[3])
+/* What shaders wrote is there for those dispatched next. */
+void vk_barrier(struct vulkan_device *d)
 {
-	VkPipeline p;
-	const int rc = vk_pipeline(d, s, constant, &p);
+	order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT,
+	      VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT |
+	                                            VK_ACCESS_SHADER_WRITE_BIT);
+}
 
-	if (rc < 0)
-		return rc;
+/* Around copies: of what shaders wrote, or for what they read. */
+void vk_barrier_to_copy(struct vulkan_device *d)
+{
+	order(d, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT,
+	      VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_READ_BIT);
+}
+
+static void barrier_from_copy(struct vulkan_device *d)
+{
+	order(d, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT,
+	      VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT |
+	                                            VK_ACCESS_SHADER_WRITE_BIT);
+}
+
+/* What earlier submissions wrote, copies of KV blocks too. */
+void vk_barrier_of_begin(struct vulkan_device *d)
+{
+	order(d, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_WRITE_BIT,
+	      VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_READ_BIT |
+	                                          VK_ACCESS_MEMORY_WRITE_BIT);
+}
+
+int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
+                         uint32_t push_bytes, const uint32_t groups[3])
+{
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
 	vkCmdBindPipeline(d->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p);
@@ -39,17 +61,35 @@ static int dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant
 	return 0;
 }
 
+int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
+                uint32_t push_bytes, const uint32_t groups[3])
+{
+	VkPipeline p;
+	const int rc = vk_pipeline(d, s, constant, &p);
+
+	return rc < 0 ? rc : vk_dispatch_pipeline(d, p, push, push_bytes, groups);
+}
+
+int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
+                        const void *push, uint32_t push_bytes, const uint32_t groups[3])
+{
+	VkPipeline p;
+	const int rc = vk_variant(d, s, c, &p);
+
+	return rc < 0 ? rc : vk_dispatch_pipeline(d, p, push, push_bytes, groups);
+}
+
 /* A dispatch that what is recorded next may lean on. */
 static int run(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                uint32_t push_bytes, const uint32_t groups[3])
 {
-	const int rc = dispatch(d, s, constant, push, push_bytes, groups);
+	const int rc = vk_dispatch(d, s, constant, push, push_bytes, groups);
 
-	barrier(d);
+	vk_barrier(d);
 	return rc;
 }
 
-static const struct vk_weight *weight(const struct vulkan_device *d, gp_handle h)
+const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h)
 {
 	return &d->weights[h - 1];
 }
@@ -79,41 +119,115 @@ static void put_table(struct vulkan_device *d, enum gp_kv_kind k, uint32_t seq, 
 static void put_rows(struct vulkan_device *d)
 {
 	const struct gp_batch *b = d->batch;
-	struct vk_row *rows = (struct vk_row *)d->rows.host;
+	struct vk_row *rows = ((struct vk_step *)d->step.host)->row;
 
 	for (uint32_t r = 0; r < b->n_rows; r++) {
 		const uint32_t window = d->config.window, pos = b->pos[r], seq = b->seq[r];
 		const uint32_t n = (gp_kv_length(b->kv, seq) + GP_KV_BLOCK - 1) / GP_KV_BLOCK;
 		const bool again = r && seq == b->seq[r - 1];
+		struct vk_row row = { .pos = pos, .token = b->token[r] };
 
-		rows[r] = (struct vk_row){ .pos = pos, .token = b->token[r] };
-		rows[r].first[GP_KV_LOCAL] = pos < window ? 0 : pos - window + 1;
+		row.first[GP_KV_LOCAL] = pos < window ? 0 : pos - window + 1;
 		for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
-			rows[r].table[k] = (seq * GP_KV_KINDS + k) * d->table_blocks;
+			row.table[k] = (seq * GP_KV_KINDS + k) * d->table_blocks;
 			if (!again && d->n_layers[k])
-				put_table(d, k, seq, n, rows[r].table[k]);
+				put_table(d, k, seq, n, row.table[k]);
 		}
+		rows[r] = row;
 	}
+}
+
+/* Attention's positions are cut into parts so that there are work groups enough. */
+static void put_parts(struct vulkan_device *d, enum gp_kv_kind k)
+{
+	const struct gp_batch *b = d->batch;
+	struct vk_step *s = (struct vk_step *)d->step.host;
+	const uint32_t window = d->config.window, heads = d->config.n_kv_heads;
+	const uint32_t room = VK_ATTENTION_GROUPS / (heads * b->n_rows);
+	const uint32_t parts = room < VK_MOST_PARTS ? room : VK_MOST_PARTS;
+	uint32_t most = 1;
+
+	for (uint32_t r = 0; r < b->n_rows; r++) {
+		const uint32_t pos = b->pos[r];
+		const uint32_t first = k == GP_KV_GLOBAL || pos < window ? 0 : pos - window + 1;
+		const uint32_t blocks = pos / GP_KV_BLOCK - first / GP_KV_BLOCK + 1;
+
+		most = blocks > most ? blocks : most;
+	}
+	const uint32_t each = parts > 1 ? (most + parts - 1) / parts : most;
+	s->part_blocks[k] = each;
+	s->groups[k][0] = heads;
+	s->groups[k][1] = (most + each - 1) / each;
+	s->groups[k][2] = b->n_rows;
+}
+
+/* Rows of a sequence that follow each other, or are mixed with others', need K and V of
+ * one another. */
+static bool are_alone(const struct gp_batch *b)
+{
+	for (uint32_t r = 1; r < b->n_rows; r++)
+		for (uint32_t i = 0; i < r; i++)
+			if (b->seq[i] == b->seq[r])
+				return false;
+	return true;
+}
+
+/* Rows that only round their number up want nothing. */
+static void put_logit_row(struct vulkan_device *d, uint32_t i)
+{
+	const bool is_row = i < d->batch->n_logit_rows;
+
+	((uint32_t *)d->picked.host)[i] = is_row ? d->batch->logit_rows[i] : 0;
+	((uint32_t *)d->wanted.host)[i] = is_row ? d->batch->candidates[i] : 0;
+}
+
+static void put_step(struct vulkan_device *d, const float *hidden_in)
+{
+	const struct gp_batch *b = d->batch;
+	struct vk_step *s = (struct vk_step *)d->step.host;
+
+	s->tables = d->tables.address;
+	s->rows = b->n_rows;
+	s->logit_rows = b->n_logit_rows;
+	put_angles(d);
+	put_rows(d);
+	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
+		put_parts(d, k);
+	for (uint32_t i = 0; i < d->logit_rows; i++)
+		put_logit_row(d, i);
+	if (hidden_in)
+		memcpy(d->hidden_in.host, hidden_in,
+		       (size_t)b->n_rows * d->config.hidden * sizeof(float));
+}
+
+static void record_input(struct vulkan_device *d)
+{
+	const struct vk_span *to = &d->buffer[GP_BUF_HIDDEN];
+	const VkBufferCopy part = { d->hidden_in.offset, to->offset,
+	                            (VkDeviceSize)d->rows * d->config.hidden * sizeof(float) };
+
+	vkCmdCopyBuffer(d->commands, d->hidden_in.buffer, to->buffer, 1, &part);
+	barrier_from_copy(d);
 }
 
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in)
 {
 	struct vulkan_device *d = dev;
-	const size_t bytes = (size_t)b->n_rows * d->config.hidden * sizeof(float);
 	int rc;
 
 	atomic_store_explicit(&d->cancelled, false, memory_order_relaxed);
 	d->batch = b;
-	put_angles(d);
-	put_rows(d);
-	memcpy(d->picked.host, b->logit_rows, b->n_logit_rows * sizeof(uint32_t));
-	if (hidden_in)
-		memcpy(d->hidden_in.host, hidden_in, bytes);
-	if ((rc = vk_begin_commands(d)) < 0 || !hidden_in)
+	d->rows = vk_round_rows(b->n_rows);
+	d->logit_rows = vk_round_rows(b->n_logit_rows);
+	d->alone = are_alone(b);
+	d->picks = vk_picks_best(d, b);
+	memset(d->is_quantized, 0, sizeof d->is_quantized);
+	put_step(d, hidden_in);
+	if ((rc = vk_begin_recording(d)) != 0)
 		return rc;
-	const VkBufferCopy part = { d->hidden_in.offset, d->buffer[GP_BUF_HIDDEN].offset, bytes };
-	vkCmdCopyBuffer(d->commands, d->hidden_in.buffer, d->buffer[GP_BUF_HIDDEN].buffer, 1, &part);
-	barrier(d);
+	vk_barrier_of_begin(d);
+	if (hidden_in)
+		record_input(d);
 	return 0;
 }
 
@@ -121,53 +235,77 @@ int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_i
 int vulkan_embed(void *dev, gp_handle table, float scale)
 {
 	struct vulkan_device *d = dev;
-	const struct vk_weight *w = weight(d, table);
-	const struct { uint64_t table, to, rows; uint32_t cols; float scale; } p = {
-		w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->rows.address, w->cols, scale };
-	const uint32_t groups[] = { (w->cols + 2047) / 2048, d->batch->n_rows, 1 };
+	const struct vk_weight *w = vk_weight(d, table);
+	const struct { uint64_t table, to, step; uint32_t cols, vocab; float scale; } p = {
+		w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->step.address, w->cols,
+		w->rows, scale };
+	const uint32_t groups[] = { (w->cols + 2047) / 2048, d->rows, 1 };
 
 	return run(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
+}
+
+struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op)
+{
+	const uint32_t vectors = d->config.hidden / 4;
+	uint32_t size = 32;
+
+	while (size < vectors && size < NORM_SIZE && size * 2 <= d->features.invocations)
+		size *= 2;
+	return (struct vk_constants){ { op, (vectors + size - 1) / size, 0, size } };
+}
+
+struct norm_push {
+	uint64_t from, w, hidden, next, to, quants, blocks;
+	uint32_t vectors;
+	float eps;
+};
+
+static int norm(struct vulkan_device *d, uint32_t op, const struct norm_push *p)
+{
+	const struct vk_constants c = vk_norm_constants(d, op);
+	const int rc = vk_dispatch_variant(d, VK_RMS_NORM, &c, p, sizeof *p,
+	                                   (const uint32_t[]){ d->rows, 1, 1 });
+
+	vk_barrier(d);
+	return rc;
 }
 
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w)
 {
 	struct vulkan_device *d = dev;
-	const struct { uint64_t to, from, w; uint32_t cols; float eps; } p = {
-		d->buffer[to].address, d->buffer[from].address, weight(d, w)->span.address,
-		d->width[to], d->config.rms_eps };
-	const uint32_t groups[] = { d->batch->n_rows, 1, 1 };
+	const struct norm_push p = {
+		.from = d->buffer[from].address, .w = vk_weight(d, w)->span.address,
+		.to = d->buffer[to].address, .quants = d->quants[to].address,
+		.blocks = d->blocks[to].address, .vectors = d->width[to] / 4,
+		.eps = d->config.rms_eps };
 
-	return run(d, VK_RMS_NORM, 0, &p, sizeof p, groups);
+	if (d->width[to] != d->config.hidden || d->width[from] != d->config.hidden)
+		return gp_fail(EINVAL, "a norm of rows of %u; these have %u", d->width[from],
+		               d->config.hidden);
+	d->is_quantized[to] = p.quants;
+	return norm(d, 0, &p);
 }
 
-static int multiply(struct vulkan_device *d, enum gp_buffer from, gp_handle h, enum gp_buffer to,
-                    uint64_t picked, uint32_t rows)
-{
-	const struct vk_weight *w = weight(d, h);
-	const struct { uint64_t to, from, w, picked; uint32_t rows, cols, n; } p = {
-		d->buffer[to].address, d->buffer[from].address, w->span.address, picked, rows,
-		w->cols, w->rows };
-	const uint32_t tile = rows > 4 ? 3 : rows > 2 ? 2 : rows > 1 ? 1 : 0;
-	const uint32_t n = (w->rows + MATMUL_OUTPUTS - 1) / MATMUL_OUTPUTS;
-	const uint32_t groups[] = { n < MOST_GROUPS ? n : MOST_GROUPS,
-	                            (rows + (1u << tile) - 1) >> tile,
-	                            (n + MOST_GROUPS - 1) / MOST_GROUPS };
-
-	if (w->cols != d->width[from] || w->rows != d->width[to])
-		return gp_fail(EINVAL, "matrix of %u x %u between buffers of %u and %u", w->rows,
-		               w->cols, d->width[from], d->width[to]);
-	return dispatch(d, VK_MATMUL, (uint32_t)w->type + VK_TYPES * tile, &p, sizeof p, groups);
-}
-
-int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
+int vulkan_add_norm(void *dev, gp_handle w, gp_handle next)
 {
 	struct vulkan_device *d = dev;
-	int rc = 0;
+	const struct norm_push p = {
+		.from = d->buffer[GP_BUF_BRANCH].address, .w = vk_weight(d, w)->span.address,
+		.hidden = d->buffer[GP_BUF_HIDDEN].address,
+		.next = next ? vk_weight(d, next)->span.address : 0,
+		.to = d->buffer[GP_BUF_NORMED].address, .quants = d->quants[GP_BUF_NORMED].address,
+		.blocks = d->blocks[GP_BUF_NORMED].address, .vectors = d->config.hidden / 4,
+		.eps = d->config.rms_eps };
 
-	for (size_t i = 0; i < n_out && rc == 0; i++)
-		rc = multiply(d, from, out[i].weight, out[i].to, 0, d->batch->n_rows);
-	barrier(d);
-	return rc;
+	d->is_quantized[GP_BUF_NORMED] = next && p.quants;
+	return norm(d, next ? 2 : 1, &p);
+}
+
+struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append)
+{
+	return (struct vk_constants){ { (uint32_t)d->shape.kv_type,
+	                                d->config.n_heads / d->config.n_kv_heads,
+	                                d->config.head_dim, 0, append } };
 }
 
 int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
@@ -175,52 +313,100 @@ int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle
 	struct vulkan_device *d = dev;
 	const struct gp_config *c = &d->config;
 	const struct gp_kv_place at = d->place[layer];
+	const struct vk_constants constants = vk_head_constants(d, false);
 	const struct {
-		uint64_t q, k, v, q_norm, k_norm, rows, blocks, angles;
-		uint32_t heads, kv_heads, dim, kind, layer;
+		uint64_t q, k, v, q_norm, k_norm, step, angles;
+		uint32_t heads, kv_heads, kind, layer;
 		float eps;
 	} p = {
 		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
-		weight(d, q_norm)->span.address, weight(d, k_norm)->span.address, d->rows.address,
-		d->tables.address, d->angles[at.kind].address, c->n_heads, c->n_kv_heads, c->head_dim,
-		at.kind, at.index, c->rms_eps };
-	const uint32_t groups[] = { c->n_heads + 2 * c->n_kv_heads, d->batch->n_rows, 1 };
+		vk_weight(d, q_norm)->span.address, vk_weight(d, k_norm)->span.address,
+		d->step.address, d->angles[at.kind].address, c->n_heads, c->n_kv_heads, at.kind,
+		at.index, c->rms_eps };
+	const uint32_t groups[] = { c->n_heads + 2 * c->n_kv_heads, d->rows, 1 };
+	const int rc = vk_dispatch_variant(d, VK_QK_ROPE_APPEND, &constants, &p, sizeof p, groups);
 
-	return run(d, VK_QK_ROPE_APPEND, (uint32_t)d->shape.kv_type, &p, sizeof p,
-	           groups);
+	vk_barrier(d);
+	return rc;
+}
+
+/* Norms of 0: Q is normed and rotated, K and V are stored already. */
+static int attend(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, uint64_t k_norm)
+{
+	const struct gp_config *c = &d->config;
+	const struct gp_kv_place at = d->place[layer];
+	const struct vk_constants constants = vk_head_constants(d, q_norm != 0);
+	const bool quants = c->head_dim % 32 == 0;
+	const struct {
+		uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
+		uint32_t kv_heads, kind, layer;
+		float scale, eps;
+	} p = {
+		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
+		q_norm, k_norm, d->buffer[GP_BUF_ATTN].address,
+		quants ? d->quants[GP_BUF_ATTN].address : 0, d->blocks[GP_BUF_ATTN].address,
+		d->step.address, d->angles[at.kind].address, d->parts.address, d->ended.address,
+		c->n_kv_heads, at.kind, at.index, c->attn_scale, c->rms_eps };
+	VkPipeline pipeline;
+	const int rc = vk_variant(d, VK_ATTENTION, &constants, &pipeline);
+
+	if (rc < 0)
+		return rc;
+	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
+		return gp_fail(ECANCELED, "the step was cancelled");
+	vkCmdBindPipeline(d->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+	vkCmdPushConstants(d->commands, d->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, sizeof p, &p);
+	vkCmdDispatchIndirect(d->commands, d->step.buffer,
+	                      d->step.offset + offsetof(struct vk_step, groups[at.kind]));
+	vk_barrier(d);
+	d->is_quantized[GP_BUF_ATTN] = p.quants;
+	return 0;
 }
 
 int vulkan_attention(void *dev, uint32_t layer)
 {
-	struct vulkan_device *d = dev;
-	const struct gp_config *c = &d->config;
-	const struct gp_kv_place at = d->place[layer];
-	const struct {
-		uint64_t q, to, rows, blocks;
-		uint32_t heads, kv_heads, dim, kind, layer;
-		float scale;
-	} p = { d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_ATTN].address, d->rows.address,
-	        d->tables.address, c->n_heads, c->n_kv_heads, c->head_dim, at.kind, at.index,
-	        c->attn_scale };
-	const uint32_t groups[] = { c->n_heads, d->batch->n_rows, 1 };
+	return attend(dev, layer, 0, 0);
+}
 
-	return run(d, VK_ATTENTION, (uint32_t)d->shape.kv_type, &p, sizeof p, groups);
+int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
+{
+	struct vulkan_device *d = dev;
+	int rc;
+
+	if (d->alone)
+		return attend(d, layer, vk_weight(d, q_norm)->span.address,
+		              vk_weight(d, k_norm)->span.address);
+	if ((rc = vulkan_qk_rope_append(dev, layer, q_norm, k_norm)) < 0)
+		return rc;
+	return attend(d, layer, 0, 0);
 }
 
 static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,
                        enum gp_buffer from)
 {
-	const uint32_t n = d->batch->n_rows * d->width[to], groups = (n + 255) / 256;
+	const uint32_t n = d->rows * d->width[to], groups = (n + 255) / 256;
 	const struct { uint64_t to, from; uint32_t n; } p = {
 		d->buffer[to].address, d->buffer[from].address, n };
 
+	d->is_quantized[to] = false;
 	return run(d, VK_ELEMENTWISE, op, &p, sizeof p,
 	           (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS, 1, 1 });
 }
 
 int vulkan_geglu(void *dev)
 {
-	return elementwise(dev, 1, GP_BUF_GATE, GP_BUF_UP);
+	struct vulkan_device *d = dev;
+	const uint32_t n = d->rows * d->width[GP_BUF_GATE] / 4, groups = (n + 255) / 256;
+	const struct { uint64_t from, up, quants, blocks; uint32_t n, vectors; } p = {
+		d->buffer[GP_BUF_GATE].address, d->buffer[GP_BUF_UP].address,
+		d->quants[GP_BUF_GATE].address, d->blocks[GP_BUF_GATE].address, n,
+		d->width[GP_BUF_GATE] / 4 };
+
+	if (!p.quants)
+		return elementwise(d, 1, GP_BUF_GATE, GP_BUF_UP);
+	d->is_quantized[GP_BUF_GATE] = true;
+	return run(d, VK_QUANTIZE, 1, &p, sizeof p,
+	           (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS, 1, 1 });
 }
 
 int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from)
@@ -228,57 +414,35 @@ int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from)
 	return elementwise(dev, 0, to, from);
 }
 
-int vulkan_head(void *dev, gp_handle table)
-{
-	struct vulkan_device *d = dev;
-	const int rc = multiply(d, GP_BUF_NORMED, table, GP_BUF_LOGITS, d->picked.address,
-	                        d->batch->n_logit_rows);
-
-	barrier(d);
-	return rc;
-}
-
 /* ---- end ------------------------------------------------------------------------ */
-static void select_best(struct vulkan_device *d, const float *row, uint32_t k, float *out)
+static int record_output(struct vulkan_device *d, enum gp_buffer from)
 {
-	struct gp_best best = { .c = (struct gp_candidate *)out, .most = k };
+	const uint32_t rows = from == GP_BUF_LOGITS ? d->logit_rows : d->rows;
+	const VkBufferCopy part = { d->buffer[from].offset, d->out.offset,
+	                            (VkDeviceSize)rows * d->width[from] * sizeof(float) };
 
-	gp_best_scan(&best, &d->k, row, 0, d->config.vocab);
-	gp_best_sort(&best);
-}
-
-static void give_logits(struct vulkan_device *d, float *out)
-{
-	const struct gp_batch *b = d->batch;
-
-	for (uint32_t i = 0; i < b->n_logit_rows; i++) {
-		const float *row = (const float *)d->out.host + (size_t)i * d->config.vocab;
-		const uint32_t k = b->candidates[i];
-
-		if (k)
-			select_best(d, row, k, out);
-		else
-			memcpy(out, row, d->config.vocab * sizeof *out);
-		out += k ? k * sizeof(struct gp_candidate) / sizeof *out : d->config.vocab;
+	if (from == GP_BUF_LOGITS && d->picks && rows)
+		return vk_record_best(d);
+	if (rows) {
+		vk_barrier_to_copy(d);
+		vkCmdCopyBuffer(d->commands, d->buffer[from].buffer, d->out.buffer, 1, &part);
 	}
+	return 0;
 }
 
 int vulkan_end_step(void *dev, enum gp_buffer from, float *out)
 {
 	struct vulkan_device *d = dev;
-	const uint32_t rows = from == GP_BUF_LOGITS ? d->batch->n_logit_rows : d->batch->n_rows;
-	const VkBufferCopy part = { d->buffer[from].offset, d->out.offset,
-	                            (VkDeviceSize)rows * d->width[from] * sizeof(float) };
-	int rc;
+	int rc = 0;
 
-	if (rows)
-		vkCmdCopyBuffer(d->commands, d->buffer[from].buffer, d->out.buffer, 1, &part);
-	if ((rc = vk_run_commands(d)) < 0)
+	if (d->recording || d->shape.check_numerics)
+		rc = record_output(d, from);
+	if (rc < 0 || (rc = vk_run_recording(d)) < 0)
 		return rc;
 	if (from == GP_BUF_LOGITS)
-		give_logits(d, out);
+		vk_give_logits(d, out);
 	else
-		memcpy(out, d->out.host, part.size);
+		memcpy(out, d->out.host, (size_t)d->batch->n_rows * d->width[from] * sizeof *out);
 	d->batch = NULL;
 	return 0;
 }

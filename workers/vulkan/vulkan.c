@@ -13,26 +13,26 @@ static void vulkan_close(void *dev)
 
 	if (!d)
 		return;
-	if (d->device)
+	if (d->device && !d->is_lost)
 		vulkan_release(d);
 	vk_close_device(d);
 	free(d);
 }
 
-static int vulkan_open(void **dev, uint32_t threads, uint32_t first_cpu)
+static int vulkan_open(void **dev, const struct gp_device_options *o)
 {
 	struct vulkan_device *d = calloc(1, sizeof *d);
 	int rc;
 
-	(void)threads;
-	(void)first_cpu;
 	*dev = NULL;
 	if (!d)
 		return gp_fail(ENOMEM, "no memory for the Vulkan device");
-	d->in_arena.kind = VK_MEMORY_TO_DEVICE;
+	d->memory_limit = o->memory_bytes;
+	d->in_arena.kind = VK_MEMORY_STEP;
+	d->stage_arena.kind = VK_MEMORY_TO_DEVICE;
 	d->out_arena.kind = VK_MEMORY_TO_HOST;
 	gp_kernels_init(&d->k, GP_CPU_ALL);
-	if ((rc = vk_open_device(d)) < 0) {
+	if ((rc = vk_open_device(d, o->index)) < 0) {
 		vulkan_close(d);
 		return rc;
 	}
@@ -40,19 +40,21 @@ static int vulkan_open(void **dev, uint32_t threads, uint32_t first_cpu)
 	return 0;
 }
 
-static void vulkan_describe(char text[256])
+static void vulkan_describe(uint32_t index, char text[256])
 {
-	void *dev;
+	VkInstance instance = NULL;
+	VkPhysicalDevice p;
 	VkPhysicalDeviceProperties props;
 
-	if (vulkan_open(&dev, 0, 0) < 0) {
-		snprintf(text, 256, "no Vulkan device");
-		return;
+	snprintf(text, 256, "no Vulkan device");
+	if (vk_open_instance(&instance) == 0 && vk_find_device(instance, index, &p) == 0) {
+		vkGetPhysicalDeviceProperties(p, &props);
+		snprintf(text, 256, "%.200s, Vulkan %u.%u", props.deviceName,
+		         VK_API_VERSION_MAJOR(props.apiVersion),
+		         VK_API_VERSION_MINOR(props.apiVersion));
 	}
-	vkGetPhysicalDeviceProperties(((struct vulkan_device *)dev)->physical, &props);
-	snprintf(text, 256, "%.200s, Vulkan %u.%u", props.deviceName,
-	         VK_API_VERSION_MAJOR(props.apiVersion), VK_API_VERSION_MINOR(props.apiVersion));
-	vulkan_close(dev);
+	if (instance)
+		vkDestroyInstance(instance, NULL);
 }
 
 static void vulkan_cancel(void *dev)
@@ -66,6 +68,8 @@ static const struct gp_device_ops vulkan_ops = {
 	.name = "vulkan",
 	.configure = vulkan_configure,
 	.load = vulkan_load,
+	.weight_bytes = vulkan_weight_bytes,
+	.finish_load = vulkan_finish_load,
 	.kv = { .reserve = vulkan_kv_reserve, .copy = vulkan_kv_copy },
 	.begin_step = vulkan_begin_step,
 	.embed = vulkan_embed,
@@ -73,14 +77,19 @@ static const struct gp_device_ops vulkan_ops = {
 	.matmul = vulkan_matmul,
 	.qk_rope_append = vulkan_qk_rope_append,
 	.attention = vulkan_attention,
+	.append_attention = vulkan_append_attention,
+	.add_norm = vulkan_add_norm,
+	.gated_matmul = vulkan_gated_matmul,
 	.geglu = vulkan_geglu,
 	.add = vulkan_add,
 	.head = vulkan_head,
 	.end_step = vulkan_end_step,
+	.check = vulkan_check,
 	.memory_bytes = vulkan_memory_bytes,
 	.cancel = vulkan_cancel,
 };
 
 const struct gp_worker_device gp_vulkan_device = {
 	.ops = &vulkan_ops, .open = vulkan_open, .close = vulkan_close, .describe = vulkan_describe,
+	.list = vulkan_list,
 };

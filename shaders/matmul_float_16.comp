@@ -1,0 +1,4 @@
+#version 460
+#define TILE 16
+#define OUTPUTS 2
+#include "matmul_float.glsl"

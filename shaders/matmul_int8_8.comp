@@ -1,0 +1,4 @@
+#version 460
+#define TILE 8
+#define OUTPUTS 4
+#include "matmul_int8.glsl"

@@ -1,0 +1,82 @@
+// Weights by type for tiles of halves: fetch() reads what ITEM elements of a row are made
+// of, a step before unpack() turns it into pairs of halves. Needs types.glsl, whose
+// layouts these are, and tile_rows.glsl. Rows of F16 and BF16 are multiples of ITEM long.
+const uint ITEM = TYPE == F16 || TYPE == BF16 ? 8 : 32;
+// uvec4s of a fetched item, besides its scales
+const uint RAW = TYPE == Q8_0 || TYPE == Q4_K ? 2 : TYPE == Q6_K ? 4 : 1;
+
+struct Raw {
+	uvec4 q[RAW];
+	vec2 scales;
+};
+
+// Item of a row of a matrix of n rows. Past the end of the row: zeros, or some other
+// item of it, which the zeros of the activations there hide.
+void fetch(uint64_t table, uint row, uint item, uint cols, uint n, out Raw raw)
+{
+	const bool inside = item * ITEM < cols;
+	const uint at_item = inside ? item : 0, j = at_item % 8;
+	const uint64_t elements = uint64_t(n) * cols, first = uint64_t(row) * cols + at_item * ITEM;
+	const uint64_t b32 = first / 32, b256 = first / 256;
+
+	raw.scales = vec2(0);
+	if (TYPE == Q4_0) {
+		raw.q[0] = Quads(table + b32 * 16).v[0];
+		raw.scales.x = half_at(table + elements / 2 + b32 * 2);
+	} else if (TYPE == Q8_0) {
+		[[unroll]] for (uint i = 0; i < RAW; i++)
+			raw.q[i] = Quads(table + b32 * 32).v[i];
+		raw.scales.x = half_at(table + elements + b32 * 2);
+	} else if (TYPE == Q4_K) {
+		[[unroll]] for (uint i = 0; i < RAW; i++)
+			raw.q[i] = Quads(table + b256 * 144 + 16 + j / 2 * 32).v[i];
+		raw.scales = q4_k_scales(Quads(table + b256 * 144).v[0], j);
+	} else if (TYPE == Q6_K) {
+		const uint64_t at = table + b256 * 208;
+		const uint scales = Shorts(at + 192 + j * 2).v[0];
+		const float d = half_at(table + elements / 256 * 208 + b256 * 2);
+
+		[[unroll]] for (uint i = 0; i < RAW; i++)
+			raw.q[i] = Quads(at + (i < 2 ? j / 4 * 64 + j % 2 * 32 + i * 16 :
+			                               128 + j / 4 * 32 + i % 2 * 16)).v[0];
+		raw.scales = d * vec2(byte_of(scales, 0), byte_of(scales, 1));
+	} else {
+		raw.q[0] = Quads(table + first * 2).v[0] * uint(inside);
+	}
+}
+
+// Bytes 0 and 2 of x, 0 to 255, as halves less bias: 0x6400 + b is 1024 + b.
+f16vec2 byte_pair(uint x, float bias)
+{
+	return unpackFloat2x16(x | 0x64006400) - f16vec2(float16_t(1024.0 + bias));
+}
+
+// Pair i of item j, in the order of tile_rows.glsl.
+f16vec2 unpack(Raw raw, uint j, uint i)
+{
+	const uint shift = i % 2 * 8, of = i % 8 / 2;
+	const f16vec2 d = f16vec2(float16_t(raw.scales.x));
+
+	if (TYPE == Q4_0)
+		return byte_pair(raw.q[0][of] >> (shift + i / 8 * 4) & 0x000f000f, 8) * d;
+	if (TYPE == Q8_0)
+		return byte_pair((raw.q[i / 8 % RAW][of] ^ 0x80808080) >> shift & 0x00ff00ff, 128) * d;
+	if (TYPE == Q4_K) {
+		const uint x = raw.q[i / 8 % RAW][of] >> (shift + j % 2 * 4) & 0x000f000f;
+
+		return fma(byte_pair(x, 0), d, f16vec2(float16_t(-raw.scales.y)));
+	}
+	if (TYPE == Q6_K) {
+		const uint low = raw.q[i / 8 % RAW][of] >> (shift + j % 4 / 2 * 4) & 0x000f000f;
+		const uint high = raw.q[(2 + i / 8) % RAW][of] >> (shift + j % 4 * 2) & 0x00030003;
+
+		return byte_pair(low | high << 4, 32) *
+		       f16vec2(float16_t(i < 8 ? raw.scales.x : raw.scales.y));
+	}
+	const uint a = raw.q[0][i / 2 * 2 % 4], b = raw.q[0][(i / 2 * 2 + 1) % 4];
+	const uint even = (a & 0xffff) | b << 16, odd = a >> 16 | (b & 0xffff0000);
+	const uint x = i % 2 == 0 ? even : odd;
+
+	return TYPE == F16 ? unpackFloat2x16(x) :
+	       f16vec2(uintBitsToFloat(x << 16), uintBitsToFloat(x & 0xffff0000));
+}

@@ -1,0 +1,376 @@
+/* Speed of the Vulkan shaders for the shapes of Gemma 3 4B and 27B, by the device's own
+ * clock. Each result is held against sums on the CPU first: what is wrong has no speed. */
+#include <getopt.h>
+
+#include "tests/common/vulkan_products.h"
+
+#define COLD_BYTES ((size_t)512 << 20)  /* of weights read in turn: more than caches hold */
+#define MOST_COPIES 64u
+#define WARM_NS 300000000u      /* until a device has left its idle clock */
+#define TIMED_NS 50000000u
+#define SAMPLES 256u
+#define MOST_ROWS 512u
+#define HEAD_ROWS 32u
+
+static const char usage[] =
+	"Usage: bench-shaders [options]\n"
+	"Speed of matrix products on the Vulkan device.\n"
+	"      --model 4b|27b     shapes (default: both)\n"
+	"      --type TYPE        of the weights (default q4_0)\n"
+	"      --rows N[,N...]    activation rows (default 1,8,32,64,512)\n"
+	"      --only TEXT        products whose name contains TEXT\n"
+	"      --tiling R,O,E,SR,SO,T   rows, outputs and elements of a work group's tile on\n"
+	"                         matrix units, rows and outputs of a subgroup, tiles in\n"
+	"                         shared memory (default: chosen by the device)\n"
+	"      --json             JSON lines\n"
+	"Example: bench-shaders --model 27b --type q4_k --rows 512\n";
+
+struct options {
+	const char *model, *only;
+	enum gp_type type;
+	uint32_t rows[16], n_rows;
+	struct vk_tiling tiling;
+	bool json;
+};
+
+struct model {
+	const char *name;
+	struct gp_config c;
+};
+
+static const struct model models[] = {
+	{ "4b", { .n_layers = 1, .hidden = 2560, .n_heads = 8, .n_kv_heads = 4, .head_dim = 256,
+	          .ffn = 10240, .vocab = 262208, .window = 1024, .context = 8192, .rms_eps = 1e-6f } },
+	{ "27b", { .n_layers = 1, .hidden = 5376, .n_heads = 32, .n_kv_heads = 16, .head_dim = 128,
+	           .ffn = 21504, .vocab = 262208, .window = 1024, .context = 8192, .rms_eps = 1e-6f } },
+};
+
+/* A product by the buffers between which it lies. */
+struct shape {
+	const char *name;
+	enum gp_buffer from, to[3];
+	uint32_t n_out;
+};
+
+static const struct shape shapes[] = {
+	{ "q,k,v", GP_BUF_NORMED, { GP_BUF_Q, GP_BUF_K, GP_BUF_V }, 3 },
+	{ "attn_output", GP_BUF_ATTN, { GP_BUF_BRANCH }, 1 },
+	{ "gate,up", GP_BUF_NORMED, { GP_BUF_GATE, GP_BUF_UP }, 2 },
+	{ "down", GP_BUF_GATE, { GP_BUF_BRANCH }, 1 },
+	{ "head", GP_BUF_NORMED, { GP_BUF_LOGITS }, 1 },
+};
+
+struct bench {
+	struct vulkan_device *d;
+	const struct model *model;
+	const struct shape *shape;
+	enum gp_type type;
+	uint32_t cols, n[3];
+	gp_handle copies[MOST_COPIES][3];
+	uint32_t n_copies;
+	size_t bytes;                       /* of one copy */
+	struct gp_tensor matrix[3];
+	float *x, *y[3];
+	VkQueryPool queries;
+	double ns_per_tick;
+};
+
+static void die(void)
+{
+	fprintf(stderr, "bench-shaders: %s\n", gp_error());
+	exit(1);
+}
+
+static void check(int rc)
+{
+	if (rc < 0)
+		die();
+}
+
+/* ---- set up --------------------------------------------------------------------- */
+static uint32_t rows_of(const struct shape *s)
+{
+	return s->to[0] == GP_BUF_LOGITS ? HEAD_ROWS : MOST_ROWS;
+}
+
+static void open_queries(struct bench *b)
+{
+	const VkQueryPoolCreateInfo info = { .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+	                                     .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = 2 };
+	VkPhysicalDeviceProperties p;
+
+	vkGetPhysicalDeviceProperties(b->d->physical, &p);
+	b->ns_per_tick = (double)p.limits.timestampPeriod;
+	if (vkCreateQueryPool(b->d->device, &info, NULL, &b->queries) < 0) {
+		gp_fail(EIO, "the device has no timestamps");
+		die();
+	}
+}
+
+static void configure(struct bench *b)
+{
+	struct gp_config c = b->model->c;
+	const struct gp_stage_shape s = {
+		.config = &c, .end_layer = 1, .embeds = true, .has_head = true,
+		.max_rows = MOST_ROWS, .max_logit_rows = HEAD_ROWS, .max_sequences = 1,
+		.context = c.context, .kv_type = GP_TYPE_F16 };
+
+	c.rope_base_local = c.rope_base_global = 10000;
+	c.rope_scale_global = c.attn_scale = 1;
+	check(vulkan_configure(b->d, &s));
+}
+
+static uint32_t copies_for(const struct bench *b)
+{
+	const size_t n = COLD_BYTES / b->bytes + 1;
+
+	return b->d->is_unified ? 1 : n < 2 ? 2 : n < MOST_COPIES ? (uint32_t)n : MOST_COPIES;
+}
+
+static void set_up(struct bench *b)
+{
+	struct vulkan_device *d = b->d;
+	const struct shape *s = b->shape;
+	const uint32_t rows = rows_of(s);
+
+	configure(b);
+	open_queries(b);
+	b->cols = d->width[s->from];
+	for (uint32_t i = 0; i < s->n_out; i++) {
+		b->n[i] = d->width[s->to[i]];
+		b->matrix[i] = random_matrix(b->type, b->n[i], b->cols);
+		b->bytes += b->matrix[i].bytes;
+		b->y[i] = malloc((size_t)rows * b->n[i] * 4);
+	}
+	for (const uint32_t n = copies_for(b); b->n_copies < n; b->n_copies++)
+		for (uint32_t i = 0; i < s->n_out; i++)
+			check(vulkan_load(d, &b->matrix[i], 0, &b->copies[b->n_copies][i]));
+	b->x = malloc((size_t)rows * b->cols * 4);
+	check_fill(b->x, (size_t)rows * b->cols, FILL_RANDOM);
+	check(vk_upload(d, &d->buffer[s->from], b->x, (size_t)rows * b->cols * 4));
+	for (uint32_t i = 0; i < HEAD_ROWS; i++)
+		((uint32_t *)(void *)d->picked.host)[i] = i;
+	check(vulkan_finish_load(d));
+}
+
+static void tear_down(struct bench *b)
+{
+	vkDestroyQueryPool(b->d->device, b->queries, NULL);
+	vulkan_release(b->d);
+	for (uint32_t i = 0; i < b->shape->n_out; i++) {
+		free((void *)(uintptr_t)b->matrix[i].data);
+		free(b->y[i]);
+	}
+	free(b->x);
+}
+
+/* ---- measure -------------------------------------------------------------------- */
+static void product(struct bench *b, uint32_t rows, uint32_t copy)
+{
+	const struct gp_device_ops *ops = gp_vulkan_device.ops;
+	struct gp_matmul_out to[3];
+
+	b->d->rows = b->d->logit_rows = rows;
+	if (b->shape->to[0] == GP_BUF_LOGITS) {
+		check(ops->head(b->d, b->copies[copy][0]));
+		return;
+	}
+	for (uint32_t i = 0; i < b->shape->n_out; i++)
+		to[i] = (struct gp_matmul_out){ b->copies[copy][i], b->shape->to[i] };
+	check(ops->matmul(b->d, b->shape->from, to, b->shape->n_out));
+}
+
+static void sample(const struct bench *b, uint32_t rows)
+{
+	const uint32_t cols = b->cols;
+	float *w = malloc(cols * sizeof *w);
+
+	for (uint32_t s = 0; s < SAMPLES; s++) {
+		const uint32_t i = s % b->shape->n_out, n = check_random() % b->n[i];
+		const uint32_t m = check_random() % rows;
+		const size_t row_bytes = b->matrix[i].bytes / b->n[i];
+		const float y = b->y[i][(size_t)m * b->n[i] + n];
+		double sum = 0, size = 0;
+
+		gp_dequantize(b->type, (const char *)b->matrix[i].data + n * row_bytes, w, cols);
+		for (uint32_t k = 0; k < cols; k++) {
+			sum += (double)b->x[(size_t)m * cols + k] * w[k];
+			size += fabs((double)b->x[(size_t)m * cols + k] * w[k]);
+		}
+		if (!(fabs(sum - y) <= 1e-3 * size)) {
+			gp_fail(EIO, "%s %s: [%u][%u] is %g, not %g", b->model->name,
+			        b->shape->name, m, n, (double)y, sum);
+			die();
+		}
+	}
+	free(w);
+}
+
+static void check_results(struct bench *b, uint32_t rows)
+{
+	check(vk_begin_commands(b->d));
+	product(b, rows, b->n_copies - 1);
+	check(vk_run_commands(b->d));
+	for (uint32_t i = 0; i < b->shape->n_out; i++) {
+		const size_t bytes = (size_t)rows * b->n[i] * 4;
+		struct vk_arena back = { .kind = VK_MEMORY_TO_HOST };
+		struct vk_span to;
+
+		check(vk_take(b->d, &back, bytes, "results", &to));
+		check(vk_begin_commands(b->d));
+		vkCmdCopyBuffer(b->d->commands, b->d->buffer[b->shape->to[i]].buffer, to.buffer, 1,
+		                &(VkBufferCopy){ b->d->buffer[b->shape->to[i]].offset, to.offset, bytes });
+		check(vk_run_commands(b->d));
+		memcpy(b->y[i], to.host, bytes);
+		vk_give_all(b->d, &back);
+	}
+	sample(b, rows);
+}
+
+/* Ticks of one product of each copy. */
+static double run_once(struct bench *b, uint32_t rows)
+{
+	uint64_t ticks[2];
+
+	check(vk_begin_commands(b->d));
+	vkCmdResetQueryPool(b->d->commands, b->queries, 0, 2);
+	vkCmdWriteTimestamp(b->d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, b->queries, 0);
+	for (uint32_t i = 0; i < b->n_copies; i++)
+		product(b, rows, i);
+	vkCmdWriteTimestamp(b->d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, b->queries, 1);
+	check(vk_run_commands(b->d));
+	vkGetQueryPoolResults(b->d->device, b->queries, 0, 2, sizeof ticks, ticks, 8,
+	                      VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
+	return (double)(ticks[1] - ticks[0]);
+}
+
+/* Seconds of one product, the fastest of several runs over all copies. */
+static double seconds(struct bench *b, uint32_t rows)
+{
+	const uint64_t warm = gp_now_ns() + WARM_NS, end = warm + TIMED_NS;
+	double best = INFINITY;
+
+	while (!b->d->is_unified && gp_now_ns() < warm)
+		run_once(b, rows);
+	do
+		best = fmin(best, run_once(b, rows));
+	while (gp_now_ns() < end && !b->d->is_unified);
+	return best * b->ns_per_tick * 1e-9 / b->n_copies;
+}
+
+static void report(const struct bench *b, uint32_t rows, double s, bool json)
+{
+	double flop = 0;
+
+	for (uint32_t i = 0; i < b->shape->n_out; i++)
+		flop += 2.0 * rows * b->cols * b->n[i];
+	printf(json ? "{\"model\": \"%s\", \"product\": \"%s\", \"type\": \"%s\", \"rows\": %u, "
+	              "\"us\": %.2f, \"gb_per_s\": %.1f, \"tflop_per_s\": %.2f}\n" :
+	              "%-4s %-12s %-5s rows %4u %10.1f us %8.1f GB/s %8.2f TFLOP/s\n",
+	       b->model->name, b->shape->name, gp_type_info(b->type)->name, rows, s * 1e6,
+	       (double)b->bytes / s * 1e-9, flop / s * 1e-12);
+	fflush(stdout);
+}
+
+static void bench_shape(struct vulkan_device *d, const struct model *m, const struct shape *s,
+                        const struct options *o)
+{
+	struct bench b = { .d = d, .model = m, .shape = s, .type = o->type };
+
+	set_up(&b);
+	for (uint32_t i = 0; i < o->n_rows; i++) {
+		const uint32_t rows = o->rows[i];
+
+		if (rows > rows_of(s))
+			continue;
+		check_results(&b, rows);
+		report(&b, rows, seconds(&b, rows), o->json);
+	}
+	tear_down(&b);
+}
+
+/* ---- options -------------------------------------------------------------------- */
+static bool read_numbers(const char *text, uint32_t *to, uint32_t most, uint32_t *n)
+{
+	char *end = NULL;
+
+	for (*n = 0; *n < most; text = end + 1) {
+		const unsigned long v = strtoul(text, &end, 10);
+
+		if (end == text || v == 0 || v > MOST_ROWS)
+			return false;
+		to[(*n)++] = (uint32_t)v;
+		if (*end != ',')
+			return !*end;
+	}
+	return false;
+}
+
+static bool read_tiling(const char *text, struct vk_tiling *t)
+{
+	uint32_t v[6], n;
+
+	if (!read_numbers(text, v, 6, &n) || n != 6)
+		return false;
+	*t = (struct vk_tiling){ v[0], v[1], v[2], v[3], v[4], v[5] };
+	return true;
+}
+
+static bool read_option(int c, struct options *o)
+{
+	const struct gp_type_info *type;
+
+	switch (c) {
+	case 'm': o->model = optarg; return true;
+	case 'o': o->only = optarg; return true;
+	case 'j': o->json = true; return true;
+	case 'r': return read_numbers(optarg, o->rows, GP_ARRAY_LEN(o->rows), &o->n_rows);
+	case 'T': return read_tiling(optarg, &o->tiling);
+	case 't':
+		type = gp_type_by_name(optarg);
+		o->type = type ? type->type : GP_TYPE_F32;
+		return type;
+	default: return false;
+	}
+}
+
+static void read_options(int argc, char **argv, struct options *o)
+{
+	static const struct option longs[] = {
+		{ "model", required_argument, NULL, 'm' }, { "type", required_argument, NULL, 't' },
+		{ "rows", required_argument, NULL, 'r' }, { "only", required_argument, NULL, 'o' },
+		{ "tiling", required_argument, NULL, 'T' }, { "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' }, { 0 },
+	};
+
+	for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+		if (c == 'h') {
+			fputs(usage, stdout);
+			exit(0);
+		}
+		if (!read_option(c, o)) {
+			fputs(usage, stderr);
+			exit(2);
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { .type = GP_TYPE_Q4_0, .rows = { 1, 8, 32, 64, 512 }, .n_rows = 5 };
+	void *dev;
+
+	read_options(argc, argv, &o);
+	check(gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }));
+	struct vulkan_device *d = dev;
+
+	if (o.tiling.rows)
+		d->many.tiling[0] = d->many.tiling[1] = o.tiling;
+	for (size_t m = 0; m < GP_ARRAY_LEN(models); m++)
+		for (size_t i = 0; i < GP_ARRAY_LEN(shapes); i++)
+			if ((!o.model || !strcmp(o.model, models[m].name)) &&
+			    (!o.only || strstr(shapes[i].name, o.only)))
+				bench_shape(d, &models[m], &shapes[i], &o);
+	gp_vulkan_device.close(dev);
+	return 0;
+}

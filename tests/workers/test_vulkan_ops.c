@@ -1,0 +1,200 @@
+/* What the Vulkan device does in several ways, held against one another: operations
+ * fused and plain, steps of few rows by their number, candidates and whole rows. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "tests/common/model_helpers.h"
+#include "tests/common/process.h"
+
+#define IDS 102400u            /* of the golden text */
+
+static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
+                        const struct chain_options *o)
+{
+	struct chain c;
+	float *got;
+
+	chain_open(&c, path, o);
+	got = floats((size_t)n * c.config->vocab);
+	chain_feed(&c, 0, ids, n, chunk, got);
+	chain_close(&c);
+	return got;
+}
+
+static void assert_near(const char *what, const float *want, float *got, size_t n,
+                        double tolerance)
+{
+	const double error = largest_difference(want, got, n);
+
+	print_message("%s: largest error of a logit %.2g\n", what, error);
+	if (!(error <= tolerance))
+		fail_msg("%s: %.4g apart, at most %.4g", what, error, tolerance);
+	free(got);
+}
+
+/* ---- fused and plain ------------------------------------------------------------ */
+static void test_fused(void **state)
+{
+	struct golden *g = golden_open(RANDOM_TEXT "/golden.safetensors");
+	const uint32_t *ids = golden_ids(g, "b.input_ids", 300);
+	const float *want = golden_f32(g, "b.logits", 300 * 512);
+
+	(void)state;
+	for (uint32_t without = 0; without < 8; without++) {
+		struct gp_device_ops ops = *gp_vulkan_device.ops;
+		struct gp_worker_device device = gp_vulkan_device;
+		char what[64];
+
+		device.ops = &ops;
+		if (without & 1)
+			ops.append_attention = NULL;
+		if (without & 2)
+			ops.add_norm = NULL;
+		if (without & 4)
+			ops.gated_matmul = NULL;
+		for (uint32_t chunk = 1; chunk <= 8; chunk += 7) {
+			const struct chain_options o = { .device = &device };
+
+			snprintf(what, sizeof what, "plain %u, steps of %u", without, chunk);
+			assert_near(what, want, logits_of(RANDOM_TEXT, ids, 80, chunk, &o), 80 * 512,
+			            2e-3);
+		}
+	}
+	golden_close(g);
+}
+
+/* ---- few rows ------------------------------------------------------------------- */
+static double mean_nll(const float *logits, const uint32_t *ids, uint32_t n, uint32_t vocab)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i + 1 < n; i++)
+		sum += nll_of(logits + (size_t)i * vocab, vocab, ids[i + 1]);
+	return sum / (n - 1);
+}
+
+/* Inputs in 8 bits cost what they cost the CPU worker, whatever the number of rows. */
+static void test_few_rows(void **state)
+{
+	static const char *const types[] = { "q8_0", "q4_0", "q4_k", "q6_k" };
+	static const uint32_t chunks[] = { 1, 2, 3, 8, 16, 24 };
+	struct golden *g = golden_open(MINI_GOLDEN);
+	const uint32_t *ids = golden_ids(g, "valid.ids", IDS), n = 48;
+	char folder[] = "/tmp/gp-vulkan.XXXXXX", path[64], what[64];
+	struct result r;
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof path, "%s/small.gguf", folder);
+	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++) {
+		RUN(&r, program("convert"), "-q", MINI, "-o", path, "--type", types[t]);
+		assert_int_equal(r.status, 0);
+		result_free(&r);
+		float *cpu = logits_of(path, ids, n, 0, &(struct chain_options){ 0 });
+		const double want = mean_nll(cpu, ids, n, 4096);
+		float *first = NULL;
+
+		for (size_t i = 0; i < GP_ARRAY_LEN(chunks); i++) {
+			const struct chain_options o = { .device = &gp_vulkan_device };
+			float *got = logits_of(path, ids, n, chunks[i], &o);
+			const double nll = mean_nll(got, ids, n, 4096);
+
+			snprintf(what, sizeof what, "%s in steps of %u", types[t], chunks[i]);
+			print_message("%s: nll %.5f, the CPU's %.5f\n", what, nll, want);
+			if (!(fabs(nll - want) <= 0.02))
+				fail_msg("%s: nll %.5f, the CPU's %.5f", what, nll, want);
+			if (first)
+				assert_near(what, first, got, (size_t)n * 4096, 0.5);
+			else
+				first = got;
+		}
+		free(first);
+		free(cpu);
+		unlink(path);
+	}
+	rmdir(folder);
+	golden_close(g);
+}
+
+static void test_kv_types(void **state)
+{
+	static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_Q8_0 };
+	struct golden *g = golden_open(MINI_GOLDEN);
+	const uint32_t *ids = golden_ids(g, "valid.ids", IDS);
+
+	(void)state;
+	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++) {
+		const struct chain_options cpu = { .kv_type = types[t] };
+		const struct chain_options vulkan = { .kv_type = types[t],
+		                                      .device = &gp_vulkan_device };
+		const double tolerance = types[t] == GP_TYPE_F32 ? 2e-3 :
+		                         types[t] == GP_TYPE_F16 ? 2e-2 : 0.5;
+
+		/* The window is 256: local layers read parts of blocks. */
+		float *want = logits_of(MINI, ids, 330, 0, &cpu);
+		assert_near(gp_type_info(types[t])->name, want,
+		            logits_of(MINI, ids, 330, 30, &vulkan), (size_t)330 * 4096, tolerance);
+		free(want);
+	}
+	golden_close(g);
+}
+
+/* ---- candidates ----------------------------------------------------------------- */
+static void check_candidates(const float *rows, const float *got, const struct gp_stage_row *row,
+                             uint32_t n, uint32_t vocab)
+{
+	struct gp_kernels k;
+
+	gp_kernels_init(&k, GP_CPU_ALL);
+	for (uint32_t i = 0; i < n; i++) {
+		struct gp_candidate want[GP_MAX_CANDIDATES];
+		struct gp_best best = { .c = want, .most = row[i].candidates };
+
+		gp_best_scan(&best, &k, rows + (size_t)i * vocab, 0, vocab);
+		gp_best_sort(&best);
+		assert_memory_equal(got, want, row[i].candidates * sizeof *want);
+		got += row[i].candidates * sizeof *want / sizeof *got;
+	}
+}
+
+static void test_candidates(void **state)
+{
+	static const uint32_t wanted[] = { 1, 2, 40, 1, 64, 7, 3, 1 };
+	struct gp_stage_row rows[8];
+	float *whole = floats(8 * 4096), *best = floats(8 * 4096);
+	struct chain c;
+
+	(void)state;
+	chain_open(&c, MINI, &(struct chain_options){ .device = &gp_vulkan_device,
+	                                              .max_sequences = 8 });
+	for (uint32_t i = 0; i < 8; i++)
+		rows[i] = (struct gp_stage_row){ .seq = i, .token = 10 + 7 * i, .wants_logits = true };
+	assert_int_equal(gp_stage_run(c.stage[0], rows, 8, NULL, whole), 0);
+	for (uint32_t i = 0; i < 8; i++) {
+		chain_drop(&c, i);
+		rows[i].candidates = wanted[i];
+	}
+	assert_int_equal(gp_stage_run(c.stage[0], rows, 8, NULL, best), 0);
+	check_candidates(whole, best, rows, 8, 4096);
+	chain_close(&c);
+	free(whole);
+	free(best);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_fused), cmocka_unit_test(test_few_rows),
+		cmocka_unit_test(test_kv_types), cmocka_unit_test(test_candidates),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,180 @@
+/* What a device may have, and is used where it has it: matrix units, a choice of
+ * subgroup sizes, the number of its compute units. */
+#include "workers/vulkan/vulkan_device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/base.h"
+
+struct extensions {
+	VkExtensionProperties *all;
+	uint32_t n;
+};
+
+static bool has(const struct extensions *e, const char *name)
+{
+	for (uint32_t i = 0; i < e->n; i++)
+		if (!strcmp(e->all[i].extensionName, name))
+			return true;
+	return false;
+}
+
+static void enable(struct vk_features *f, const char *name, void *feature)
+{
+	VkBaseOutStructure *s = feature;
+
+	f->extensions[f->n_extensions++] = name;
+	s->pNext = f->chain;
+	f->chain = feature;
+}
+
+/* ---- matrix units --------------------------------------------------------------- */
+/* Of the shapes that a subgroup multiplies at once, halves with float32 sums, the
+ * largest of at most 16 x 16 x 16: tiles are made of multiples of that. */
+static bool choose_shape(struct vk_features *f, const VkCooperativeMatrixPropertiesKHR *all,
+                         uint32_t n)
+{
+	uint32_t best = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const VkCooperativeMatrixPropertiesKHR *p = &all[i];
+
+		if (p->AType != VK_COMPONENT_TYPE_FLOAT16_KHR ||
+		    p->BType != VK_COMPONENT_TYPE_FLOAT16_KHR ||
+		    p->CType != VK_COMPONENT_TYPE_FLOAT32_KHR ||
+		    p->ResultType != VK_COMPONENT_TYPE_FLOAT32_KHR ||
+		    p->scope != VK_SCOPE_SUBGROUP_KHR || p->saturatingAccumulation ||
+		    p->MSize > 16 || p->NSize > 16 || p->KSize > 16 || p->MSize < 8 ||
+		    p->NSize < 8 || p->KSize < 8 || p->MSize * p->NSize * p->KSize <= best)
+			continue;
+		best = p->MSize * p->NSize * p->KSize;
+		f->matrix[0] = p->MSize;
+		f->matrix[1] = p->NSize;
+		f->matrix[2] = p->KSize;
+	}
+	return best != 0;
+}
+
+static bool find_shape(struct vulkan_device *d)
+{
+	const PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get =
+		(PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)vkGetInstanceProcAddr(
+			d->instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+	VkCooperativeMatrixPropertiesKHR all[128];
+	uint32_t n = GP_ARRAY_LEN(all);
+
+	for (uint32_t i = 0; i < n; i++)
+		all[i] = (VkCooperativeMatrixPropertiesKHR){
+			.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR };
+	return get && get(d->physical, &n, all) >= 0 && choose_shape(&d->features, all, n);
+}
+
+static void find_matrix_units(struct vulkan_device *d)
+{
+	VkPhysicalDeviceCooperativeMatrixFeaturesKHR *m = &d->features.matrix_feature;
+	VkPhysicalDeviceVulkan12Features v12 = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES, .pNext = m };
+	VkPhysicalDeviceFeatures2 f = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v12 };
+
+	m->sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
+	vkGetPhysicalDeviceFeatures2(d->physical, &f);
+	m->cooperativeMatrixRobustBufferAccess = false;
+	d->features.matrix_units = m->cooperativeMatrix && v12.vulkanMemoryModel && find_shape(d);
+	if (d->features.matrix_units)
+		enable(&d->features, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME, m);
+}
+
+/* ---- subgroups ------------------------------------------------------------------ */
+/* Whole subgroups of one size: 32 invocations where there is a choice. */
+static void find_subgroups(struct vulkan_device *d)
+{
+	VkPhysicalDeviceSubgroupSizeControlFeaturesEXT *can = &d->features.subgroup_feature;
+	VkPhysicalDeviceFeatures2 f = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = can };
+	VkPhysicalDeviceSubgroupSizeControlPropertiesEXT sizes = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT };
+	VkPhysicalDeviceProperties2 p = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &sizes };
+
+	can->sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT;
+	vkGetPhysicalDeviceFeatures2(d->physical, &f);
+	vkGetPhysicalDeviceProperties2(d->physical, &p);
+	if (!can->subgroupSizeControl || !can->computeFullSubgroups ||
+	    !(sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
+		return;
+	d->features.subgroup = sizes.minSubgroupSize <= 32 && sizes.maxSubgroupSize >= 32 ?
+	                       32 : sizes.maxSubgroupSize;
+	enable(&d->features, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME, can);
+}
+
+/* ---- products of packed bytes --------------------------------------------------- */
+static void find_dot_products(struct vulkan_device *d)
+{
+	VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR *can = &d->features.dot_feature;
+	VkPhysicalDeviceFeatures2 f = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = can };
+
+	can->sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES_KHR;
+	vkGetPhysicalDeviceFeatures2(d->physical, &f);
+	if (can->shaderIntegerDotProduct)
+		enable(&d->features, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME, can);
+}
+
+/* ---- compute units -------------------------------------------------------------- */
+/* 0: not known. */
+static uint32_t count_units(struct vulkan_device *d, const struct extensions *e)
+{
+	VkPhysicalDeviceShaderSMBuiltinsPropertiesNV sm = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV };
+	VkPhysicalDeviceShaderCorePropertiesAMD cu = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_AMD };
+	VkPhysicalDeviceProperties2 p = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2 };
+
+	if (has(e, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME))
+		p.pNext = &sm;
+	else if (has(e, VK_AMD_SHADER_CORE_PROPERTIES_EXTENSION_NAME))
+		p.pNext = &cu;
+	vkGetPhysicalDeviceProperties2(d->physical, &p);
+	return sm.shaderSMCount + cu.shaderEngineCount * cu.shaderArraysPerEngineCount *
+	                          cu.computeUnitsPerShaderArray;
+}
+
+static int list_extensions(struct vulkan_device *d, struct extensions *e)
+{
+	VkResult r = vkEnumerateDeviceExtensionProperties(d->physical, NULL, &e->n, NULL);
+
+	if (r < 0)
+		return vk_fail(r, "the list of extensions");
+	if (!(e->all = calloc(e->n + 1, sizeof *e->all)))
+		return gp_fail(ENOMEM, "no memory for %u extensions", e->n);
+	r = vkEnumerateDeviceExtensionProperties(d->physical, NULL, &e->n, e->all);
+	return r < 0 ? vk_fail(r, "the list of extensions") : 0;
+}
+
+int vk_find_features(struct vulkan_device *d)
+{
+	struct vk_features *f = &d->features;
+	struct extensions e = { 0 };
+	VkPhysicalDeviceProperties p;
+	const int rc = list_extensions(d, &e);
+
+	vkGetPhysicalDeviceProperties(d->physical, &p);
+	*f = (struct vk_features){ .shared_bytes = p.limits.maxComputeSharedMemorySize,
+	                           .invocations = p.limits.maxComputeWorkGroupInvocations };
+	if (rc == 0) {
+		if (has(&e, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
+			find_subgroups(d);
+		if (has(&e, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
+			find_dot_products(d);
+		if (f->subgroup && has(&e, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
+			find_matrix_units(d);
+		f->units = count_units(d, &e);
+	}
+	free(e.all);
+	if (rc == 0 && !f->dot_feature.shaderIntegerDotProduct)
+		return gp_fail(ENODEV, "Vulkan: the device lacks shaderIntegerDotProduct; "
+		               "update its driver");
+	return rc;
+}

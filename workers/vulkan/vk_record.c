@@ -1,0 +1,149 @@
+/* Commands of steps, recorded once for each round number of rows and of logit rows, and
+ * submitted again and again: what differs from step to step lies in buffers. */
+#include "workers/vulkan/vulkan_device.h"
+
+#include <stdlib.h>
+
+#include "base/base.h"
+
+#define FEW 32u                /* up to here powers of two; then multiples of MANY_STEP */
+#define MANY_STEP 64u
+#define SPIN_NS 20000000ull
+
+uint32_t vk_round_rows(uint32_t n)
+{
+	uint32_t up = 1;
+
+	if (n > FEW)
+		return (n + MANY_STEP - 1) / MANY_STEP * MANY_STEP;
+	while (up < n)
+		up *= 2;
+	return n ? up : 0;
+}
+
+/* Round numbers below n: 0, 1, 2, 4, ..., FEW, MANY_STEP, 2 MANY_STEP, ... */
+static uint32_t bucket_of(uint32_t n)
+{
+	uint32_t bucket = 0;
+
+	if (n > FEW)
+		return 6 + n / MANY_STEP;
+	for (; n; n /= 2)
+		bucket++;
+	return bucket;
+}
+
+static uint32_t recordings_of(const struct vulkan_device *d)
+{
+	return 4 * d->row_buckets * d->logit_buckets;
+}
+
+int vk_take_recordings(struct vulkan_device *d)
+{
+	d->row_buckets = bucket_of(vk_round_rows(d->shape.max_rows)) + 1;
+	d->logit_buckets = bucket_of(vk_round_rows(d->shape.max_logit_rows)) + 1;
+	d->recordings = calloc(recordings_of(d), sizeof(VkCommandBuffer));
+	return d->recordings ? 0 : gp_fail(ENOMEM, "no memory for recordings");
+}
+
+void vk_give_recordings(struct vulkan_device *d)
+{
+	for (uint32_t i = 0; d->recordings && i < recordings_of(d); i++)
+		if (d->recordings[i])
+			vkFreeCommandBuffers(d->device, d->pool, 1, &d->recordings[i]);
+	free(d->recordings);
+	d->recordings = d->recording = NULL;
+}
+
+static VkCommandBuffer *recording_for(const struct vulkan_device *d)
+{
+	const uint32_t row = bucket_of(d->rows), logit_row = bucket_of(d->logit_rows);
+	const uint32_t kind = d->picks * 2u + d->alone;
+
+	return &d->recordings[(kind * d->row_buckets + row) * d->logit_buckets + logit_row];
+}
+
+/* A step that failed or was cancelled half way left its recording in hand. */
+static void drop_unfinished(struct vulkan_device *d)
+{
+	if (d->recording && *d->recording)
+		vkFreeCommandBuffers(d->device, d->pool, 1, d->recording);
+	if (d->recording)
+		*d->recording = NULL;
+	d->recording = NULL;
+}
+
+static int start(struct vulkan_device *d)
+{
+	const VkCommandBufferAllocateInfo info = {
+		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = d->pool,
+		.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1 };
+	const VkCommandBufferBeginInfo begin = {
+		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO };
+	VkResult r = vkAllocateCommandBuffers(d->device, &info, d->recording);
+
+	if (r < 0)
+		*d->recording = NULL;
+	else
+		r = vkBeginCommandBuffer(*d->recording, &begin);
+	d->commands = *d->recording;
+	if (r < 0)
+		return vk_fail(r, "recording");
+	vk_trace_begin(d, d->commands);
+	return 0;
+}
+
+int vk_begin_recording(struct vulkan_device *d)
+{
+	drop_unfinished(d);
+	/* Each operation is looked at on its own: nothing is kept. */
+	if (d->shape.check_numerics)
+		return vk_begin_commands(d);
+	VkCommandBuffer *found = recording_for(d);
+	if (*found) {
+		d->commands = *found;
+		return 1;
+	}
+	d->recording = found;
+	return start(d);
+}
+
+/* A thread that slept is woken 0.1 to 0.4 ms late, as long as a layer takes a card.
+ * Where device and host share cores or power, a step is long, and sleep is right. */
+static void spin(const struct vulkan_device *d)
+{
+	const uint64_t until = gp_now_ns() + SPIN_NS;
+
+	while (!d->is_unified && vkGetFenceStatus(d->device, d->fence) == VK_NOT_READY &&
+	       gp_now_ns() < until)
+		;
+}
+
+/* d->recording is NULL where the commands were recorded in an earlier step. */
+int vk_run_recording(struct vulkan_device *d)
+{
+	VkResult r = VK_SUCCESS;
+	int rc;
+
+	if (d->shape.check_numerics)
+		return vk_run_commands(d);
+	if (d->recording) {
+		vk_trace_end(d, d->commands);
+		vk_barrier_to_host(d);
+		if ((r = vkEndCommandBuffer(d->commands)) < 0)
+			return vk_fail(r, "recording");
+		d->recording = NULL;
+	}
+	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
+		return gp_fail(ECANCELED, "the step was cancelled");
+	if ((r = vkResetFences(d->device, 1, &d->fence)) < 0)
+		return vk_fail(r, "a step");
+	const uint64_t submitted = gp_now_ns();
+	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0)
+		return rc;
+	spin(d);
+	if ((rc = vk_wait(d, d->fence, "a step")) < 0)
+		return rc;
+	vk_trace_report(d, submitted);
+	return 0;
+}
