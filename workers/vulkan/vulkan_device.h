@@ -134,7 +134,7 @@ int vk_find_features(struct vulkan_device *d);
 #define VK_TILINGS 2u          /* up to 64 rows, and more */
 
 struct vk_tiling {             /* constants of matmul_many_coopmat.comp, in its order */
-	uint32_t rows, outputs, elements, sub_rows, sub_outputs, tiles;
+	uint32_t rows, outputs, elements, sub_rows, sub_outputs;
 };
 
 struct vk_many {
