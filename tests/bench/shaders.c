@@ -364,6 +364,9 @@ int main(int argc, char **argv)
 	check(gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }));
 	struct vulkan_device *d = dev;
 
+	if (o.tiling.rows && (!d->many.tiling[0].rows || !vk_tiling_fits(&d->features, &o.tiling)))
+		check(gp_fail(EINVAL, "--tiling: the device has no matrix units, or too little shared "
+		              "memory or registers for this"));
 	if (o.tiling.rows)
 		d->many.tiling[0] = d->many.tiling[1] = o.tiling;
 	for (size_t m = 0; m < GP_ARRAY_LEN(models); m++)

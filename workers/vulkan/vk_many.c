@@ -26,12 +26,12 @@ static uint32_t subgroups_of(const struct vk_tiling *t)
 	return t->rows / t->sub_rows * (t->outputs / t->sub_outputs);
 }
 
-static bool fits(const struct vk_features *f, const struct vk_tiling *t)
+bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t)
 {
 	const uint32_t invocations = subgroups_of(t) * f->subgroup;
 	const uint32_t row_bytes = (t->elements + 8) * 2;
 
-	return invocations <= f->invocations &&
+	return invocations && invocations <= f->invocations &&
 	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup &&
 	       t->sub_rows % f->matrix[0] == 0 &&
 	       t->sub_outputs % f->matrix[1] == 0 && t->elements % f->matrix[2] == 0 &&
@@ -42,7 +42,7 @@ static bool fits(const struct vk_features *f, const struct vk_tiling *t)
 static struct vk_tiling choose(const struct vk_features *f, const struct vk_tiling *list, size_t n)
 {
 	for (size_t i = 0; i < n && f->matrix_units && vk_has_shader(VK_MATMUL_MANY_COOPMAT); i++)
-		if (fits(f, &list[i]))
+		if (vk_tiling_fits(f, &list[i]))
 			return list[i];
 	return (struct vk_tiling){ 0 };
 }

@@ -154,6 +154,7 @@ struct vk_many_out {
 	uint64_t to;
 };
 
+bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t);
 /* After vk_find_features. */
 void vk_many_choose(struct vulkan_device *d);
 /* What steps of up to so many rows need; after the widths of buffers are known. */
