@@ -129,7 +129,10 @@ struct vk_features {
 int vk_find_features(struct vulkan_device *d);
 
 /* ---- products of many rows (vk_many.c) ------------------------------------------ */
-#define VK_FEW_ROWS 32u        /* up to so many the product of few rows is faster */
+/* Up to so many the product of few rows is faster: where there are matrix units, and
+ * where there are none. */
+#define VK_FEW_ROWS 8u
+#define VK_FEW_ROWS_WITHOUT 32u
 #define VK_ROW_STEP 16u
 #define VK_TILINGS 2u          /* up to 64 rows, and more */
 
