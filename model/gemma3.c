@@ -180,12 +180,18 @@ static gp_handle weight_of(const struct gp_stage *s, uint32_t layer, enum gp_ten
 	return s->layers[layer - s->shape.first_layer].tensor[t - GP_T_PER_LAYER];
 }
 
-/* The norm of what a layer leaves behind: the next one's, the head's, or none. */
-static gp_handle norm_after(const struct gp_stage *s, uint32_t layer, const struct gp_batch *b)
+/* The norm that what follows layers up to here begins with: a layer's, the head's, or
+ * none. */
+static gp_handle norm_before(const struct gp_stage *s, uint32_t layer, const struct gp_batch *b)
 {
-	if (layer + 1 < s->shape.end_layer)
-		return weight_of(s, layer + 1, GP_T_ATTN_NORM);
+	if (layer < s->shape.end_layer)
+		return weight_of(s, layer, GP_T_ATTN_NORM);
 	return s->shape.has_head && b->n_logit_rows ? s->output_norm : 0;
+}
+
+static int norm(struct gp_stage *s, gp_handle w)
+{
+	return w ? s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, w) : 0;
 }
 
 /* A branch joins the residual stream, whose norm the next branch begins with. */
@@ -197,9 +203,9 @@ static int join(struct gp_stage *s, gp_handle w, gp_handle next)
 	if (o->add_norm)
 		return o->add_norm(s->dev, w, next);
 	if ((rc = o->rms_norm(s->dev, GP_BUF_BRANCH, GP_BUF_BRANCH, w)) < 0 ||
-	    (rc = o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH)) < 0 || !next)
+	    (rc = o->add(s->dev, GP_BUF_HIDDEN, GP_BUF_BRANCH)) < 0)
 		return rc;
-	return o->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, next);
+	return norm(s, next);
 }
 
 static int attend(struct gp_stage *s, uint32_t layer)
@@ -311,19 +317,24 @@ static int run_head(struct gp_stage *s)
 	return 0;
 }
 
-/* Each branch leaves NORMED behind for the next; the first finds it made here. */
+/* A layer finds NORMED made by the one before, where the device does that with the sum;
+ * else, and at the first, it is made here, as the layer's own. */
 static int run_operations(struct gp_stage *s, const struct gp_batch *b)
 {
 	const uint32_t first = s->shape.first_layer, end = s->shape.end_layer;
-	const gp_handle norm = first < end ? weight_of(s, first, GP_T_ATTN_NORM) :
-	                                     norm_after(s, end, b);
+	const bool ahead = s->ops->add_norm;
 	int rc = s->shape.embeds ? run_embed(s) : 0;
 
-	if (rc == 0 && norm)
-		rc = s->ops->rms_norm(s->dev, GP_BUF_NORMED, GP_BUF_HIDDEN, norm);
-	for (uint32_t i = first; i < end && rc == 0; i++)
-		if ((rc = run_layer(s, i, norm_after(s, i, b))) < 0)
+	for (uint32_t i = first; i < end && rc == 0; i++) {
+		if (i == first || !ahead)
+			rc = norm(s, norm_before(s, i, b));
+		if (rc == 0)
+			rc = run_layer(s, i, ahead ? norm_before(s, i + 1, b) : 0);
+		if (rc < 0)
 			return gp_fail_in(rc, "layer %u", i);
+	}
+	if (rc == 0 && (first == end || !ahead))
+		rc = norm(s, norm_before(s, end, b));
 	return rc == 0 && s->shape.has_head && b->n_logit_rows ? run_head(s) : rc;
 }
 

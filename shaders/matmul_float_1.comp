@@ -1,4 +1,4 @@
 #version 460
 #define TILE 1
-#define OUTPUTS 2
+#define OUTPUTS 4
 #include "matmul_float.glsl"

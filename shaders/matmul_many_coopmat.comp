@@ -2,7 +2,8 @@
 // to[m][n] = scale[m] * (from[m] . w[n]) on matrix units, for rows m that pack_rows.comp
 // made halves: a work group computes BM rows by BN outputs, a subgroup WM by WN of
 // these, from tiles of BK elements in shared memory. While it multiplies one tile, it
-// unpacks the next and fetches the one after. Along z, work groups share the elements: each part has its own sums.
+// fetches the next. One tile is kept, not two in turn: with twice the shared memory an
+// H200 was slower by a third, second barrier or not. Along z, work groups share the elements: each part has its own sums.
 #pragma use_vulkan_memory_model
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -22,7 +23,6 @@ layout(constant_id = 6) const uint WN = 64;
 layout(constant_id = 7) const uint TM = 16;
 layout(constant_id = 8) const uint TN = 16;
 layout(constant_id = 9) const uint TK = 16;
-layout(constant_id = 10) const uint TILES = 2;     // in shared memory: 1 or 2
 layout(local_size_x_id = 1) in;
 layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Aligned { float v[]; };
 layout(push_constant, scalar) uniform P {
@@ -36,7 +36,7 @@ layout(push_constant, scalar) uniform P {
 const uint STRIDE = BK / 8 + 1;
 const uint X_LOADS = BM * BK / 8 / SIZE;
 const uint W_ITEMS = BN * BK / ITEM, W_LOADS = (W_ITEMS + SIZE - 1) / SIZE;
-shared uvec4 xs[TILES * BM * STRIDE], ws[TILES * BN * STRIDE];
+shared uvec4 xs[BM * STRIDE], ws[BN * STRIDE];
 
 uvec4 x_next[X_LOADS];
 Raw w_next[W_LOADS];
@@ -70,14 +70,14 @@ void fetch_tile(uint step)
 	}
 }
 
-void store_tile(uint tile, uint step)
+void store_tile(uint step)
 {
 	const uint me = gl_LocalInvocationIndex;
 
 	[[unroll]] for (uint i = 0; i < X_LOADS; i++) {
 		const uint at = me + i * SIZE, row = at / (BK / 8), part = at % (BK / 8);
 
-		xs[(tile * BM + row) * STRIDE + part] = x_next[i];
+		xs[row * STRIDE + part] = x_next[i];
 	}
 	[[unroll]] for (uint i = 0; i < W_LOADS; i++) {
 		const uvec2 at = w_place(me + i * SIZE);
@@ -89,19 +89,19 @@ void store_tile(uint tile, uint step)
 
 				[[unroll]] for (uint e = 0; e < 4; e++)
 					v[e] = packFloat2x16(unpack(w_next[i], j, q * 4 + e));
-				ws[(tile * BN + at.x) * STRIDE + at.y * (ITEM / 8) + q] = v;
+				ws[at.x * STRIDE + at.y * (ITEM / 8) + q] = v;
 			}
 	}
 }
 
-void load_tile(uint tile, uint wm, uint wn)
+void load_tile(uint wm, uint wn)
 {
 	[[unroll]] for (uint k = 0; k < BK / TK; k++) {
 		[[unroll]] for (uint i = 0; i < WM / TM; i++)
-			coopMatLoad(x[k][i], xs, (tile * BM + wm + i * TM) * STRIDE + k * (TK / 8),
+			coopMatLoad(x[k][i], xs, (wm + i * TM) * STRIDE + k * (TK / 8),
 			            STRIDE, gl_CooperativeMatrixLayoutRowMajor);
 		[[unroll]] for (uint j = 0; j < WN / TN; j++)
-			coopMatLoad(w[k][j], ws, (tile * BN + wn + j * TN) * STRIDE + k * (TK / 8),
+			coopMatLoad(w[k][j], ws, (wn + j * TN) * STRIDE + k * (TK / 8),
 			            STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
 	}
 }
@@ -147,17 +147,14 @@ void main()
 		[[unroll]] for (uint j = 0; j < WN / TN; j++)
 			sums[i][j] = coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator>(0.0);
 	fetch_tile(first);
-	store_tile(0, first);
+	store_tile(first);
 	barrier();
 	for (uint step = first; step < end; step++) {
-		const uint tile = (step - first) % TILES;
-
 		fetch_tile(min(step + 1, end - 1));
-		load_tile(tile, wm, wn);
+		load_tile(wm, wn);
 		multiply_tile();
-		if (TILES == 1)
-			barrier();
-		store_tile((tile + 1) % TILES, step + 1);
+		barrier();
+		store_tile(step + 1);
 		barrier();
 	}
 	put_sums(wm, wn);

@@ -19,9 +19,9 @@ static const char usage[] =
 	"      --type TYPE        of the weights (default q4_0)\n"
 	"      --rows N[,N...]    activation rows (default 1,8,32,64,512)\n"
 	"      --only TEXT        products whose name contains TEXT\n"
-	"      --tiling R,O,E,SR,SO,T   rows, outputs and elements of a work group's tile on\n"
-	"                         matrix units, rows and outputs of a subgroup, tiles in\n"
-	"                         shared memory (default: chosen by the device)\n"
+	"      --tiling R,O,E,SR,SO   rows, outputs and elements of a work group's tile on\n"
+	"                         matrix units, rows and outputs of a subgroup (default:\n"
+	"                         chosen by what the device has)\n"
 	"      --json             JSON lines\n"
 	"Example: bench-shaders --model 27b --type q4_k --rows 512\n";
 
@@ -308,11 +308,11 @@ static bool read_numbers(const char *text, uint32_t *to, uint32_t most, uint32_t
 
 static bool read_tiling(const char *text, struct vk_tiling *t)
 {
-	uint32_t v[6], n;
+	uint32_t v[5], n;
 
-	if (!read_numbers(text, v, 6, &n) || n != 6)
+	if (!read_numbers(text, v, 5, &n) || n != 5)
 		return false;
-	*t = (struct vk_tiling){ v[0], v[1], v[2], v[3], v[4], v[5] };
+	*t = (struct vk_tiling){ v[0], v[1], v[2], v[3], v[4] };
 	return true;
 }
 
@@ -364,6 +364,9 @@ int main(int argc, char **argv)
 	check(gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }));
 	struct vulkan_device *d = dev;
 
+	if (o.tiling.rows && (!d->many.tiling[0].rows || !vk_tiling_fits(&d->features, &o.tiling)))
+		check(gp_fail(EINVAL, "--tiling: the device has no matrix units, or too little shared "
+		              "memory or registers for this"));
 	if (o.tiling.rows)
 		d->many.tiling[0] = d->many.tiling[1] = o.tiling;
 	for (size_t m = 0; m < GP_ARRAY_LEN(models); m++)

@@ -110,7 +110,8 @@ static void test_types(void **state)
 		float *want = logits_of(whole, ids, 64, 0, &(struct chain_options){ 0 });
 		float *got = logits_of(path, ids, 64, 0,
 		                       &(struct chain_options){ .device = &gp_vulkan_device });
-		assert_near(types[t], want, got, 64 * 4096, MANY);
+		/* Scales and minima of 4-bit blocks become halves there. */
+		assert_near(types[t], want, got, 64 * 4096, 5e-2);
 		free(want);
 		unlink(path);
 		unlink(whole);

@@ -16,15 +16,24 @@
 
 #define IDS 102400u            /* of the golden text */
 
-static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
-                        const struct chain_options *o)
+/* Logits of n ids as one sequence, in steps of chunk rows. Chains are kept: drivers have
+ * failed to open a device for the thirtieth time in a process. */
+static float *logits_of(struct chain *c, const uint32_t *ids, uint32_t n, uint32_t chunk)
+{
+	float *got = floats((size_t)n * c->config->vocab);
+
+	chain_drop(c, 0);
+	chain_feed(c, 0, ids, n, chunk, got);
+	return got;
+}
+
+static float *logits_of_file(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
+                             const struct chain_options *o)
 {
 	struct chain c;
-	float *got;
 
 	chain_open(&c, path, o);
-	got = floats((size_t)n * c.config->vocab);
-	chain_feed(&c, 0, ids, n, chunk, got);
+	float *got = logits_of(&c, ids, n, chunk);
 	chain_close(&c);
 	return got;
 }
@@ -48,9 +57,10 @@ static void test_fused(void **state)
 	const float *want = golden_f32(g, "b.logits", 300 * 512);
 
 	(void)state;
-	for (uint32_t without = 0; without < 8; without++) {
+	for (uint32_t without = 0; without < 8; without = without ? without * 2 : 1) {
 		struct gp_device_ops ops = *gp_vulkan_device.ops;
 		struct gp_worker_device device = gp_vulkan_device;
+		struct chain c;
 		char what[64];
 
 		device.ops = &ops;
@@ -60,13 +70,12 @@ static void test_fused(void **state)
 			ops.add_norm = NULL;
 		if (without & 4)
 			ops.gated_matmul = NULL;
+		chain_open(&c, RANDOM_TEXT, &(struct chain_options){ .device = &device });
 		for (uint32_t chunk = 1; chunk <= 8; chunk += 7) {
-			const struct chain_options o = { .device = &device };
-
 			snprintf(what, sizeof what, "plain %u, steps of %u", without, chunk);
-			assert_near(what, want, logits_of(RANDOM_TEXT, ids, 80, chunk, &o), 80 * 512,
-			            2e-3);
+			assert_near(what, want, logits_of(&c, ids, 80, chunk), 80 * 512, 2e-3);
 		}
+		chain_close(&c);
 	}
 	golden_close(g);
 }
@@ -98,13 +107,14 @@ static void test_few_rows(void **state)
 		RUN(&r, program("convert"), "-q", MINI, "-o", path, "--type", types[t]);
 		assert_int_equal(r.status, 0);
 		result_free(&r);
-		float *cpu = logits_of(path, ids, n, 0, &(struct chain_options){ 0 });
+		float *cpu = logits_of_file(path, ids, n, 0, &(struct chain_options){ 0 });
 		const double want = mean_nll(cpu, ids, n, 4096);
 		float *first = NULL;
+		struct chain c;
 
+		chain_open(&c, path, &(struct chain_options){ .device = &gp_vulkan_device });
 		for (size_t i = 0; i < GP_ARRAY_LEN(chunks); i++) {
-			const struct chain_options o = { .device = &gp_vulkan_device };
-			float *got = logits_of(path, ids, n, chunks[i], &o);
+			float *got = logits_of(&c, ids, n, chunks[i]);
 			const double nll = mean_nll(got, ids, n, 4096);
 
 			snprintf(what, sizeof what, "%s in steps of %u", types[t], chunks[i]);
@@ -116,6 +126,7 @@ static void test_few_rows(void **state)
 			else
 				first = got;
 		}
+		chain_close(&c);
 		free(first);
 		free(cpu);
 		unlink(path);
@@ -139,9 +150,9 @@ static void test_kv_types(void **state)
 		                         types[t] == GP_TYPE_F16 ? 2e-2 : 0.5;
 
 		/* The window is 256: local layers read parts of blocks. */
-		float *want = logits_of(MINI, ids, 330, 0, &cpu);
+		float *want = logits_of_file(MINI, ids, 330, 0, &cpu);
 		assert_near(gp_type_info(types[t])->name, want,
-		            logits_of(MINI, ids, 330, 30, &vulkan), (size_t)330 * 4096, tolerance);
+		            logits_of_file(MINI, ids, 330, 7, &vulkan), (size_t)330 * 4096, tolerance);
 		free(want);
 	}
 	golden_close(g);

@@ -16,34 +16,33 @@
 
 /* ---- tilings -------------------------------------------------------------------- */
 /* The first of a list that fits the device is taken. */
-static const struct vk_tiling few[] = { { 64, 128, 32, 32, 64, 1 }, { 32, 64, 32, 32, 32, 1 },
-                                        { 16, 32, 32, 16, 16, 1 } };
-static const struct vk_tiling many[] = { { 128, 128, 32, 64, 64, 1 }, { 64, 128, 32, 32, 64, 1 },
-                                         { 32, 64, 32, 32, 32, 1 }, { 16, 32, 32, 16, 16, 1 } };
+static const struct vk_tiling few[] = { { 64, 128, 32, 32, 64 }, { 32, 64, 32, 32, 32 },
+                                        { 16, 32, 32, 16, 16 } };
+static const struct vk_tiling many[] = { { 128, 128, 32, 64, 64 }, { 64, 128, 32, 32, 64 },
+                                         { 32, 64, 32, 32, 32 }, { 16, 32, 32, 16, 16 } };
 
 static uint32_t subgroups_of(const struct vk_tiling *t)
 {
 	return t->rows / t->sub_rows * (t->outputs / t->sub_outputs);
 }
 
-static bool fits(const struct vk_features *f, const struct vk_tiling *t)
+bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t)
 {
 	const uint32_t invocations = subgroups_of(t) * f->subgroup;
-	const uint32_t tile_bytes = (t->elements + 8) * 2 * t->tiles;
-	const uint32_t sums_bytes = subgroups_of(t) * f->matrix[0] * f->matrix[1] * 4;
+	const uint32_t row_bytes = (t->elements + 8) * 2;
 
-	return invocations <= f->invocations &&
-	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup && t->sub_rows % f->matrix[0] == 0 &&
+	return invocations && invocations <= f->invocations &&
+	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup &&
+	       t->sub_rows % f->matrix[0] == 0 &&
 	       t->sub_outputs % f->matrix[1] == 0 && t->elements % f->matrix[2] == 0 &&
-	       (t->rows + t->outputs) * tile_bytes <= f->shared_bytes &&
-	       sums_bytes <= t->rows * tile_bytes &&
+	       (t->rows + t->outputs) * row_bytes <= f->shared_bytes &&
 	       t->rows * t->elements / 8 % invocations == 0;
 }
 
 static struct vk_tiling choose(const struct vk_features *f, const struct vk_tiling *list, size_t n)
 {
 	for (size_t i = 0; i < n && f->matrix_units && vk_has_shader(VK_MATMUL_MANY_COOPMAT); i++)
-		if (fits(f, &list[i]))
+		if (vk_tiling_fits(f, &list[i]))
 			return list[i];
 	return (struct vk_tiling){ 0 };
 }
@@ -101,7 +100,7 @@ static int create_coopmat(struct vulkan_device *d, uint32_t tiling, enum gp_type
 	const struct vk_features *f = &d->features;
 	const uint32_t constants[] = {
 		(uint32_t)type, subgroups_of(t) * f->subgroup, t->rows, t->outputs, t->elements,
-		t->sub_rows, t->sub_outputs, f->matrix[0], f->matrix[1], f->matrix[2], t->tiles };
+		t->sub_rows, t->sub_outputs, f->matrix[0], f->matrix[1], f->matrix[2] };
 	VkPipeline *p = &d->many.coopmat[tiling][type];
 
 	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_MANY_COOPMAT, constants,

@@ -24,7 +24,7 @@ bool vk_is_plain(enum gp_type t)
 /* A gated work group writes 32 outputs, of two matrices: a whole block of 8 bits. */
 static struct vk_few choose(uint32_t rows, bool gated)
 {
-	static const uint32_t outputs[] = { 2, 4, 4, 4, 2 }; /* as in matmul_*_TILE.comp */
+	static const uint32_t outputs[] = { 4, 4, 4, 4, 2 }; /* as in matmul_*_TILE.comp */
 	struct vk_few f = { .size = 128, .split = 1, .passes = 1 };
 
 	while (f.tile + 1 < GP_ARRAY_LEN(outputs) && 1u << f.tile < rows)
@@ -97,6 +97,11 @@ static struct push push_of(const struct vulkan_device *d, enum gp_buffer from, e
 	                      .cols = d->width[from] };
 }
 
+static bool are_few(const struct vulkan_device *d, uint32_t rows)
+{
+	return rows <= (d->many.tiling[0].rows ? VK_FEW_ROWS : VK_FEW_ROWS_WITHOUT);
+}
+
 /* ---- few rows ------------------------------------------------------------------- */
 static int dispatch_few(struct vulkan_device *d, enum gp_type t, const struct vk_few *f,
                         struct push *p, uint32_t rows, bool gated)
@@ -167,8 +172,8 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, const struct g
 		outs[i] = (struct vk_many_out){ w, d->buffer[out[i].to].address };
 		d->is_quantized[out[i].to] = false;
 	}
-	rc = rows > VK_FEW_ROWS ? vk_multiply_many(d, &in, outs, n_out) :
-	                          multiply_runs(d, from, &in, outs, n_out);
+	rc = are_few(d, rows) ? multiply_runs(d, from, &in, outs, n_out) :
+	                        vk_multiply_many(d, &in, outs, n_out);
 	vk_barrier(d);
 	return rc;
 }
@@ -218,7 +223,7 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 	const struct gp_matmul_out out[] = { { gate, GP_BUF_GATE }, { up, GP_BUF_UP } };
 	int rc;
 
-	if (d->rows <= VK_FEW_ROWS && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
+	if (are_few(d, d->rows) && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
 	    u->cols == g->cols && g->rows == d->width[GP_BUF_GATE] && u->rows == g->rows)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)

@@ -129,12 +129,15 @@ struct vk_features {
 int vk_find_features(struct vulkan_device *d);
 
 /* ---- products of many rows (vk_many.c) ------------------------------------------ */
-#define VK_FEW_ROWS 32u        /* up to so many the product of few rows is faster */
+/* Up to so many the product of few rows is faster: where there are matrix units, and
+ * where there are none. */
+#define VK_FEW_ROWS 8u
+#define VK_FEW_ROWS_WITHOUT 32u
 #define VK_ROW_STEP 16u
 #define VK_TILINGS 2u          /* up to 64 rows, and more */
 
 struct vk_tiling {             /* constants of matmul_many_coopmat.comp, in its order */
-	uint32_t rows, outputs, elements, sub_rows, sub_outputs, tiles;
+	uint32_t rows, outputs, elements, sub_rows, sub_outputs;
 };
 
 struct vk_many {
@@ -154,6 +157,7 @@ struct vk_many_out {
 	uint64_t to;
 };
 
+bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t);
 /* After vk_find_features. */
 void vk_many_choose(struct vulkan_device *d);
 /* What steps of up to so many rows need; after the widths of buffers are known. */
