@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -501,17 +500,6 @@ int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to)
 			               got < 0 ? strerror(errno) : "its file was cut short; fetch it again");
 	}
 	return 0;
-}
-
-/* They are a read-only file mapping, so nothing is lost. */
-void gp_tensor_release(const struct gp_tensor *t, size_t from, size_t n)
-{
-	const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-	const uintptr_t at = (uintptr_t)t->data + from;
-	const uintptr_t begin = (at + page - 1) & ~(page - 1), end = (at + n) & ~(page - 1);
-
-	if (t->mapped && end > begin)
-		madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 enum gp_type gp_model_main_type(const struct gp_model *m)

@@ -74,9 +74,6 @@ const struct gp_tensor *gp_model_tensor(const struct gp_model *m, enum gp_tensor
  * comes several times faster this way than through the mapping, whose pages enter the
  * process 16 at a time. A file that was cut short since it was opened: -EIO. */
 int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to);
-/* The device has its copy of bytes [from, from + n) of the tensor's: of a mapped
- * file the whole pages inside leave this process (and come back when read). */
-void gp_tensor_release(const struct gp_tensor *t, size_t from, size_t n);
 /* Bytes read for every decoded token by layers [first, end) (+ head when asked). */
 uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, bool head);
 /* The type most of the matrices' bytes have. */

@@ -46,7 +46,7 @@ void check_numerics_find(const struct gp_worker_device *device)
 		{ "model.embed_tokens.weight", 5 * 64 + 7, NAN,
 		  "embed (hidden): NaN at row 1, column 7", NULL },
 		{ "model.layers.1.input_layernorm.weight", 9, INFINITY,
-		  "layer 0: rms_norm (normed): infinity at row 0, column 9",
+		  "layer 1: rms_norm (normed): infinity at row 0, column 9",
 		  "layer 0: add_norm (normed): infinity at row 0, column 9" },
 		{ "model.layers.0.self_attn.v_proj.weight", 2 * 64 + 1, NAN,
 		  "layer 0: matmul (V): NaN at row 0, column 2", NULL },
@@ -61,7 +61,7 @@ void check_numerics_find(const struct gp_worker_device *device)
 		  "layer 2: gated_matmul (gate): NaN at row 0, column 95" },
 		{ "model.layers.2.mlp.down_proj.weight", 96, INFINITY,
 		  "layer 2: matmul (branch): ", NULL },
-		{ "model.norm.weight", 63, NAN, "layer 2: rms_norm (normed): NaN at row 0, column 63",
+		{ "model.norm.weight", 63, NAN, "rms_norm (normed): NaN at row 0, column 63",
 		  "layer 2: add_norm (normed): NaN at row 0, column 63" },
 	};
 	const bool fuses = device->ops->add_norm != NULL;

@@ -6,7 +6,7 @@
 
 #include "base/base.h"
 
-#define PART_BYTES ((size_t)8 << 20)   /* packed at once */
+#define PART_BYTES ((size_t)4 << 20)   /* read and packed at once */
 
 /* How a block of the file splits: its quants, and the scale that stands apart. */
 struct split {
@@ -59,18 +59,25 @@ static int load_converted(struct vulkan_device *d, const struct gp_tensor *t, fl
                           struct vk_weight *w)
 {
 	size_t bytes, n;
+	char *raw;
 	float *f;
 	int rc;
 
 	if (!gp_size_mul(t->rows, t->cols, &n) || !gp_size_mul(n, sizeof *f, &bytes))
 		return gp_fail(EOVERFLOW, "its floats are too large");
-	if (!(f = malloc(bytes)))
-		return gp_fail(ENOMEM, "no memory to convert it");
-	d->k.dequantize(t->type, t->data, f, n);
-	for (size_t i = 0; i < n && offset != 0; i++)
-		f[i] += offset;
-	if ((rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span)) == 0)
+	raw = malloc(t->bytes);
+	f = malloc(bytes);
+	rc = raw && f ? gp_tensor_read(t, 0, t->bytes, raw) :
+	                gp_fail(ENOMEM, "no memory to convert it");
+	if (rc == 0) {
+		d->k.dequantize(t->type, raw, f, n);
+		for (size_t i = 0; i < n && offset != 0; i++)
+			f[i] += offset;
+		rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span);
+	}
+	if (rc == 0)
 		rc = vk_upload(d, &w->span, f, bytes);
+	free(raw);
 	free(f);
 	w->type = GP_TYPE_F32;
 	return rc;
@@ -85,38 +92,50 @@ static void split_blocks(const struct split *s, const char *from, size_t n, char
 	}
 }
 
+/* The blocks [at, at + n) of the tensor; room: twice for them. */
 static int upload_split(struct vulkan_device *d, const struct gp_tensor *t,
-                        const struct split *s, const struct vk_span *to)
+                        const struct split *s, const struct vk_span *to, size_t at, size_t n,
+                        char *room)
 {
-	const size_t blocks = t->bytes / s->block, most = PART_BYTES / s->block;
-	const size_t scales_at = blocks * s->quants;
-	char *part = malloc(PART_BYTES);
-	int rc = 0;
+	const size_t scales_at = t->bytes / s->block * s->quants;
+	const struct vk_span quants = part_of(to, at * s->quants);
+	const struct vk_span scales = part_of(to, scales_at + at * 2);
+	char *raw = room + PART_BYTES;
+	int rc;
 
-	if (!part)
-		return gp_fail(ENOMEM, "no memory to pack it");
-	for (size_t at = 0; at < blocks && rc == 0; at += most) {
-		const size_t n = blocks - at < most ? blocks - at : most;
-		const struct vk_span quants = part_of(to, at * s->quants);
-		const struct vk_span scales = part_of(to, scales_at + at * 2);
+	if ((rc = gp_tensor_read(t, at * s->block, n * s->block, raw)) < 0)
+		return rc;
+	split_blocks(s, raw, n, room, room + n * s->quants);
+	if ((rc = vk_upload(d, &quants, room, n * s->quants)) < 0)
+		return rc;
+	return vk_upload(d, &scales, room + n * s->quants, n * 2);
+}
 
-		split_blocks(s, (const char *)t->data + at * s->block, n, part, part + n * s->quants);
-		if ((rc = vk_upload(d, &quants, part, n * s->quants)) == 0)
-			rc = vk_upload(d, &scales, part + n * s->quants, n * 2);
-	}
-	free(part);
-	return rc;
+static int upload_plain(struct vulkan_device *d, const struct gp_tensor *t,
+                        const struct vk_span *to, size_t at, size_t bytes, char *room)
+{
+	const struct vk_span part = part_of(to, at);
+	const int rc = gp_tensor_read(t, at, bytes, room);
+
+	return rc < 0 ? rc : vk_upload(d, &part, room, bytes);
 }
 
 static int load_native(struct vulkan_device *d, const struct gp_tensor *t, struct vk_weight *w)
 {
 	const struct split s = split_of(t->type);
-	const int rc = vk_take(d, &d->weights_arena, t->bytes, "weights", &w->span);
+	const size_t unit = s.block ? s.block : 1, n = t->bytes / unit, most = PART_BYTES / unit;
+	char *room = malloc(2 * PART_BYTES);
+	int rc = room ? vk_take(d, &d->weights_arena, t->bytes, "weights", &w->span) :
+	                gp_fail(ENOMEM, "no memory to pack it");
 
-	if (rc < 0)
-		return rc;
-	return s.block ? upload_split(d, t, &s, &w->span) :
-	                 vk_upload(d, &w->span, t->data, t->bytes);
+	for (size_t at = 0; at < n && rc == 0; at += most) {
+		const size_t part = n - at < most ? n - at : most;
+
+		rc = s.block ? upload_split(d, t, &s, &w->span, at, part, room) :
+		               upload_plain(d, t, &w->span, at, part, room);
+	}
+	free(room);
+	return rc;
 }
 
 int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
@@ -137,7 +156,6 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 		rc = vk_prepare_products(d, w->type);
 	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
 		return rc;
-	gp_tensor_release(t, 0, t->bytes);
 	*out = ++d->n_weights;
 	return 0;
 }
