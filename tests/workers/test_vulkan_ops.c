@@ -135,6 +135,70 @@ static void test_few_rows(void **state)
 	golden_close(g);
 }
 
+/* ---- large activations ----------------------------------------------------------- */
+static double largest(const float *x, size_t n)
+{
+	double most = 0;
+
+	for (size_t i = 0; i < n; i++)
+		most = fmax(most, fabs(x[i]));
+	return most;
+}
+
+/* Against the CPU, of the largest logit; by one row, by a few, by many. */
+static void check_large(const char *path, const char *type, double tolerance)
+{
+	static const uint32_t chunks[] = { 1, 8, 40 };
+	enum { N = 40, VOCAB = 160 };
+	uint32_t ids[N];
+	struct chain c;
+
+	for (uint32_t i = 0; i < N; i++)
+		ids[i] = 3 + i * 31 % 150;
+	float *want = logits_of_file(path, ids, N, 0, &(struct chain_options){ 0 });
+	const double most = largest(want, (size_t)N * VOCAB);
+
+	assert_true(isfinite(most) && most > 0);
+	chain_open(&c, path, &(struct chain_options){ .device = &gp_vulkan_device });
+	for (size_t i = 0; i < GP_ARRAY_LEN(chunks); i++)
+		assert_near(type, want, logits_of(&c, ids, N, chunks[i]), (size_t)N * VOCAB,
+		            tolerance * most);
+	chain_close(&c);
+	free(want);
+}
+
+/* A residual stream of 1e6, as halves do not hold it, and inputs of products like it. */
+static void test_large_activations(void **state)
+{
+	static const struct gp_config config = {
+		.n_layers = 3, .hidden = 64, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32, .ffn = 96,
+		.vocab = 160, .window = 16, .context = 4096, .is_global = { [1] = true },
+		.rope_base_local = 10000, .rope_base_global = 1000000, .rope_scale_global = 8,
+		.attn_scale = 0.2f, .rms_eps = 1e-6f, .norm_offset = 1, .bos = 2, .eos = 1,
+	};
+	static const struct { const char *type; double tolerance; } cases[] = {
+		{ "f32", 1e-4 }, { "bf16", 1e-2 }, { "q8_0", 5e-2 }, { "q4_0", 5e-2 } };
+	char path[64], folder[] = "/tmp/gp-vulkan.XXXXXX", small[64];
+	struct result r;
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	snprintf(small, sizeof small, "%s/small.gguf", folder);
+	random_model_create(path, &config, 11);
+	random_model_poison(path, "model.layers.0.post_feedforward_layernorm.weight", 9, 1e6f);
+	random_model_poison(path, "model.layers.1.pre_feedforward_layernorm.weight", 5, 1e6f);
+	for (size_t i = 0; i < GP_ARRAY_LEN(cases); i++) {
+		RUN(&r, program("convert"), "-q", path, "-o", small, "--type", cases[i].type);
+		if (r.status)
+			fail_msg("convert: %s", r.err);
+		result_free(&r);
+		check_large(small, cases[i].type, cases[i].tolerance);
+		unlink(small);
+	}
+	random_model_remove(path);
+	rmdir(folder);
+}
+
 static void test_kv_types(void **state)
 {
 	static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_Q8_0 };
@@ -204,6 +268,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fused), cmocka_unit_test(test_few_rows),
+		cmocka_unit_test(test_large_activations),
 		cmocka_unit_test(test_kv_types), cmocka_unit_test(test_candidates),
 	};
 
