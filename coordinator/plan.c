@@ -180,9 +180,10 @@ static int share_memory(struct gp_plan *plan, const struct gp_plan_stage *limit,
 
 	for (uint32_t i = 0; i < plan->n_stages; i++)
 		if (is_on(&plan->stage[i], limit))
-			sum += weights_of(plan, i, m);
+			sum += plan->stage[i].memory_bytes ? 0 : weights_of(plan, i, m);
 	if (!sum)
-		return gp_fail(EINVAL, "--device-memory: no stage is on %s[%u]; see --stages",
+		return gp_fail(EINVAL, "--device-memory: no stage is on %s[%u], or it is there "
+			       "twice; see --stages",
 			       limit->device, limit->device_index);
 	for (uint32_t i = 0; i < plan->n_stages; i++)
 		if (is_on(&plan->stage[i], limit))
@@ -209,7 +210,7 @@ static int limit_memory(struct gp_plan *plan, const char *text, const struct gp_
 	int rc = 0;
 
 	for (const char *p = text; p && *p && rc == 0; p += *p == ',') {
-		if (parse_limit(&p, &limit) < 0)
+		if (parse_limit(&p, &limit) < 0 || strcmp(p, ",") == 0)
 			return gp_fail(EINVAL, "--device-memory '%s': is not DEVICE=SIZE,... such as "
 				       "vulkan=16G,vulkan[1]=512M", text);
 		if (strcmp(limit.device, "vulkan") != 0)

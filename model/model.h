@@ -249,8 +249,8 @@ struct gp_device_ops {
 	const char *name;      /* "cpu" */
 	/* Lays out buffers for the shape. */
 	int (*configure)(void *dev, const struct gp_stage_shape *shape);
-	/* Takes a weight (a copy, repacked; t->data may go away), and releases its
-	 * bytes as it goes. norm_offset is added to vectors. */
+	/* Takes a weight (a copy, repacked), read by gp_tensor_read. norm_offset is
+	 * added to vectors. */
 	int (*load)(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 	/* What load will take; NULL: as many bytes as in the file. */
 	uint64_t (*weight_bytes)(const struct gp_tensor *t);

@@ -87,13 +87,15 @@ static void test_limit(void **state)
 static void test_wrong_limits(void **state)
 {
 	static const char *const wrong[] = { "vulkan", "vulkan=", "vulkan=x", "vulkan=0", "vulkan=4X",
-	                                     "vulkan[=4G", "=4G", "vulkan=4G;", "vulkan=99999999T" };
+	                                     "vulkan[=4G", "=4G", "vulkan=4G;", "vulkan=99999999T",
+	                                     "vulkan=4G," };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
 		assert_refused("vulkan:0-5", wrong[i], "is not DEVICE=SIZE");
 	assert_refused("vulkan:0-5", "cpu=1G", "only vulkan devices");
 	assert_refused("vulkan:0-5", "vulkan[1]=1G", "no stage is on vulkan[1]");
+	assert_refused("vulkan:0-5", "vulkan=1G,vulkan=2G", "it is there twice");
 }
 
 /* ---- a card -------------------------------------------------------------------- */
@@ -208,6 +210,24 @@ static void test_devices(void **state)
 	json_decref(all);
 }
 
+/* Mesa's emulation has subgroups of 4 without AVX. Shaders would compute nonsense. */
+static void test_narrow_subgroups(void **state)
+{
+	(void)state;
+	setenv("LP_NATIVE_VECTOR_WIDTH", "128", 1);
+	json_t *all = list_devices();
+	const json_t *d = vulkan_device(all, 0);
+	const bool narrow = d && json_integer_value(json_object_get(d, "subgroup_size")) < 8;
+	if (narrow) {
+		assert_true(json_is_false(json_object_get(d, "usable")));
+		assert_refused("vulkan:0-5", NULL, "lacks subgroups of 8 that add and shuffle");
+	}
+	json_decref(all);
+	unsetenv("LP_NATIVE_VECTOR_WIDTH");
+	if (!narrow)
+		skip();
+}
+
 /* ---- the cache on disk ---------------------------------------------------------- */
 /* Of the one file in it; false: there is none. */
 static bool cache_file(char path[400])
@@ -304,7 +324,7 @@ int main(void)
 		cmocka_unit_test(test_limit), cmocka_unit_test(test_wrong_limits),
 		cmocka_unit_test(test_card), cmocka_unit_test(test_card_in_parts),
 		cmocka_unit_test(test_second_card),
-		cmocka_unit_test(test_devices), cmocka_unit_test(test_cache),
+		cmocka_unit_test(test_devices), cmocka_unit_test(test_narrow_subgroups), cmocka_unit_test(test_cache),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

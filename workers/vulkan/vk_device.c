@@ -6,7 +6,9 @@
 
 #include "base/base.h"
 
-#define STEP_TIMEOUT_NS 60000000000ull
+/* A step of the largest model takes an integrated GPU some 15 ms a row. */
+#define TIMEOUT_S 60u
+#define ROWS_A_SECOND 10u
 
 int vk_fail(VkResult r, const char *what)
 {
@@ -67,6 +69,10 @@ static int check_features(struct vulkan_device *d)
 		if (!needed[i].has)
 			return gp_fail(ENODEV, "Vulkan: the device lacks %s; update its driver",
 			               needed[i].name);
+	const char *lacks = vk_lacking_limit(d->physical);
+	if (lacks)
+		return gp_fail(ENODEV, "Vulkan: the device lacks %s; use another (gempipe devices)",
+		               lacks);
 	return 0;
 }
 
@@ -192,13 +198,14 @@ int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, 
 
 int vk_wait(struct vulkan_device *d, VkFence fence, const char *what)
 {
-	const VkResult r = vkWaitForFences(d->device, 1, &fence, true, STEP_TIMEOUT_NS);
+	const uint64_t seconds = TIMEOUT_S + d->shape.max_rows / ROWS_A_SECOND;
+	const VkResult r = vkWaitForFences(d->device, 1, &fence, true, seconds * 1000000000u);
 
 	d->is_lost |= r == VK_ERROR_DEVICE_LOST || r == VK_TIMEOUT;
 	if (r == VK_TIMEOUT)
 		return gp_fail(ETIMEDOUT, "Vulkan: the device hangs: %s took over %llu s; "
-		               "--check-numerics tells in which layer", what,
-		               STEP_TIMEOUT_NS / 1000000000ull);
+		               "use a smaller --max-rows if it is only slow; --check-numerics "
+		               "tells in which layer", what, (unsigned long long)seconds);
 	return r < 0 ? vk_fail(r, what) : 0;
 }
 

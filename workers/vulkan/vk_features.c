@@ -109,6 +109,25 @@ static void find_subgroups(struct vulkan_device *d)
 	enable(&d->features, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME, can);
 }
 
+const char *vk_lacking_limit(VkPhysicalDevice physical)
+{
+	const VkSubgroupFeatureFlags operations = VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
+	                                          VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+	VkPhysicalDeviceSubgroupProperties s = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES };
+	VkPhysicalDeviceProperties2 p = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &s };
+	const VkPhysicalDeviceLimits *l = &p.properties.limits;
+
+	vkGetPhysicalDeviceProperties2(physical, &p);
+	if (s.subgroupSize < 8 || !(s.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) ||
+	    (s.supportedOperations & operations) != operations)
+		return "subgroups of 8 that add and shuffle";
+	if (l->maxComputeWorkGroupInvocations < 256 || l->maxComputeWorkGroupSize[0] < 256)
+		return "work groups of 256";
+	return l->maxComputeSharedMemorySize < 32768 ? "32 KiB of shared memory" : NULL;
+}
+
 /* ---- products of packed bytes --------------------------------------------------- */
 static void find_dot_products(struct vulkan_device *d)
 {

@@ -192,8 +192,11 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
 	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0 ||
 	    (rc = vk_take_checked(d)) < 0 || (rc = vk_check_fit(d)) < 0 ||
-	    (rc = reserve_kv(d)) < 0)
-		vulkan_release(d);
+	    (rc = reserve_kv(d)) < 0) {
+		/* What a device that hangs still uses must not be given back. */
+		if (!d->is_lost)
+			vulkan_release(d);
+	}
 	return rc;
 }
 
@@ -264,6 +267,7 @@ int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from)
 		return 0;
 	if ((rc = vk_begin_commands(d)) < 0)
 		return rc;
+	vk_barrier_of_begin(d);
 	vkCmdCopyBuffer(d->commands, a->buffer, b->buffer, 1, &part);
 	return vk_run_commands(d);
 }

@@ -95,7 +95,7 @@ static json_t *list_heaps(const struct facts *f)
 }
 
 /* What gempipe needs or makes use of. */
-static void list_features(const struct facts *f, json_t *device)
+static void list_features(VkPhysicalDevice p, const struct facts *f, json_t *device)
 {
 	const struct { const char *name; bool has, needed; } all[] = {
 		{ "8-bit storage", f->f12.storageBuffer8BitAccess, true },
@@ -108,7 +108,6 @@ static void list_features(const struct facts *f, json_t *device)
 		{ "float16", f->f12.shaderFloat16, true },
 		{ "integer dot product", f->dot.shaderIntegerDotProduct, true },
 		{ "cooperative matrix", f->has_matrix, false },
-		{ "timeline semaphores", f->f12.timelineSemaphore, false },
 		{ "subgroup size control", f->has_sizes, false },
 		{ "calibrated timestamps", f->has_calibration, false },
 		{ "memory budget", f->has_budget, false },
@@ -120,9 +119,12 @@ static void list_features(const struct facts *f, json_t *device)
 		json_array_append_new(all[i].has ? has : lacks, json_string(all[i].name));
 		usable &= all[i].has || !all[i].needed;
 	}
+	const char *limit = vk_lacking_limit(p);
+	if (limit)
+		json_array_append_new(lacks, json_string(limit));
 	json_object_set_new(device, "features", has);
 	json_object_set_new(device, "missing", lacks);
-	json_object_set_new(device, "usable", json_boolean(usable));
+	json_object_set_new(device, "usable", json_boolean(usable && !limit));
 }
 
 static json_t *describe(VkPhysicalDevice p, uint32_t index)
@@ -146,7 +148,7 @@ static json_t *describe(VkPhysicalDevice p, uint32_t index)
 		"max_storage_buffer_bytes", (json_int_t)props->limits.maxStorageBufferRange,
 		"heaps", list_heaps(&f));
 	if (d)
-		list_features(&f, d);
+		list_features(p, &f, d);
 	return d;
 }
 

@@ -242,6 +242,8 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		const bool halves = takes_halves(d, out[i].w);
 
+		if (i) /* what the run before made of its inputs is written again */
+			vk_barrier(d);
 		for (run = 1; halves && i + run < n && takes_halves(d, out[i + run].w); run++)
 			;
 		rc = halves ? multiply_halves(d, in, out + i, run) : multiply_floats(d, in, out + i);

@@ -17,8 +17,9 @@ static int create_stage(struct vulkan_device *d, struct vk_stage *s)
 	                                  .flags = VK_FENCE_CREATE_SIGNALED_BIT };
 	VkResult r;
 
-	if (!s->commands && ((r = vkAllocateCommandBuffers(d->device, &buffer, &s->commands)) < 0 ||
-	                     (r = vkCreateFence(d->device, &fence, NULL, &s->fence)) < 0))
+	if ((!s->commands &&
+	     (r = vkAllocateCommandBuffers(d->device, &buffer, &s->commands)) < 0) ||
+	    (!s->fence && (r = vkCreateFence(d->device, &fence, NULL, &s->fence)) < 0))
 		return vk_fail(r, "an upload");
 	return s->memory.host ? 0 :
 	       vk_take(d, &d->stage_arena, STAGE_BYTES, "staging", &s->memory);
@@ -64,7 +65,12 @@ static int upload_part(struct vulkan_device *d, const struct vk_span *to, size_t
 	if ((r = record_copy(s, to, at, bytes)) < 0 ||
 	    (r = vkResetFences(d->device, 1, &s->fence)) < 0)
 		return vk_fail(r, "an upload");
-	return vk_submit(d, s->commands, s->fence, "an upload");
+	if ((rc = vk_submit(d, s->commands, s->fence, "an upload")) < 0) {
+		/* Nothing will signal it: the end must not wait for it. */
+		vkDestroyFence(d->device, s->fence, NULL);
+		s->fence = VK_NULL_HANDLE;
+	}
+	return rc;
 }
 
 int vk_upload(struct vulkan_device *d, const struct vk_span *to, const void *from, size_t bytes)

@@ -127,6 +127,9 @@ struct vk_features {
 	VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR dot_feature;
 };
 int vk_find_features(struct vulkan_device *d);
+/* What no feature tells and the shaders lean on: subgroups of 8 or more that add and
+ * shuffle, work groups of 256 invocations and 32 KiB. NULL, or what is missing. */
+const char *vk_lacking_limit(VkPhysicalDevice p);
 
 /* ---- products of many rows (vk_many.c) ------------------------------------------ */
 /* Up to so many the product of few rows is faster: where there are matrix units, and
