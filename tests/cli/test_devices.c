@@ -45,6 +45,11 @@ static void test_cpu(void **state)
 	assert_string_equal(json_string_value(json_object_get(cpu, "uses")), "scalar");
 	assert_string_equal(json_string_value(json_object_get(cpu, "gp_cpu")), "scalar");
 	json_decref(all);
+	setenv("GP_CPU", "nonsense", 1);
+	assert_non_null(strstr(json_string_value(json_object_get(list("cpu", &all), "problem")),
+	                       "nonsense"));
+	unsetenv("GP_CPU");
+	json_decref(all);
 	cpu = json_array_get(json_object_get(list("cpu", &all), "devices"), 0);
 	assert_true(json_is_null(json_object_get(cpu, "gp_cpu")));
 	assert_true(json_is_array(json_object_get(cpu, "instruction_sets")));

@@ -31,18 +31,19 @@ json_t *cpu_list(void)
 	                                GP_CPU_AVX512BF16 };
 	const char *wanted = getenv("GP_CPU");
 	const unsigned flags = gp_cpu_flags();
-	json_t *sets = json_array();
 	cpu_set_t cpus;
 	unsigned mask, upto = 0;
 	char brand[49];
 
+	/* As a worker would. */
+	if (gp_cpu_mask_wanted(&mask) < 0)
+		return json_array();
+	json_t *sets = json_array();
 	for (size_t i = 0; i < GP_ARRAY_LEN(all); i++) {
 		upto |= all[i];
 		if (flags & all[i])
 			json_array_append_new(sets, json_string(gp_cpu_text(upto)));
 	}
-	if (gp_cpu_mask_wanted(&mask) < 0)
-		mask = GP_CPU_ALL;
 	json_t *cpu = json_pack("{s:s, s:s, s:i, s:o, s:s, s:s?}", "device", "cpu", "name",
 		read_brand(brand), "cores",
 		sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? CPU_COUNT(&cpus) : 1,
