@@ -72,17 +72,13 @@ void multiply_elements(Part t, uint at, uint u, uint rows[TILE], inout float acc
 void main()
 {
 	const Part t = part_of_group();
-	const uint split = min(SPLIT, gl_NumSubgroups), teams = gl_NumSubgroups / split;
-	const uint team = gl_SubgroupID / split, member = gl_SubgroupID % split;
-	const uint lane = member * gl_SubgroupSize + gl_SubgroupInvocationID;
-	const uint step = split * gl_SubgroupSize, units = (p.cols + UNIT - 1) / UNIT;
+	const uint lane = gl_SubgroupInvocationID, step = gl_SubgroupSize, units = (p.cols + UNIT - 1) / UNIT;
 	uint rows[TILE];
 
 	if (t.none)
 		return;
-	[[unroll]] for (uint m = 0; m < TILE; m++)
-		rows[m] = row_of_input(t.m0 + m);
-	for (uint at = team * OUTPUTS; at < GROUP; at += teams * OUTPUTS) {
+	find_rows(t, rows);
+	for (uint at = gl_SubgroupID * OUTPUTS; at < GROUP; at += gl_NumSubgroups * OUTPUTS) {
 		float acc[OUTPUTS][TILE];
 
 		[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
@@ -93,7 +89,7 @@ void main()
 				multiply_aligned(t, at, u, rows, acc);
 			else
 				multiply_elements(t, at, u, rows, acc);
-		keep_sums(acc, at, member);
+		keep_sums(acc, at);
 	}
-	write_outputs(t, split);
+	write_outputs(t);
 }

@@ -84,6 +84,17 @@ double largest_difference(const float *want, const float *got, size_t n)
 	return largest;
 }
 
+void assert_near(const char *what, const float *want, float *got, size_t n,
+                        double tolerance)
+{
+	const double error = largest_difference(want, got, n);
+
+	print_message("%s: largest error of a logit %.2g\n", what, error);
+	if (!(error <= tolerance))
+		fail_msg("%s: %.4g apart, at most %.4g", what, error, tolerance);
+	free(got);
+}
+
 double largest_magnitude(const float *x, size_t n)
 {
 	double largest = 0;

@@ -23,6 +23,8 @@ const uint32_t *golden_ids(const struct golden *g, const char *name, size_t n);
 /* The largest |got - want|; NaN anywhere gives infinity. */
 double largest_difference(const float *want, const float *got, size_t n);
 double largest_magnitude(const float *x, size_t n);
+/* Says how far apart they are, fails above the tolerance, and frees got. */
+void assert_near(const char *what, const float *want, float *got, size_t n, double tolerance);
 float *floats(size_t n);       /* NaN until written; the caller frees them */
 uint32_t best_of(const float *logits, size_t n);
 

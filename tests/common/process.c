@@ -125,6 +125,18 @@ void result_free(struct result *r)
 	free(r->err);
 }
 
+char *text_of_mini(const char *n)
+{
+	struct result r;
+
+	RUN(&r, program("run"), "-m", MINI, "-p", "In the beginning", "-n", n, "-q");
+	free(r.err);
+	if (r.status == 0)
+		return r.out;
+	free(r.out);
+	return NULL;
+}
+
 /* State and parent out of /proc/PID/stat; the name in it may hold blanks. */
 static bool read_stat(pid_t pid, char *state, pid_t *parent)
 {

@@ -27,6 +27,9 @@ void process_start(struct process *p, const char *const *argv, size_t limit_as);
 void process_finish(struct process *p, struct result *r, unsigned seconds);
 void run_program(struct result *r, const char *const *argv);
 void result_free(struct result *r);
+/* What MINI says after "In the beginning" in n tokens on the CPU, which the caller frees;
+ * NULL: it failed. */
+char *text_of_mini(const char *n);
 /* Text so far; malloc'ed. */
 char *process_output(int fd);
 /* Waits until the output holds text, at most seconds; false: it never did. */

@@ -33,17 +33,6 @@ static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint3
 	return got;
 }
 
-static void assert_near(const char *what, const float *want, float *got, size_t n,
-                        double tolerance)
-{
-	const double error = largest_difference(want, got, n);
-
-	print_message("%s: largest error of a logit %.2g\n", what, error);
-	if (!(error <= tolerance))
-		fail_msg("%s: %.4g apart, at most %.4g", what, error, tolerance);
-	free(got);
-}
-
 static void test_random_text(void **state)
 {
 	struct golden *g = golden_open(RANDOM_TEXT "/golden.safetensors");

@@ -20,13 +20,9 @@ static char *undisturbed;
 
 static int set_up(void **state)
 {
-	struct result r;
-
 	(void)state;
-	RUN(&r, program("run"), "-m", MINI, "-p", "In the beginning", "-n", TOKENS, "-q");
-	undisturbed = r.out;
-	free(r.err);
-	return r.status;
+	undisturbed = text_of_mini(TOKENS);
+	return undisturbed ? 0 : -1;
 }
 
 static int tear_down(void **state)

@@ -22,13 +22,9 @@ static char cache[64];
 
 static int set_up(void **state)
 {
-	struct result r;
-
 	(void)state;
-	RUN(&r, program("run"), "-m", MINI, "-p", "In the beginning", "-n", "12", "-q");
-	undisturbed = r.out;
-	free(r.err);
-	return r.status;
+	undisturbed = text_of_mini("12");
+	return undisturbed ? 0 : -1;
 }
 
 static int tear_down(void **state)

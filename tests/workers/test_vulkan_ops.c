@@ -38,17 +38,6 @@ static float *logits_of_file(const char *path, const uint32_t *ids, uint32_t n, 
 	return got;
 }
 
-static void assert_near(const char *what, const float *want, float *got, size_t n,
-                        double tolerance)
-{
-	const double error = largest_difference(want, got, n);
-
-	print_message("%s: largest error of a logit %.2g\n", what, error);
-	if (!(error <= tolerance))
-		fail_msg("%s: %.4g apart, at most %.4g", what, error, tolerance);
-	free(got);
-}
-
 /* ---- fused and plain ------------------------------------------------------------ */
 static void test_fused(void **state)
 {
@@ -136,15 +125,6 @@ static void test_few_rows(void **state)
 }
 
 /* ---- large activations ----------------------------------------------------------- */
-static double largest(const float *x, size_t n)
-{
-	double most = 0;
-
-	for (size_t i = 0; i < n; i++)
-		most = fmax(most, fabs(x[i]));
-	return most;
-}
-
 /* Against the CPU, of the largest logit; by one row, by a few, by many. */
 static void check_large(const char *path, const char *type, double tolerance)
 {
@@ -157,7 +137,7 @@ static void check_large(const char *path, const char *type, double tolerance)
 	for (uint32_t i = 0; i < N; i++)
 		ids[i] = 3 + i * 31 % 150;
 	float *want = logits_of_file(path, ids, N, 0, &(struct chain_options){ 0 });
-	const double most = largest(want, (size_t)N * VOCAB);
+	const double most = largest_magnitude(want, (size_t)N * VOCAB);
 
 	assert_true(isfinite(most) && most > 0);
 	chain_open(&c, path, &(struct chain_options){ .device = &gp_vulkan_device });

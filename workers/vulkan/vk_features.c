@@ -2,23 +2,7 @@
  * subgroup sizes, the number of its compute units. */
 #include "workers/vulkan/vulkan_device.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/base.h"
-
-struct extensions {
-	VkExtensionProperties *all;
-	uint32_t n;
-};
-
-static bool has(const struct extensions *e, const char *name)
-{
-	for (uint32_t i = 0; i < e->n; i++)
-		if (!strcmp(e->all[i].extensionName, name))
-			return true;
-	return false;
-}
 
 static void enable(struct vk_features *f, const char *name, void *feature)
 {
@@ -143,7 +127,7 @@ static void find_dot_products(struct vulkan_device *d)
 
 /* ---- compute units -------------------------------------------------------------- */
 /* 0: not known. */
-static uint32_t count_units(struct vulkan_device *d, const struct extensions *e)
+static uint32_t count_units(const struct vulkan_device *d)
 {
 	VkPhysicalDeviceShaderSMBuiltinsPropertiesNV sm = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV };
@@ -151,49 +135,32 @@ static uint32_t count_units(struct vulkan_device *d, const struct extensions *e)
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_CORE_PROPERTIES_AMD };
 	VkPhysicalDeviceProperties2 p = { .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2 };
 
-	if (has(e, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME))
+	if (vk_has_extension(d->physical, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME))
 		p.pNext = &sm;
-	else if (has(e, VK_AMD_SHADER_CORE_PROPERTIES_EXTENSION_NAME))
+	else if (vk_has_extension(d->physical, VK_AMD_SHADER_CORE_PROPERTIES_EXTENSION_NAME))
 		p.pNext = &cu;
 	vkGetPhysicalDeviceProperties2(d->physical, &p);
 	return sm.shaderSMCount + cu.shaderEngineCount * cu.shaderArraysPerEngineCount *
 	                          cu.computeUnitsPerShaderArray;
 }
 
-static int list_extensions(struct vulkan_device *d, struct extensions *e)
-{
-	VkResult r = vkEnumerateDeviceExtensionProperties(d->physical, NULL, &e->n, NULL);
-
-	if (r < 0)
-		return vk_fail(r, "the list of extensions");
-	if (!(e->all = calloc(e->n + 1, sizeof *e->all)))
-		return gp_fail(ENOMEM, "no memory for %u extensions", e->n);
-	r = vkEnumerateDeviceExtensionProperties(d->physical, NULL, &e->n, e->all);
-	return r < 0 ? vk_fail(r, "the list of extensions") : 0;
-}
-
 int vk_find_features(struct vulkan_device *d)
 {
 	struct vk_features *f = &d->features;
-	struct extensions e = { 0 };
 	VkPhysicalDeviceProperties p;
-	const int rc = list_extensions(d, &e);
 
 	vkGetPhysicalDeviceProperties(d->physical, &p);
 	*f = (struct vk_features){ .shared_bytes = p.limits.maxComputeSharedMemorySize,
 	                           .invocations = p.limits.maxComputeWorkGroupInvocations };
-	if (rc == 0) {
-		if (has(&e, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
-			find_subgroups(d);
-		if (has(&e, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
-			find_dot_products(d);
-		if (f->subgroup && has(&e, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
-			find_matrix_units(d);
-		f->units = count_units(d, &e);
-	}
-	free(e.all);
-	if (rc == 0 && !f->dot_feature.shaderIntegerDotProduct)
+	if (vk_has_extension(d->physical, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
+		find_subgroups(d);
+	if (vk_has_extension(d->physical, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
+		find_dot_products(d);
+	if (f->subgroup && vk_has_extension(d->physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
+		find_matrix_units(d);
+	f->units = count_units(d);
+	if (!f->dot_feature.shaderIntegerDotProduct)
 		return gp_fail(ENODEV, "Vulkan: the device lacks shaderIntegerDotProduct; "
 		               "update its driver");
-	return rc;
+	return 0;
 }

@@ -192,10 +192,8 @@ static int pack(struct vulkan_device *d, const struct vk_many_in *in, uint32_t r
 static int sum_parts(struct vulkan_device *d, uint64_t to, uint64_t from, uint32_t n, uint32_t parts)
 {
 	const struct { uint64_t to, from; uint32_t n, parts; } p = { to, from, n, parts };
-	const uint32_t groups = up_to(n, 1024);
 
-	return vk_dispatch(d, VK_SUM_PARTS, 0, &p, sizeof p,
-	                   (const uint32_t[]){ groups < 32768 ? groups : 32768, 1, 1 });
+	return vk_dispatch_over(d, VK_SUM_PARTS, 0, &p, sizeof p, n, 1024);
 }
 
 static int multiply_halves(struct vulkan_device *d, const struct vk_many_in *in,

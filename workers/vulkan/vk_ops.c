@@ -6,7 +6,6 @@
 
 #include "base/base.h"
 
-#define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
 #define NORM_SIZE 512u         /* invocations of a norm, where the device has so many */
 #define UNUSED_BLOCK UINT32_MAX
 
@@ -50,15 +49,23 @@ void vk_barrier_of_begin(struct vulkan_device *d)
 	                                          VK_ACCESS_MEMORY_WRITE_BIT);
 }
 
-int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
-                         uint32_t push_bytes, const uint32_t groups[3])
+static int bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes)
 {
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
 	vkCmdBindPipeline(d->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p);
 	vkCmdPushConstants(d->commands, d->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, push_bytes, push);
-	vkCmdDispatch(d->commands, groups[0], groups[1], groups[2]);
 	return 0;
+}
+
+int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
+                         uint32_t push_bytes, const uint32_t groups[3])
+{
+	const int rc = bind(d, p, push, push_bytes);
+
+	if (rc == 0)
+		vkCmdDispatch(d->commands, groups[0], groups[1], groups[2]);
+	return rc;
 }
 
 int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
@@ -70,6 +77,16 @@ int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, co
 	return rc < 0 ? rc : vk_dispatch_pipeline(d, p, push, push_bytes, groups);
 }
 
+int vk_dispatch_over(struct vulkan_device *d, enum vk_shader s, uint32_t constant,
+                     const void *push, uint32_t push_bytes, uint32_t n, uint32_t of_group)
+{
+	const uint32_t groups = (n + of_group - 1) / of_group;
+
+	return vk_dispatch(d, s, constant, push, push_bytes,
+	                   (const uint32_t[]){ groups < VK_MOST_GROUPS ? groups : VK_MOST_GROUPS,
+	                                       1, 1 });
+}
+
 int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
                         const void *push, uint32_t push_bytes, const uint32_t groups[3])
 {
@@ -77,16 +94,6 @@ int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct 
 	const int rc = vk_variant(d, s, c, &p);
 
 	return rc < 0 ? rc : vk_dispatch_pipeline(d, p, push, push_bytes, groups);
-}
-
-/* A dispatch that what is recorded next may lean on. */
-static int run(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
-               uint32_t push_bytes, const uint32_t groups[3])
-{
-	const int rc = vk_dispatch(d, s, constant, push, push_bytes, groups);
-
-	vk_barrier(d);
-	return rc;
 }
 
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h)
@@ -116,19 +123,26 @@ static void put_table(struct vulkan_device *d, enum gp_kv_kind k, uint32_t seq, 
 		to[i] = ids[i] == UNUSED_BLOCK ? 0 : d->kv_blocks[k][ids[i]].address;
 }
 
+static uint32_t first_seen(const struct vulkan_device *d, enum gp_kv_kind k, uint32_t pos)
+{
+	const uint32_t window = d->config.window;
+
+	return k == GP_KV_GLOBAL || pos < window ? 0 : pos - window + 1;
+}
+
 static void put_rows(struct vulkan_device *d)
 {
 	const struct gp_batch *b = d->batch;
 	struct vk_row *rows = ((struct vk_step *)d->step.host)->row;
 
 	for (uint32_t r = 0; r < b->n_rows; r++) {
-		const uint32_t window = d->config.window, pos = b->pos[r], seq = b->seq[r];
+		const uint32_t pos = b->pos[r], seq = b->seq[r];
 		const uint32_t n = (gp_kv_length(b->kv, seq) + GP_KV_BLOCK - 1) / GP_KV_BLOCK;
 		const bool again = r && seq == b->seq[r - 1];
 		struct vk_row row = { .pos = pos, .token = b->token[r] };
 
-		row.first[GP_KV_LOCAL] = pos < window ? 0 : pos - window + 1;
 		for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
+			row.first[k] = first_seen(d, k, pos);
 			row.table[k] = (seq * GP_KV_KINDS + k) * d->table_blocks;
 			if (!again && d->n_layers[k])
 				put_table(d, k, seq, n, row.table[k]);
@@ -142,15 +156,14 @@ static void put_parts(struct vulkan_device *d, enum gp_kv_kind k)
 {
 	const struct gp_batch *b = d->batch;
 	struct vk_step *s = (struct vk_step *)d->step.host;
-	const uint32_t window = d->config.window, heads = d->config.n_kv_heads;
+	const uint32_t heads = d->config.n_kv_heads;
 	const uint32_t room = VK_ATTENTION_GROUPS / (heads * b->n_rows);
 	const uint32_t parts = room < VK_MOST_PARTS ? room : VK_MOST_PARTS;
 	uint32_t most = 1;
 
 	for (uint32_t r = 0; r < b->n_rows; r++) {
-		const uint32_t pos = b->pos[r];
-		const uint32_t first = k == GP_KV_GLOBAL || pos < window ? 0 : pos - window + 1;
-		const uint32_t blocks = pos / GP_KV_BLOCK - first / GP_KV_BLOCK + 1;
+		const uint32_t first = first_seen(d, k, b->pos[r]);
+		const uint32_t blocks = b->pos[r] / GP_KV_BLOCK - first / GP_KV_BLOCK + 1;
 
 		most = blocks > most ? blocks : most;
 	}
@@ -241,7 +254,10 @@ int vulkan_embed(void *dev, gp_handle table, float scale)
 		w->rows, scale };
 	const uint32_t groups[] = { (w->cols + 2047) / 2048, d->rows, 1 };
 
-	return run(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
+	const int rc = vk_dispatch(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
+
+	vk_barrier(d);
+	return rc;
 }
 
 struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op)
@@ -348,14 +364,11 @@ static int attend(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, uint
 		d->step.address, d->angles[at.kind].address, d->parts.address, d->ended.address,
 		c->n_kv_heads, at.kind, at.index, c->attn_scale, c->rms_eps };
 	VkPipeline pipeline;
-	const int rc = vk_variant(d, VK_ATTENTION, &constants, &pipeline);
+	int rc;
 
-	if (rc < 0)
+	if ((rc = vk_variant(d, VK_ATTENTION, &constants, &pipeline)) < 0 ||
+	    (rc = bind(d, pipeline, &p, sizeof p)) < 0)
 		return rc;
-	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
-		return gp_fail(ECANCELED, "the step was cancelled");
-	vkCmdBindPipeline(d->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
-	vkCmdPushConstants(d->commands, d->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, sizeof p, &p);
 	vkCmdDispatchIndirect(d->commands, d->step.buffer,
 	                      d->step.offset + offsetof(struct vk_step, groups[at.kind]));
 	vk_barrier(d);
@@ -384,29 +397,22 @@ int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_hand
 static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,
                        enum gp_buffer from)
 {
-	const uint32_t n = d->rows * d->width[to], groups = (n + 255) / 256;
 	const struct { uint64_t to, from; uint32_t n; } p = {
-		d->buffer[to].address, d->buffer[from].address, n };
+		d->buffer[to].address, d->buffer[from].address, d->rows * d->width[to] };
+	const int rc = vk_dispatch_over(d, VK_ELEMENTWISE, op, &p, sizeof p, p.n, 256);
 
 	d->is_quantized[to] = false;
-	return run(d, VK_ELEMENTWISE, op, &p, sizeof p,
-	           (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS, 1, 1 });
+	vk_barrier(d);
+	return rc;
 }
 
 int vulkan_geglu(void *dev)
 {
 	struct vulkan_device *d = dev;
-	const uint32_t n = d->rows * d->width[GP_BUF_GATE] / 4, groups = (n + 255) / 256;
-	const struct { uint64_t from, up, quants, blocks; uint32_t n, vectors; } p = {
-		d->buffer[GP_BUF_GATE].address, d->buffer[GP_BUF_UP].address,
-		d->quants[GP_BUF_GATE].address, d->blocks[GP_BUF_GATE].address, n,
-		d->width[GP_BUF_GATE] / 4 };
 
-	if (!p.quants)
+	if (!d->quants[GP_BUF_GATE].address)
 		return elementwise(d, 1, GP_BUF_GATE, GP_BUF_UP);
-	d->is_quantized[GP_BUF_GATE] = true;
-	return run(d, VK_QUANTIZE, 1, &p, sizeof p,
-	           (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS, 1, 1 });
+	return vk_quantize(d, GP_BUF_GATE, d->buffer[GP_BUF_UP].address);
 }
 
 int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from)

@@ -4,7 +4,6 @@
 
 #include "base/base.h"
 
-#define MOST_GROUPS 32768u     /* in a dimension; Vulkan guarantees 65535 */
 #define MOST_OUTS 4u           /* of one input */
 #define MOST_AT_ONCE 3u        /* of one dispatch, as in products.glsl */
 #define MOST_TILE 16u          /* rows of a work group */
@@ -25,7 +24,7 @@ bool vk_is_plain(enum gp_type t)
 static struct vk_few choose(uint32_t rows, bool gated)
 {
 	static const uint32_t outputs[] = { 4, 4, 4, 4, 2 }; /* as in matmul_*_TILE.comp */
-	struct vk_few f = { .size = 128, .split = 1, .passes = 1 };
+	struct vk_few f = { .size = 128, .passes = 1 };
 
 	while (f.tile + 1 < GP_ARRAY_LEN(outputs) && 1u << f.tile < rows)
 		f.tile++;
@@ -37,7 +36,7 @@ static struct vk_few choose(uint32_t rows, bool gated)
 
 static struct vk_constants constants_of(enum gp_type t, const struct vk_few *f, bool gated)
 {
-	return (struct vk_constants){ { (uint32_t)t, 0, 0, f->size, f->split, f->passes, gated } };
+	return (struct vk_constants){ { (uint32_t)t, 0, 0, f->size, 0, f->passes, gated } };
 }
 
 static enum vk_shader shader_of(enum gp_type t, const struct vk_few *f)
@@ -47,7 +46,7 @@ static enum vk_shader shader_of(enum gp_type t, const struct vk_few *f)
 
 static uint32_t outputs_of_group(const struct vk_few *f)
 {
-	return f->size / 32 / f->split * f->passes * f->outputs;
+	return f->size / 32 * f->passes * f->outputs;
 }
 
 int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
@@ -67,25 +66,28 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 }
 
 /* ---- inputs --------------------------------------------------------------------- */
+int vk_quantize(struct vulkan_device *d, enum gp_buffer b, uint64_t up)
+{
+	const uint32_t vectors = d->width[b] / 4;
+	const struct { uint64_t from, up, quants, blocks; uint32_t n, vectors; } p = {
+		d->buffer[b].address, up, d->quants[b].address, d->blocks[b].address,
+		d->rows * vectors, vectors };
+	const int rc = vk_dispatch_over(d, VK_QUANTIZE, up != 0, &p, sizeof p, p.n, 256);
+
+	vk_barrier(d);
+	d->is_quantized[b] = rc == 0;
+	return rc;
+}
+
 /* The input in 8 bits, if who wrote it did not write that too. */
 static int quantize(struct vulkan_device *d, enum gp_buffer from)
 {
-	const uint32_t n = d->rows * d->width[from] / 4, groups = (n + 255) / 256;
-	const struct { uint64_t from, up, quants, blocks; uint32_t n, vectors; } p = {
-		d->buffer[from].address, 0, d->quants[from].address, d->blocks[from].address, n,
-		d->width[from] / 4 };
-	int rc;
-
 	if (d->is_quantized[from])
 		return 0;
-	if (!p.quants)
+	if (!d->quants[from].address)
 		return gp_fail(EINVAL, "buffer %d is no input of products with quantised weights",
 		               from);
-	rc = vk_dispatch(d, VK_QUANTIZE, 0, &p, sizeof p,
-	                 (const uint32_t[]){ groups < MOST_GROUPS ? groups : MOST_GROUPS, 1, 1 });
-	vk_barrier(d);
-	d->is_quantized[from] = rc == 0;
-	return rc;
+	return vk_quantize(d, from, 0);
 }
 
 static struct push push_of(const struct vulkan_device *d, enum gp_buffer from, enum gp_type t)
@@ -115,8 +117,8 @@ static int dispatch_few(struct vulkan_device *d, enum gp_type t, const struct vk
 	p->tiles = (rows + (1u << f->tile) - 1) >> f->tile;
 	n *= p->tiles;
 	return vk_dispatch_variant(d, shader_of(t, f), &c, p, sizeof *p,
-	                           (const uint32_t[]){ n < MOST_GROUPS ? n : MOST_GROUPS,
-	                                               (n + MOST_GROUPS - 1) / MOST_GROUPS, 1 });
+	                           (const uint32_t[]){ n < VK_MOST_GROUPS ? n : VK_MOST_GROUPS,
+	                                               (n + VK_MOST_GROUPS - 1) / VK_MOST_GROUPS, 1 });
 }
 
 /* Matrices of one type, as many as one dispatch takes. */

@@ -152,9 +152,9 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	                         .cols = (uint32_t)t->cols };
 	rc = vector || !vk_is_native(t->type) ?
 	     load_converted(d, t, vector ? norm_offset : 0, w) : load_native(d, t, w);
-	if (rc == 0 && !vector)
-		rc = vk_prepare_products(d, w->type);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p)) < 0)
+	if (rc == 0 && !vector && (rc = vk_prepare_products(d, w->type)) == 0)
+		rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p);
+	if (rc < 0)
 		return rc;
 	*out = ++d->n_weights;
 	return 0;

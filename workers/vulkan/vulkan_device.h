@@ -202,7 +202,7 @@ uint32_t vk_round_rows(uint32_t n);
 struct vk_few {                /* a product of few rows: which shader, and its constants */
 	uint32_t tile;         /* log2 of the rows that a work group takes */
 	uint32_t outputs;      /* as the shader's OUTPUTS */
-	uint32_t size, split, passes;
+	uint32_t size, passes;
 };
 
 struct vulkan_device {
@@ -344,6 +344,10 @@ void vk_give_logits(const struct vulkan_device *d, float *out);
 struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
 struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append);
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
+#define VK_MOST_GROUPS 32768u  /* in a dimension; Vulkan guarantees 65535 */
+/* Work groups for n items, of_group each; a shader that has fewer of them walks on. */
+int vk_dispatch_over(struct vulkan_device *d, enum vk_shader s, uint32_t constant,
+                     const void *push, uint32_t push_bytes, uint32_t n, uint32_t of_group);
 int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
                         const void *push, uint32_t push_bytes, const uint32_t groups[3]);
 void vk_barrier(struct vulkan_device *d);         /* between dispatches */
@@ -361,6 +365,9 @@ int vulkan_attention(void *dev, uint32_t layer);
 int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 int vulkan_add_norm(void *dev, gp_handle w, gp_handle next);
 int vulkan_geglu(void *dev);
+/* A buffer's 8 bits, with the barrier after; with up (an address) of GEGLU of the two,
+ * whose floats it leaves in the buffer. */
+int vk_quantize(struct vulkan_device *d, enum gp_buffer b, uint64_t up);
 int vulkan_add(void *dev, enum gp_buffer to, enum gp_buffer from);
 int vulkan_end_step(void *dev, enum gp_buffer from, float *out);
 
