@@ -1,6 +1,6 @@
 /* Preloaded into workers, to have a device that fails. GP_FAULT names what and at which
  * call of the process: "lost:20" (vkQueueSubmit), "memory:3" (vkAllocateMemory, from
- * then on), "hang:20" (vkWaitForFences; vkDeviceWaitIdle never comes back from then on),
+ * then on), "hang:20" (vkWaitSemaphores; vkDeviceWaitIdle never comes back from then on),
  * "stuck:20" (the same, and the process does not come to its end). It happens in one
  * process: the first to make the file GP_FAULT_ONCE. */
 #include <dlfcn.h>
@@ -54,15 +54,15 @@ VKAPI_ATTR VkResult VKAPI_CALL vkAllocateMemory(VkDevice device, const VkMemoryA
 	return full ? VK_ERROR_OUT_OF_DEVICE_MEMORY : real(device, info, a, m);
 }
 
-VKAPI_ATTR VkResult VKAPI_CALL vkWaitForFences(VkDevice device, uint32_t n, const VkFence *fences,
-                                               VkBool32 all, uint64_t timeout)
+VKAPI_ATTR VkResult VKAPI_CALL vkWaitSemaphores(VkDevice device, const VkSemaphoreWaitInfo *info,
+                                                uint64_t timeout)
 {
 	static unsigned calls, stuck_calls;
-	PFN_vkWaitForFences real = (PFN_vkWaitForFences)next("vkWaitForFences");
+	PFN_vkWaitSemaphores real = (PFN_vkWaitSemaphores)next("vkWaitSemaphores");
 
 	is_stuck |= fails_now("stuck", &stuck_calls);
 	hangs |= is_stuck || fails_now("hang", &calls);
-	return hangs ? VK_TIMEOUT : real(device, n, fences, all, timeout);
+	return hangs ? VK_TIMEOUT : real(device, info, timeout);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL vkDeviceWaitIdle(VkDevice device)

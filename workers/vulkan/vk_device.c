@@ -6,10 +6,6 @@
 
 #include "base/base.h"
 
-/* A step of the largest model takes an integrated GPU some 15 ms a row. */
-#define TIMEOUT_S 60u
-#define ROWS_A_SECOND 10u
-
 int vk_fail(VkResult r, const char *what)
 {
 	switch (r) {
@@ -63,6 +59,7 @@ static int check_features(struct vulkan_device *d)
 		{ v12.storageBuffer8BitAccess, "storageBuffer8BitAccess" },
 		{ v11.storageBuffer16BitAccess, "storageBuffer16BitAccess" },
 		{ v12.shaderInt8, "shaderInt8" }, { v12.shaderFloat16, "shaderFloat16" },
+		{ v12.timelineSemaphore, "timelineSemaphore" },
 		{ f.features.shaderInt16, "shaderInt16" }, { f.features.shaderInt64, "shaderInt64" },
 	};
 	for (size_t i = 0; i < GP_ARRAY_LEN(needed); i++)
@@ -96,6 +93,7 @@ static int create_device(struct vulkan_device *d)
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
 		.bufferDeviceAddress = true, .scalarBlockLayout = true,
 		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true,
+		.timelineSemaphore = true,
 		.vulkanMemoryModel = d->features.matrix_units, .pNext = d->features.chain };
 	VkPhysicalDeviceVulkan11Features v11 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
@@ -128,7 +126,11 @@ static int create_commands(struct vulkan_device *d)
 	const VkCommandPoolCreateInfo pool = {
 		.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, .queueFamilyIndex = d->family,
 		.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT };
-	const VkFenceCreateInfo fence = { .sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO };
+	const VkSemaphoreTypeCreateInfo type = {
+		.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+		.semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE };
+	const VkSemaphoreCreateInfo timeline = {
+		.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type };
 	const VkPushConstantRange range = { VK_SHADER_STAGE_COMPUTE_BIT, 0, VK_PUSH_BYTES };
 	const VkPipelineLayoutCreateInfo layout = {
 		.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .pushConstantRangeCount = 1,
@@ -141,7 +143,7 @@ static int create_commands(struct vulkan_device *d)
 	if (r >= 0)
 		r = vkAllocateCommandBuffers(d->device, &buffer, &d->once);
 	if (r >= 0)
-		r = vkCreateFence(d->device, &fence, NULL, &d->fence);
+		r = vkCreateSemaphore(d->device, &timeline, NULL, &d->timeline);
 	if (r >= 0)
 		r = vkCreatePipelineLayout(d->device, &layout, NULL, &d->layout);
 	return r < 0 ? vk_fail(r, "command buffers") : 0;
@@ -171,85 +173,15 @@ void vk_close_device(struct vulkan_device *d)
 	if (d->device) {
 		vkDeviceWaitIdle(d->device);
 		vk_save_cache(d);
-		vk_destroy_uploads(d);
 		vk_destroy_pipelines(d);
 		vkDestroyPipelineCache(d->device, d->cache, NULL);
 		vk_many_destroy(d);
 		vkDestroyPipelineLayout(d->device, d->layout, NULL);
-		vkDestroyFence(d->device, d->fence, NULL);
+		vkDestroySemaphore(d->device, d->timeline, NULL);
 		vkDestroyQueryPool(d->device, d->timestamps, NULL);
 		vkDestroyCommandPool(d->device, d->pool, NULL);
 		vkDestroyDevice(d->device, NULL);
 	}
 	if (d->instance)
 		vkDestroyInstance(d->instance, NULL);
-}
-
-/* ---- submitting ----------------------------------------------------------------- */
-int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, const char *what)
-{
-	const VkSubmitInfo submit = { .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
-	                              .commandBufferCount = 1, .pCommandBuffers = &commands };
-	const VkResult r = vkQueueSubmit(d->queue, 1, &submit, fence);
-
-	d->is_lost |= r == VK_ERROR_DEVICE_LOST;
-	return r < 0 ? vk_fail(r, what) : 0;
-}
-
-int vk_wait(struct vulkan_device *d, VkFence fence, const char *what)
-{
-	const uint64_t seconds = TIMEOUT_S + d->shape.max_rows / ROWS_A_SECOND;
-	const VkResult r = vkWaitForFences(d->device, 1, &fence, true, seconds * 1000000000u);
-
-	d->is_lost |= r == VK_ERROR_DEVICE_LOST || r == VK_TIMEOUT;
-	if (r == VK_TIMEOUT)
-		return gp_fail(ETIMEDOUT, "Vulkan: the device hangs: %s took over %llu s; "
-		               "use a smaller --max-rows if it is only slow; --check-numerics "
-		               "tells in which layer", what, (unsigned long long)seconds);
-	return r < 0 ? vk_fail(r, what) : 0;
-}
-
-int vk_begin_commands(struct vulkan_device *d)
-{
-	const VkCommandBufferBeginInfo info = {
-		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-		.flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT };
-	/* A step that was cancelled has left it half recorded. */
-	VkResult r = vkResetCommandBuffer(d->once, 0);
-
-	d->commands = d->once;
-	if (r >= 0)
-		r = vkBeginCommandBuffer(d->commands, &info);
-	if (r < 0)
-		return vk_fail(r, "recording");
-	vk_trace_begin(d, d->commands);
-	return 0;
-}
-
-void vk_barrier_to_host(struct vulkan_device *d)
-{
-	const VkMemoryBarrier to_host = { .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-	                                  .srcAccessMask = VK_ACCESS_MEMORY_WRITE_BIT,
-	                                  .dstAccessMask = VK_ACCESS_HOST_READ_BIT };
-
-	vkCmdPipelineBarrier(d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT,
-	                     VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &to_host, 0, NULL, 0, NULL);
-}
-
-int vk_run_commands(struct vulkan_device *d)
-{
-	VkResult r;
-	int rc;
-
-	vk_trace_end(d, d->commands);
-	vk_barrier_to_host(d);
-	if ((r = vkEndCommandBuffer(d->commands)) < 0 ||
-	    (r = vkResetFences(d->device, 1, &d->fence)) < 0)
-		return vk_fail(r, "a step");
-	const uint64_t submitted = gp_trace_on() ? gp_now_ns() : 0;
-	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0 ||
-	    (rc = vk_wait(d, d->fence, "a step")) < 0)
-		return rc;
-	vk_trace_report(d, submitted);
-	return 0;
 }

@@ -106,6 +106,7 @@ static void list_features(VkPhysicalDevice p, const struct facts *f, json_t *dev
 		{ "buffer addresses", f->f12.bufferDeviceAddress, true },
 		{ "scalar block layout", f->f12.scalarBlockLayout, true },
 		{ "float16", f->f12.shaderFloat16, true },
+		{ "timeline semaphores", f->f12.timelineSemaphore, true },
 		{ "integer dot product", f->dot.shaderIntegerDotProduct, true },
 		{ "cooperative matrix", f->has_matrix, false },
 		{ "subgroup size control", f->has_sizes, false },

@@ -8,7 +8,6 @@
 
 #define FEW 32u                /* up to here powers of two; then multiples of MANY_STEP */
 #define MANY_STEP 64u
-#define SPIN_NS 20000000ull
 
 uint32_t vk_round_rows(uint32_t n)
 {
@@ -108,42 +107,17 @@ int vk_begin_recording(struct vulkan_device *d)
 	return start(d);
 }
 
-/* A thread that slept is woken 0.1 to 0.4 ms late, as long as a layer takes a card.
- * Where device and host share cores or power, a step is long, and sleep is right. */
-static void spin(const struct vulkan_device *d)
-{
-	const uint64_t until = gp_now_ns() + SPIN_NS;
-
-	while (!d->is_unified && vkGetFenceStatus(d->device, d->fence) == VK_NOT_READY &&
-	       gp_now_ns() < until)
-		;
-}
-
 /* d->recording is NULL where the commands were recorded in an earlier step. */
 int vk_run_recording(struct vulkan_device *d)
 {
-	VkResult r = VK_SUCCESS;
 	int rc;
 
 	if (d->shape.check_numerics)
 		return vk_run_commands(d);
-	if (d->recording) {
-		vk_trace_end(d, d->commands);
-		vk_barrier_to_host(d);
-		if ((r = vkEndCommandBuffer(d->commands)) < 0)
-			return vk_fail(r, "recording");
-		d->recording = NULL;
-	}
+	if (d->recording && (rc = vk_end_commands(d)) < 0)
+		return rc;
+	d->recording = NULL;
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
-	if ((r = vkResetFences(d->device, 1, &d->fence)) < 0)
-		return vk_fail(r, "a step");
-	const uint64_t submitted = gp_now_ns();
-	if ((rc = vk_submit(d, d->commands, d->fence, "a step")) < 0)
-		return rc;
-	spin(d);
-	if ((rc = vk_wait(d, d->fence, "a step")) < 0)
-		return rc;
-	vk_trace_report(d, submitted);
-	return 0;
+	return vk_run(d);
 }

@@ -13,21 +13,20 @@ static int create_stage(struct vulkan_device *d, struct vk_stage *s)
 	const VkCommandBufferAllocateInfo buffer = {
 		.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO, .commandPool = d->pool,
 		.level = VK_COMMAND_BUFFER_LEVEL_PRIMARY, .commandBufferCount = 1 };
-	const VkFenceCreateInfo fence = { .sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO,
-	                                  .flags = VK_FENCE_CREATE_SIGNALED_BIT };
 	VkResult r;
 
-	if ((!s->commands &&
-	     (r = vkAllocateCommandBuffers(d->device, &buffer, &s->commands)) < 0) ||
-	    (!s->fence && (r = vkCreateFence(d->device, &fence, NULL, &s->fence)) < 0))
+	if (!s->commands &&
+	    (r = vkAllocateCommandBuffers(d->device, &buffer, &s->commands)) < 0) {
+		s->commands = NULL;
 		return vk_fail(r, "an upload");
+	}
 	return s->memory.host ? 0 :
 	       vk_take(d, &d->stage_arena, STAGE_BYTES, "staging", &s->memory);
 }
 
 static int wait_for(struct vulkan_device *d, struct vk_stage *s)
 {
-	return s->fence ? vk_wait(d, s->fence, "an upload") : 0;
+	return s->submission ? vk_wait(d, s->submission, "an upload") : 0;
 }
 
 /* Whatever is submitted later sees it. */
@@ -62,14 +61,10 @@ static int upload_part(struct vulkan_device *d, const struct vk_span *to, size_t
 	if ((rc = create_stage(d, s)) < 0 || (rc = wait_for(d, s)) < 0)
 		return rc;
 	memcpy(s->memory.host, from, bytes);
-	if ((r = record_copy(s, to, at, bytes)) < 0 ||
-	    (r = vkResetFences(d->device, 1, &s->fence)) < 0)
+	if ((r = record_copy(s, to, at, bytes)) < 0)
 		return vk_fail(r, "an upload");
-	if ((rc = vk_submit(d, s->commands, s->fence, "an upload")) < 0) {
-		/* Nothing will signal it: the end must not wait for it. */
-		vkDestroyFence(d->device, s->fence, NULL);
-		s->fence = VK_NULL_HANDLE;
-	}
+	if ((rc = vk_submit(d, s->commands, "an upload")) == 0)
+		s->submission = d->submitted;
 	return rc;
 }
 
@@ -108,10 +103,4 @@ int vulkan_finish_load(void *dev)
 	if (rc == 0)
 		vk_save_cache(d);
 	return rc;
-}
-
-void vk_destroy_uploads(struct vulkan_device *d)
-{
-	for (size_t i = 0; i < GP_ARRAY_LEN(d->stages); i++)
-		vkDestroyFence(d->device, d->stages[i].fence, NULL);
 }

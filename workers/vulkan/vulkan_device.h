@@ -65,13 +65,12 @@ uint64_t vulkan_weight_bytes(const struct gp_tensor *t);
 struct vk_stage {
 	struct vk_span memory;
 	VkCommandBuffer commands;
-	VkFence fence;
+	uint64_t submission;       /* its last; 0: none yet */
 };
 /* from may be reused at once; what is submitted later sees it. */
 int vk_upload(struct vulkan_device *d, const struct vk_span *to, const void *from, size_t bytes);
 int vk_end_uploads(struct vulkan_device *d); /* waits; gives their memory back */
 int vulkan_finish_load(void *dev);
-void vk_destroy_uploads(struct vulkan_device *d);
 
 /* ---- shaders (vk_shaders.c) ---------------------------------------------------- */
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
@@ -224,7 +223,8 @@ struct vulkan_device {
 	VkCommandPool pool;
 	VkCommandBuffer commands;            /* being recorded: once, or a recording */
 	VkCommandBuffer once;
-	VkFence fence;
+	VkSemaphore timeline;                /* counts the submissions that are done */
+	uint64_t submitted;                  /* submissions so far */
 	VkPipelineLayout layout;
 	VkQueryPool timestamps;              /* when a submission begins and ends */
 	PFN_vkGetCalibratedTimestampsEXT calibrate; /* NULL: clocks cannot be compared */
@@ -291,12 +291,15 @@ json_t *vulkan_list(void);
 /* vk_device.c */
 int vk_open_device(struct vulkan_device *d, uint32_t index);
 void vk_close_device(struct vulkan_device *d);
+
+/* vk_submit.c */
+int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, const char *what);
+/* For that many submissions to be done. */
+int vk_wait(struct vulkan_device *d, uint64_t submission, const char *what);
 int vk_begin_commands(struct vulkan_device *d);
-void vk_barrier_to_host(struct vulkan_device *d); /* before the end of what it reads */
-/* Ends, submits and waits for what is recorded. */
-int vk_run_commands(struct vulkan_device *d);
-int vk_submit(struct vulkan_device *d, VkCommandBuffer commands, VkFence fence, const char *what);
-int vk_wait(struct vulkan_device *d, VkFence fence, const char *what);
+int vk_end_commands(struct vulkan_device *d);     /* what they wrote, the host can read */
+int vk_run(struct vulkan_device *d);              /* submits d->commands, and waits */
+int vk_run_commands(struct vulkan_device *d);     /* ends and runs them */
 
 /* vk_record.c */
 int vk_take_recordings(struct vulkan_device *d);
