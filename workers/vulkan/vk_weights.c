@@ -54,33 +54,28 @@ static struct vk_span part_of(const struct vk_span *s, size_t at)
 	                         .address = s->address + at, .host = s->host ? s->host + at : NULL };
 }
 
-/* Types without a shader, and vectors, as floats. */
-static int load_converted(struct vulkan_device *d, const struct gp_tensor *t, float offset,
-                          struct vk_weight *w)
-{
-	size_t bytes, n;
-	char *raw;
-	float *f;
-	int rc;
+/* A tensor on its way, part by part. */
+struct load {
+	struct vulkan_device *d;
+	const struct gp_tensor *t;
+	const struct gp_type_info *info;   /* of its type in the file */
+	const struct vk_weight *w;
+	float offset;                      /* for the elements of a vector */
+	char *raw, *room;                  /* PART_BYTES each: as in the file; what it becomes */
+};
 
-	if (!gp_size_mul(t->rows, t->cols, &n) || !gp_size_mul(n, sizeof *f, &bytes))
-		return gp_fail(EOVERFLOW, "its floats are too large");
-	raw = malloc(t->bytes);
-	f = malloc(bytes);
-	rc = raw && f ? gp_tensor_read(t, 0, t->bytes, raw) :
-	                gp_fail(ENOMEM, "no memory to convert it");
-	if (rc == 0) {
-		d->k.dequantize(t->type, raw, f, n);
-		for (size_t i = 0; i < n && offset != 0; i++)
-			f[i] += offset;
-		rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span);
-	}
-	if (rc == 0)
-		rc = vk_upload(d, &w->span, f, bytes);
-	free(raw);
-	free(f);
-	w->type = GP_TYPE_F32;
-	return rc;
+static int read_blocks(const struct load *l, size_t at, size_t n, void *to)
+{
+	return gp_tensor_read(l->t, at * l->info->block_bytes, n * l->info->block_bytes, to);
+}
+
+/* As in the file: where the device's memory is mapped, straight into it. */
+static int load_plain(const struct load *l, size_t at, size_t n)
+{
+	const struct vk_span to = part_of(&l->w->span, at * l->info->block_bytes);
+	const int rc = read_blocks(l, at, n, to.host ? to.host : l->raw);
+
+	return rc < 0 || to.host ? rc : vk_upload(l->d, &to, l->raw, n * l->info->block_bytes);
 }
 
 static void split_blocks(const struct split *s, const char *from, size_t n, char *quants,
@@ -92,48 +87,70 @@ static void split_blocks(const struct split *s, const char *from, size_t n, char
 	}
 }
 
-/* The blocks [at, at + n) of the tensor; room: twice for them. */
-static int upload_split(struct vulkan_device *d, const struct gp_tensor *t,
-                        const struct split *s, const struct vk_span *to, size_t at, size_t n,
-                        char *room)
+static int load_split(const struct load *l, size_t at, size_t n)
 {
-	const size_t scales_at = t->bytes / s->block * s->quants;
-	const struct vk_span quants = part_of(to, at * s->quants);
-	const struct vk_span scales = part_of(to, scales_at + at * 2);
-	char *raw = room + PART_BYTES;
+	const struct split s = split_of(l->t->type);
+	const size_t scales_at = l->t->bytes / s.block * s.quants;
+	const struct vk_span quants = part_of(&l->w->span, at * s.quants);
+	const struct vk_span scales = part_of(&l->w->span, scales_at + at * 2);
+	char *q = quants.host ? quants.host : l->room;
+	char *d = scales.host ? scales.host : l->room + n * s.quants;
 	int rc;
 
-	if ((rc = gp_tensor_read(t, at * s->block, n * s->block, raw)) < 0)
+	if ((rc = read_blocks(l, at, n, l->raw)) < 0)
 		return rc;
-	split_blocks(s, raw, n, room, room + n * s->quants);
-	if ((rc = vk_upload(d, &quants, room, n * s->quants)) < 0)
+	split_blocks(&s, l->raw, n, q, d);
+	if (quants.host || (rc = vk_upload(l->d, &quants, q, n * s.quants)) < 0)
 		return rc;
-	return vk_upload(d, &scales, room + n * s->quants, n * 2);
+	return vk_upload(l->d, &scales, d, n * 2);
 }
 
-static int upload_plain(struct vulkan_device *d, const struct gp_tensor *t,
-                        const struct vk_span *to, size_t at, size_t bytes, char *room)
+static int load_converted(const struct load *l, size_t at, size_t n)
 {
-	const struct vk_span part = part_of(to, at);
-	const int rc = gp_tensor_read(t, at, bytes, room);
+	const size_t first = at * l->info->block_elems, elements = n * l->info->block_elems;
+	const struct vk_span to = part_of(&l->w->span, first * sizeof(float));
+	float *f = (float *)(void *)l->room;
+	const int rc = read_blocks(l, at, n, l->raw);
 
-	return rc < 0 ? rc : vk_upload(d, &part, room, bytes);
+	if (rc < 0)
+		return rc;
+	l->d->k.dequantize(l->t->type, l->raw, f, elements);
+	for (size_t i = 0; i < elements && l->offset != 0; i++)
+		f[i] += l->offset;
+	return vk_upload(l->d, &to, f, elements * sizeof *f);
 }
 
-static int load_native(struct vulkan_device *d, const struct gp_tensor *t, struct vk_weight *w)
+static int load_parts(const struct load *l)
 {
-	const struct split s = split_of(t->type);
-	const size_t unit = s.block ? s.block : 1, n = t->bytes / unit, most = PART_BYTES / unit;
-	char *room = malloc(2 * PART_BYTES);
-	int rc = room ? vk_take(d, &d->weights_arena, t->bytes, "weights", &w->span) :
-	                gp_fail(ENOMEM, "no memory to pack it");
+	const bool converts = l->w->type != l->t->type || l->offset != 0;
+	const size_t block = converts ? l->info->block_elems * sizeof(float) : l->info->block_bytes;
+	const size_t n = l->t->bytes / l->info->block_bytes, most = PART_BYTES / block;
+	int rc = 0;
 
 	for (size_t at = 0; at < n && rc == 0; at += most) {
 		const size_t part = n - at < most ? n - at : most;
 
-		rc = s.block ? upload_split(d, t, &s, &w->span, at, part, room) :
-		               upload_plain(d, t, &w->span, at, part, room);
+		rc = converts ? load_converted(l, at, part) :
+		     split_of(l->t->type).block ? load_split(l, at, part) : load_plain(l, at, part);
 	}
+	return rc;
+}
+
+static int load_weight(struct vulkan_device *d, const struct gp_tensor *t, float offset,
+                       struct vk_weight *w)
+{
+	char *room = malloc(2 * PART_BYTES);
+	const struct load l = { .d = d, .t = t, .info = gp_type_info(t->type), .w = w,
+	                        .offset = offset, .raw = room,
+	                        .room = room ? room + PART_BYTES : NULL };
+	size_t bytes;
+	int rc = room ? gp_type_bytes(w->type, t->rows, t->cols, &bytes) :
+	                gp_fail(ENOMEM, "no memory to read it");
+
+	if (rc == 0)
+		rc = vk_take(d, &d->weights_arena, bytes, "weights", &w->span);
+	if (rc == 0)
+		rc = load_parts(&l);
 	free(room);
 	return rc;
 }
@@ -148,10 +165,9 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
 		return rc;
 	struct vk_weight *w = &d->weights[d->n_weights];
-	*w = (struct vk_weight){ .type = t->type, .rows = (uint32_t)t->rows,
-	                         .cols = (uint32_t)t->cols };
-	rc = vector || !vk_is_native(t->type) ?
-	     load_converted(d, t, vector ? norm_offset : 0, w) : load_native(d, t, w);
+	*w = (struct vk_weight){ .type = vector || !vk_is_native(t->type) ? GP_TYPE_F32 : t->type,
+	                         .rows = (uint32_t)t->rows, .cols = (uint32_t)t->cols };
+	rc = load_weight(d, t, vector ? norm_offset : 0, w);
 	if (rc == 0 && !vector && (rc = vk_prepare_products(d, w->type)) == 0)
 		rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p);
 	if (rc < 0)
