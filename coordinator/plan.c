@@ -169,7 +169,7 @@ static uint64_t weights_of(const struct gp_plan *plan, uint32_t i, const struct 
 		.embeds = i == 0, .has_head = i + 1 == plan->n_stages,
 	};
 
-	return gp_stage_weights(m, &s, NULL);
+	return gp_stage_weights(m, &s, NULL, NULL);
 }
 
 /* A device's limit is shared among its stages by the bytes of their weights. */

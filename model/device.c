@@ -22,7 +22,7 @@ int gp_tensor_check(const struct gp_tensor *t)
 }
 
 uint64_t gp_stage_weights(const struct gp_model *m, const struct gp_stage_shape *s,
-                          uint64_t (*bytes)(const struct gp_tensor *))
+                          uint64_t (*bytes)(void *dev, const struct gp_tensor *), void *dev)
 {
 	uint64_t sum = 0;
 
@@ -35,7 +35,7 @@ uint64_t gp_stage_weights(const struct gp_model *m, const struct gp_stage_shape 
 		for (uint32_t i = first; i < end; i++) {
 			const struct gp_tensor *w = gp_model_tensor(m, t, i);
 
-			sum += bytes ? bytes(w) : w->bytes;
+			sum += bytes ? bytes(dev, w) : w->bytes;
 		}
 	}
 	return sum;

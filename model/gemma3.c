@@ -144,8 +144,8 @@ int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
 	s->ops = ops;
 	s->dev = dev;
 	l.s = s;
-	l.total = gp_stage_weights(m, shape, NULL);
-	s->shape.weight_bytes = gp_stage_weights(m, shape, ops->weight_bytes);
+	l.total = gp_stage_weights(m, shape, NULL, NULL);
+	s->shape.weight_bytes = gp_stage_weights(m, shape, ops->weight_bytes, dev);
 	if ((rc = allocate(s)) < 0 || (rc = create_kv(s)) < 0 ||
 	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0 ||
 	    (ops->finish_load && (rc = ops->finish_load(dev)) < 0)) {

@@ -253,7 +253,7 @@ struct gp_device_ops {
 	 * added to vectors. */
 	int (*load)(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 	/* What load will take; NULL: as many bytes as in the file. */
-	uint64_t (*weight_bytes)(const struct gp_tensor *t);
+	uint64_t (*weight_bytes)(void *dev, const struct gp_tensor *t);
 	/* The last weight was given; NULL: nothing to wait for. */
 	int (*finish_load)(void *dev);
 	struct gp_kv_storage kv;
@@ -297,7 +297,7 @@ int gp_tensor_check(const struct gp_tensor *t);
 /* The bytes of a stage's weights (its layers, embeds, has_head); each as bytes says,
  * NULL: as in the file. */
 uint64_t gp_stage_weights(const struct gp_model *m, const struct gp_stage_shape *s,
-                          uint64_t (*bytes)(const struct gp_tensor *));
+                          uint64_t (*bytes)(void *dev, const struct gp_tensor *), void *dev);
 /* -EDOM and a message that names the first float that is NaN or infinite. */
 int gp_find_wrong(const float *x, uint32_t rows, uint32_t width);
 void gp_stage_widths(const struct gp_stage_shape *s, uint32_t width[GP_BUF_COUNT]); /* floats */

@@ -1,7 +1,7 @@
 /* Preloaded into workers, to have a graphics card where there is only an emulation:
  * GP_CARD=A,B gives it two heaps of A and B MiB that the host cannot see, beside the
  * host's; and there are two such cards, which know neither a budget nor the host's
- * clock. */
+ * clock, nor the extensions that GP_CARD_WITHOUT names. */
 #include <dlfcn.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -41,6 +41,15 @@ VKAPI_ATTR VkResult VKAPI_CALL vkEnumeratePhysicalDevices(VkInstance instance, u
 	return r;
 }
 
+static bool is_known(const char *extension)
+{
+	const char *without = getenv("GP_CARD_WITHOUT");
+
+	return strcmp(extension, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME) != 0 &&
+	       strcmp(extension, VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME) != 0 &&
+	       !(without && strstr(without, extension));
+}
+
 VKAPI_ATTR VkResult VKAPI_CALL vkEnumerateDeviceExtensionProperties(
 	VkPhysicalDevice d, const char *layer, uint32_t *n, VkExtensionProperties *all)
 {
@@ -50,8 +59,7 @@ VKAPI_ATTR VkResult VKAPI_CALL vkEnumerateDeviceExtensionProperties(
 	uint32_t kept = 0;
 
 	for (uint32_t i = 0; r >= 0 && all && i < *n; i++)
-		if (strcmp(all[i].extensionName, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME) != 0 &&
-		    strcmp(all[i].extensionName, VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME) != 0)
+		if (is_known(all[i].extensionName))
 			all[kept++] = all[i];
 	if (all)
 		*n = kept;

@@ -187,6 +187,65 @@ static void test_second_card(void **state)
 	take_card();
 }
 
+/* ---- a device that can do less ------------------------------------------------- */
+static void convert(const char *from, const char *to, const char *type)
+{
+	struct result r;
+
+	RUN(&r, program("convert"), "-q", from, "-o", to, "--type", type);
+	if (r.status)
+		fail_msg("%s", r.err);
+	result_free(&r);
+}
+
+static char *text_of_file(const char *path, const char *stages)
+{
+	struct result r;
+
+	RUN(&r, program("run"), "-m", path, "-p", "In the beginning", "-n", "12", "--stages",
+	    stages, "-q");
+	if (r.status)
+		fail_msg("%s: %s", stages, r.err);
+	char *text = r.out;
+	r.out = NULL;
+	result_free(&r);
+	return text;
+}
+
+/* Without products in 8 bits, quantised weights become halves: on the CPU those of the
+ * same weights in floats say the same. */
+static void test_no_dot_products(void **state)
+{
+	char small[] = "/tmp/gp-q4-XXXXXX", whole[] = "/tmp/gp-f32-XXXXXX";
+	struct result r;
+
+	(void)state;
+	put_card("1024,1024");
+	take_card();
+	assert_int_equal(close(mkstemp(small)), 0);
+	assert_int_equal(close(mkstemp(whole)), 0);
+	convert(MINI, small, "q4_0");
+	convert(small, whole, "f32");
+	char *want = text_of_file(whole, "cpu:0-5");
+	put_card("1024,1024");
+	setenv("GP_CARD_WITHOUT", "VK_KHR_shader_integer_dot_product", 1);
+	char *got = text_of_file(small, "vulkan:0-5");
+	assert_string_equal(got, want);
+	RUN(&r, program("run"), "-m", small, "-p", "x", "--stages", "vulkan:0-5",
+	    "--device-memory", "vulkan=20M");
+	assert_says(&r, "(weights 29.");   /* 8 with quants */
+	result_free(&r);
+	json_t *all = list_devices();
+	assert_true(json_is_true(json_object_get(vulkan_device(all, 0), "usable")));
+	json_decref(all);
+	unsetenv("GP_CARD_WITHOUT");
+	take_card();
+	free(want);
+	free(got);
+	unlink(small);
+	unlink(whole);
+}
+
 /* ---- the list ------------------------------------------------------------------ */
 static void test_devices(void **state)
 {
@@ -319,7 +378,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_limit), cmocka_unit_test(test_wrong_limits),
 		cmocka_unit_test(test_card), cmocka_unit_test(test_card_in_parts),
-		cmocka_unit_test(test_second_card),
+		cmocka_unit_test(test_second_card), cmocka_unit_test(test_no_dot_products),
 		cmocka_unit_test(test_devices), cmocka_unit_test(test_narrow_subgroups), cmocka_unit_test(test_cache),
 	};
 

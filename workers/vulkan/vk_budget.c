@@ -31,12 +31,14 @@ static uint64_t room_for_weights(const struct vulkan_device *d)
 	return sum;
 }
 
-/* Of a matrix that is converted: floats. */
-uint64_t vulkan_weight_bytes(const struct gp_tensor *t)
+uint64_t vulkan_weight_bytes(void *dev, const struct gp_tensor *t)
 {
-	const bool converted = t->rows == 1 || !vk_is_native(t->type);
+	size_t bytes;
 
-	return (converted ? t->rows * t->cols * sizeof(float) : t->bytes) + VK_ALIGN_BYTES;
+	/* What cannot be counted is refused by name when it is loaded. */
+	if (gp_type_bytes(vk_kept_type(dev, t), t->rows, t->cols, &bytes) < 0)
+		return 0;
+	return (uint64_t)bytes + VK_ALIGN_BYTES;
 }
 
 uint64_t vk_buffer_bytes(const struct vulkan_device *d, enum gp_buffer b)

@@ -157,8 +157,10 @@ int vk_open_device(struct vulkan_device *d, uint32_t index)
 	    (rc = vk_find_device(d->instance, index, &d->physical)) < 0)
 		return rc;
 	read_limits(d);
-	if ((rc = check_features(d)) < 0 || (rc = vk_find_features(d)) < 0 ||
-	    (rc = find_queue(d)) < 0 || (rc = create_device(d)) < 0)
+	if ((rc = check_features(d)) < 0 || (rc = find_queue(d)) < 0)
+		return rc;
+	vk_find_features(d);
+	if ((rc = create_device(d)) < 0)
 		return rc;
 	vk_load_cache(d);
 	vk_many_choose(d);

@@ -1,5 +1,5 @@
-/* What a device may have, and is used where it has it: matrix units, a choice of
- * subgroup sizes, the number of its compute units. */
+/* What a device may have, and is used where it has it: dot products of bytes, matrix
+ * units, a choice of subgroup sizes, the number of its compute units. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include "base/base.h"
@@ -121,6 +121,7 @@ static void find_dot_products(struct vulkan_device *d)
 
 	can->sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES_KHR;
 	vkGetPhysicalDeviceFeatures2(d->physical, &f);
+	d->features.dot_products = can->shaderIntegerDotProduct;
 	if (can->shaderIntegerDotProduct)
 		enable(&d->features, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME, can);
 }
@@ -144,7 +145,7 @@ static uint32_t count_units(const struct vulkan_device *d)
 	                          cu.computeUnitsPerShaderArray;
 }
 
-int vk_find_features(struct vulkan_device *d)
+void vk_find_features(struct vulkan_device *d)
 {
 	struct vk_features *f = &d->features;
 	VkPhysicalDeviceProperties p;
@@ -159,8 +160,4 @@ int vk_find_features(struct vulkan_device *d)
 	if (f->subgroup && vk_has_extension(d->physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
 		find_matrix_units(d);
 	f->units = count_units(d);
-	if (!f->dot_feature.shaderIntegerDotProduct)
-		return gp_fail(ENODEV, "Vulkan: the device lacks shaderIntegerDotProduct; "
-		               "update its driver");
-	return 0;
 }

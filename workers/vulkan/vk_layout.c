@@ -57,7 +57,8 @@ static int take_floats(struct vulkan_device *d, struct vk_arena *a, size_t rows,
 	return vk_take(d, a, n, "activations", out);
 }
 
-/* Inputs of products, in 8 bits: those whose rows are whole blocks. */
+/* Inputs of products, in 8 bits: those whose rows are whole blocks, where such products
+ * are. */
 static int take_quants(struct vulkan_device *d, uint32_t rows)
 {
 	static const enum gp_buffer inputs[] = { GP_BUF_NORMED, GP_BUF_ATTN, GP_BUF_GATE };
@@ -67,7 +68,7 @@ static int take_quants(struct vulkan_device *d, uint32_t rows)
 		const enum gp_buffer b = inputs[i];
 
 		d->quants[b] = d->blocks[b] = (struct vk_span){ 0 };
-		if (d->width[b] % 32)
+		if (d->width[b] % 32 || !d->features.dot_products)
 			continue;
 		if ((rc = take_floats(d, &d->work_arena, rows, d->width[b] / 4, &d->quants[b])) == 0)
 			rc = take_floats(d, &d->work_arena, rows, d->width[b] / 16, &d->blocks[b]);

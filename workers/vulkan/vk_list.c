@@ -107,7 +107,7 @@ static void list_features(VkPhysicalDevice p, const struct facts *f, json_t *dev
 		{ "scalar block layout", f->f12.scalarBlockLayout, true },
 		{ "float16", f->f12.shaderFloat16, true },
 		{ "timeline semaphores", f->f12.timelineSemaphore, true },
-		{ "integer dot product", f->dot.shaderIntegerDotProduct, true },
+		{ "integer dot product", f->dot.shaderIntegerDotProduct, false },
 		{ "cooperative matrix", f->has_matrix, false },
 		{ "subgroup size control", f->has_sizes, false },
 		{ "calibrated timestamps", f->has_calibration, false },

@@ -13,14 +13,19 @@ struct split {
 	uint32_t scale_at, quants_at, quants, block;
 };
 
-bool vk_is_native(enum gp_type t)
+/* Products in 8 bits need the device's dot product. What there is no shader for becomes
+ * halves, which hold what a quantised weight says; vectors floats. */
+enum gp_type vk_kept_type(const struct vulkan_device *d, const struct gp_tensor *t)
 {
-	switch (t) {
-	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16: case GP_TYPE_Q4_0:
-	case GP_TYPE_Q8_0: case GP_TYPE_Q4_K: case GP_TYPE_Q6_K:
-		return true;
+	if (t->rows == 1)
+		return GP_TYPE_F32;
+	switch (t->type) {
+	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16:
+		return t->type;
+	case GP_TYPE_Q4_0: case GP_TYPE_Q8_0: case GP_TYPE_Q4_K: case GP_TYPE_Q6_K:
+		return d->features.dot_products ? t->type : GP_TYPE_F16;
 	default:
-		return false;
+		return GP_TYPE_F16;
 	}
 }
 
@@ -108,16 +113,20 @@ static int load_split(const struct load *l, size_t at, size_t n)
 static int load_converted(const struct load *l, size_t at, size_t n)
 {
 	const size_t first = at * l->info->block_elems, elements = n * l->info->block_elems;
-	const struct vk_span to = part_of(&l->w->span, first * sizeof(float));
+	const size_t bytes = l->w->type == GP_TYPE_F16 ? 2 : sizeof(float);
+	const struct vk_span to = part_of(&l->w->span, first * bytes);
 	float *f = (float *)(void *)l->room;
-	const int rc = read_blocks(l, at, n, l->raw);
+	int rc = read_blocks(l, at, n, l->raw);
 
 	if (rc < 0)
 		return rc;
 	l->d->k.dequantize(l->t->type, l->raw, f, elements);
 	for (size_t i = 0; i < elements && l->offset != 0; i++)
 		f[i] += l->offset;
-	return vk_upload(l->d, &to, f, elements * sizeof *f);
+	if (l->w->type == GP_TYPE_F32)
+		return vk_upload(l->d, &to, f, elements * bytes);
+	rc = gp_quantize(GP_TYPE_F16, f, l->raw, elements);
+	return rc < 0 ? rc : vk_upload(l->d, &to, l->raw, elements * bytes);
 }
 
 static int load_parts(const struct load *l)
@@ -165,8 +174,8 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
 		return rc;
 	struct vk_weight *w = &d->weights[d->n_weights];
-	*w = (struct vk_weight){ .type = vector || !vk_is_native(t->type) ? GP_TYPE_F32 : t->type,
-	                         .rows = (uint32_t)t->rows, .cols = (uint32_t)t->cols };
+	*w = (struct vk_weight){ .type = vk_kept_type(d, t), .rows = (uint32_t)t->rows,
+	                         .cols = (uint32_t)t->cols };
 	rc = load_weight(d, t, vector ? norm_offset : 0, w);
 	if (rc == 0 && !vector && (rc = vk_prepare_products(d, w->type)) == 0)
 		rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p);

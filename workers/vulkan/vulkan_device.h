@@ -59,7 +59,7 @@ int vk_check_fit(struct vulkan_device *d);
 uint64_t vk_work_bytes(const struct vulkan_device *d); /* a step's buffers */
 uint64_t vk_buffer_bytes(const struct vulkan_device *d, enum gp_buffer b);
 uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind);
-uint64_t vulkan_weight_bytes(const struct gp_tensor *t);
+uint64_t vulkan_weight_bytes(void *dev, const struct gp_tensor *t);
 
 /* ---- uploads (vk_upload.c) ---- */
 struct vk_stage {
@@ -114,6 +114,7 @@ int vk_create_pipeline(struct vulkan_device *d, enum vk_shader s, const uint32_t
 struct vk_features {
 	uint32_t shared_bytes, invocations;  /* most of a work group */
 	uint32_t subgroup;         /* size to ask for; 0: none can be asked for */
+	bool dot_products;         /* of four bytes at once: VK_KHR_shader_integer_dot_product */
 	bool matrix_units;         /* VK_KHR_cooperative_matrix: halves, float32 sums */
 	uint32_t matrix[3];        /* rows, columns, inner dimension of an operation */
 	uint32_t units;            /* that work groups are spread over; 0: not known */
@@ -125,7 +126,7 @@ struct vk_features {
 	VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix_feature;
 	VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR dot_feature;
 };
-int vk_find_features(struct vulkan_device *d);
+void vk_find_features(struct vulkan_device *d);
 /* What no feature tells and the shaders lean on: subgroups of 8 or more that add and
  * shuffle, work groups of 256 invocations and 32 KiB. NULL, or what is missing. */
 const char *vk_lacking_limit(VkPhysicalDevice p);
@@ -318,10 +319,10 @@ int vk_take_checked(struct vulkan_device *d);
 int vulkan_check(void *dev, enum gp_buffer b, uint32_t rows);
 
 /* vk_weights.c */
+enum gp_type vk_kept_type(const struct vulkan_device *d, const struct gp_tensor *t);
 int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 
 /* vk_layout.c */
-bool vk_is_native(enum gp_type t); /* there is a shader for it */
 int vulkan_configure(void *dev, const struct gp_stage_shape *shape);
 int vulkan_kv_reserve(void *dev, enum gp_kv_kind kind, uint32_t id);
 int vulkan_kv_copy(void *dev, enum gp_kv_kind kind, uint32_t to, uint32_t from);
