@@ -45,27 +45,15 @@ static void read_limits(struct vulkan_device *d)
 
 static int check_features(struct vulkan_device *d)
 {
-	VkPhysicalDeviceVulkan12Features v12 = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES };
-	VkPhysicalDeviceVulkan11Features v11 = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12 };
-	VkPhysicalDeviceFeatures2 f = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11 };
+	struct vk_core core;
+	const char *name;
+	VkBool32 *has;
 
-	vkGetPhysicalDeviceFeatures2(d->physical, &f);
-	const struct { bool has; const char *name; } needed[] = {
-		{ v12.bufferDeviceAddress, "bufferDeviceAddress" },
-		{ v12.scalarBlockLayout, "scalarBlockLayout" },
-		{ v12.storageBuffer8BitAccess, "storageBuffer8BitAccess" },
-		{ v11.storageBuffer16BitAccess, "storageBuffer16BitAccess" },
-		{ v12.shaderInt8, "shaderInt8" }, { v12.shaderFloat16, "shaderFloat16" },
-		{ v12.timelineSemaphore, "timelineSemaphore" },
-		{ f.features.shaderInt16, "shaderInt16" }, { f.features.shaderInt64, "shaderInt64" },
-	};
-	for (size_t i = 0; i < GP_ARRAY_LEN(needed); i++)
-		if (!needed[i].has)
-			return gp_fail(ENODEV, "Vulkan: the device lacks %s; update its driver",
-			               needed[i].name);
+	vk_chain_core(&core, NULL);
+	vkGetPhysicalDeviceFeatures2(d->physical, &core.all);
+	for (uint32_t i = 0; (name = vk_needed(i, &core, &has)); i++)
+		if (!*has)
+			return gp_fail(ENODEV, "Vulkan: the device lacks %s; update its driver", name);
 	const char *lacks = vk_lacking_limit(d->physical);
 	if (lacks)
 		return gp_fail(ENODEV, "Vulkan: the device lacks %s; use another (gempipe devices)",
@@ -89,18 +77,8 @@ static int find_queue(struct vulkan_device *d)
 
 static int create_device(struct vulkan_device *d)
 {
-	VkPhysicalDeviceVulkan12Features v12 = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-		.bufferDeviceAddress = true, .scalarBlockLayout = true,
-		.storageBuffer8BitAccess = true, .shaderInt8 = true, .shaderFloat16 = true,
-		.timelineSemaphore = true,
-		.vulkanMemoryModel = d->features.matrix_units, .pNext = d->features.chain };
-	VkPhysicalDeviceVulkan11Features v11 = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES, .pNext = &v12,
-		.storageBuffer16BitAccess = true };
-	const VkPhysicalDeviceFeatures2 f = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11,
-		.features = { .shaderInt16 = true, .shaderInt64 = true } };
+	struct vk_core core;
+	VkBool32 *feature;
 	const float priority = 1;
 	const VkDeviceQueueCreateInfo queue = {
 		.sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, .queueFamilyIndex = d->family,
@@ -109,12 +87,16 @@ static int create_device(struct vulkan_device *d)
 		d->features.extensions[d->features.n_extensions++] =
 			VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME;
 	const VkDeviceCreateInfo info = { .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
-	                                  .pNext = &f, .queueCreateInfoCount = 1,
+	                                  .pNext = &core.all, .queueCreateInfoCount = 1,
 	                                  .pQueueCreateInfos = &queue,
 	                                  .enabledExtensionCount = d->features.n_extensions,
 	                                  .ppEnabledExtensionNames = d->features.extensions };
-	const VkResult r = vkCreateDevice(d->physical, &info, NULL, &d->device);
 
+	vk_chain_core(&core, d->features.chain);
+	for (uint32_t i = 0; vk_needed(i, &core, &feature); i++)
+		*feature = true;
+	core.v12.vulkanMemoryModel = d->features.matrix_units;
+	const VkResult r = vkCreateDevice(d->physical, &info, NULL, &d->device);
 	if (r < 0)
 		return vk_fail(r, "the device");
 	vkGetDeviceQueue(d->device, d->family, 0, &d->queue);

@@ -1,9 +1,44 @@
-/* What a device may have, and is used where it has it: dot products of bytes, matrix
+/* What a device must have; and what it may have, and is used where it has it: dot products of bytes, matrix
  * units, a choice of subgroup sizes, the number of its compute units. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <stddef.h>
+
 #include "base/base.h"
 
+/* ---- what it must have ---------------------------------------------------------- */
+void vk_chain_core(struct vk_core *c, void *next)
+{
+	*c = (struct vk_core){
+		.all.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
+		.v11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
+		.v12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES };
+	c->all.pNext = &c->v11;
+	c->v11.pNext = &c->v12;
+	c->v12.pNext = next;
+}
+
+const char *vk_needed(uint32_t i, struct vk_core *c, VkBool32 **feature)
+{
+	static const struct { const char *name; size_t at; } needed[] = {
+		{ "8-bit storage", offsetof(struct vk_core, v12.storageBuffer8BitAccess) },
+		{ "16-bit storage", offsetof(struct vk_core, v11.storageBuffer16BitAccess) },
+		{ "8-bit integers", offsetof(struct vk_core, v12.shaderInt8) },
+		{ "16-bit integers", offsetof(struct vk_core, all.features.shaderInt16) },
+		{ "64-bit integers", offsetof(struct vk_core, all.features.shaderInt64) },
+		{ "buffer addresses", offsetof(struct vk_core, v12.bufferDeviceAddress) },
+		{ "scalar block layout", offsetof(struct vk_core, v12.scalarBlockLayout) },
+		{ "float16", offsetof(struct vk_core, v12.shaderFloat16) },
+		{ "timeline semaphores", offsetof(struct vk_core, v12.timelineSemaphore) },
+	};
+
+	if (i >= GP_ARRAY_LEN(needed))
+		return NULL;
+	*feature = (VkBool32 *)(void *)((char *)c + needed[i].at);
+	return needed[i].name;
+}
+
+/* ---- what it may have ----------------------------------------------------------- */
 static void enable(struct vk_features *f, const char *name, void *feature)
 {
 	VkBaseOutStructure *s = feature;

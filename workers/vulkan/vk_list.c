@@ -11,26 +11,17 @@ struct facts {
 	VkPhysicalDeviceVulkan11Properties p11;
 	VkPhysicalDeviceVulkan12Properties p12;
 	VkPhysicalDeviceSubgroupSizeControlProperties sizes;
-	VkPhysicalDeviceFeatures2 features;
-	VkPhysicalDeviceVulkan11Features f11;
-	VkPhysicalDeviceVulkan12Features f12;
-	VkPhysicalDeviceShaderIntegerDotProductFeatures dot;
+	struct vk_core core;
 	VkPhysicalDeviceMemoryProperties2 memory;
 	VkPhysicalDeviceMemoryBudgetPropertiesEXT budget;
-	bool has_sizes, has_dot, has_budget, has_calibration, has_matrix;
+	bool has_sizes, has_budget, has_calibration;
 };
 
 static void find_extensions(VkPhysicalDevice p, struct facts *f)
 {
-	VkPhysicalDeviceProperties props;
-
-	vkGetPhysicalDeviceProperties(p, &props);
-	const bool in_core = props.apiVersion >= VK_API_VERSION_1_3;
-	f->has_sizes = in_core || vk_has_extension(p, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
-	f->has_dot = in_core || vk_has_extension(p, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
+	f->has_sizes = vk_has_extension(p, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
 	f->has_budget = vk_has_extension(p, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
 	f->has_calibration = vk_has_extension(p, VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME);
-	f->has_matrix = vk_has_extension(p, "VK_KHR_cooperative_matrix");
 }
 
 /* A structure that the device does not know stays out of the chain, and zero. */
@@ -41,22 +32,16 @@ static void read_facts(VkPhysicalDevice p, struct facts *f)
 		.p11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES,
 		.p12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES,
 		.sizes.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES,
-		.features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
-		.f11.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
-		.f12.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-		.dot.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES,
 		.memory.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
 		.budget.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT };
 	find_extensions(p, f);
 	f->props.pNext = &f->p11;
 	f->p11.pNext = &f->p12;
 	f->p12.pNext = f->has_sizes ? &f->sizes : NULL;
-	f->features.pNext = &f->f11;
-	f->f11.pNext = &f->f12;
-	f->f12.pNext = f->has_dot ? &f->dot : NULL;
 	f->memory.pNext = f->has_budget ? &f->budget : NULL;
+	vk_chain_core(&f->core, NULL);
 	vkGetPhysicalDeviceProperties2(p, &f->props);
-	vkGetPhysicalDeviceFeatures2(p, &f->features);
+	vkGetPhysicalDeviceFeatures2(p, &f->core.all);
 	vkGetPhysicalDeviceMemoryProperties2(p, &f->memory);
 }
 
@@ -94,41 +79,42 @@ static json_t *list_heaps(const struct facts *f)
 	return list;
 }
 
-/* What gempipe needs or makes use of. */
-static void list_features(VkPhysicalDevice p, const struct facts *f, json_t *device)
+/* What is made use of where the device has it. */
+static void list_choices(VkInstance instance, VkPhysicalDevice p, const struct facts *f,
+                         json_t *has, json_t *lacks)
 {
-	const struct { const char *name; bool has, needed; } all[] = {
-		{ "8-bit storage", f->f12.storageBuffer8BitAccess, true },
-		{ "16-bit storage", f->f11.storageBuffer16BitAccess, true },
-		{ "8-bit integers", f->f12.shaderInt8, true },
-		{ "16-bit integers", f->features.features.shaderInt16, true },
-		{ "64-bit integers", f->features.features.shaderInt64, true },
-		{ "buffer addresses", f->f12.bufferDeviceAddress, true },
-		{ "scalar block layout", f->f12.scalarBlockLayout, true },
-		{ "float16", f->f12.shaderFloat16, true },
-		{ "timeline semaphores", f->f12.timelineSemaphore, true },
-		{ "integer dot product", f->dot.shaderIntegerDotProduct, false },
-		{ "cooperative matrix", f->has_matrix, false },
-		{ "subgroup size control", f->has_sizes, false },
-		{ "calibrated timestamps", f->has_calibration, false },
-		{ "memory budget", f->has_budget, false },
-	};
-	json_t *has = json_array(), *lacks = json_array();
-	bool usable = true;
+	struct vulkan_device d = { .instance = instance, .physical = p };
 
-	for (size_t i = 0; i < GP_ARRAY_LEN(all); i++) {
+	vk_find_features(&d);
+	const struct { const char *name; bool has; } all[] = {
+		{ "integer dot product", d.features.dot_products },
+		{ "cooperative matrix", d.features.matrix_units },
+		{ "subgroup size control", d.features.subgroup },
+		{ "calibrated timestamps", f->has_calibration },
+		{ "memory budget", f->has_budget },
+	};
+	for (size_t i = 0; i < GP_ARRAY_LEN(all); i++)
 		json_array_append_new(all[i].has ? has : lacks, json_string(all[i].name));
-		usable &= all[i].has || !all[i].needed;
-	}
-	const char *limit = vk_lacking_limit(p);
-	if (limit)
-		json_array_append_new(lacks, json_string(limit));
-	json_object_set_new(device, "features", has);
-	json_object_set_new(device, "missing", lacks);
-	json_object_set_new(device, "usable", json_boolean(usable && !limit));
 }
 
-static json_t *describe(VkPhysicalDevice p, uint32_t index)
+static void list_features(VkInstance instance, VkPhysicalDevice p, struct facts *f,
+                          json_t *device)
+{
+	const char *name, *limit = vk_lacking_limit(p);
+	json_t *has = json_array(), *lacks = json_array();
+	VkBool32 *feature;
+
+	if (limit)
+		json_array_append_new(lacks, json_string(limit));
+	for (uint32_t i = 0; (name = vk_needed(i, &f->core, &feature)); i++)
+		json_array_append_new(*feature ? has : lacks, json_string(name));
+	json_object_set_new(device, "usable", json_boolean(!json_array_size(lacks)));
+	list_choices(instance, p, f, has, lacks);
+	json_object_set_new(device, "features", has);
+	json_object_set_new(device, "missing", lacks);
+}
+
+static json_t *describe(VkInstance instance, VkPhysicalDevice p, uint32_t index)
 {
 	struct facts f;
 	char name[32], version[32], driver[2 * VK_MAX_DRIVER_NAME_SIZE];
@@ -149,7 +135,7 @@ static json_t *describe(VkPhysicalDevice p, uint32_t index)
 		"max_storage_buffer_bytes", (json_int_t)props->limits.maxStorageBufferRange,
 		"heaps", list_heaps(&f));
 	if (d)
-		list_features(p, &f, d);
+		list_features(instance, p, &f, d);
 	return d;
 }
 
@@ -162,7 +148,7 @@ json_t *vulkan_list(void)
 
 	if (vk_open_instance(&instance) == 0 && vk_find_devices(instance, found, &n) == 0)
 		for (uint32_t i = 0; i < n; i++)
-			json_array_append_new(list, describe(found[i], i));
+			json_array_append_new(list, describe(instance, found[i], i));
 	if (instance)
 		vkDestroyInstance(instance, NULL);
 	return list;

@@ -126,6 +126,15 @@ struct vk_features {
 	VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix_feature;
 	VkPhysicalDeviceShaderIntegerDotProductFeaturesKHR dot_feature;
 };
+struct vk_core {               /* features of Vulkan itself, one chain */
+	VkPhysicalDeviceFeatures2 all;
+	VkPhysicalDeviceVulkan11Features v11;
+	VkPhysicalDeviceVulkan12Features v12;
+};
+/* None; next: what else the chain has. */
+void vk_chain_core(struct vk_core *c, void *next);
+/* What no stage can do without, one by one: its name, or NULL past the last. */
+const char *vk_needed(uint32_t i, struct vk_core *c, VkBool32 **feature);
 void vk_find_features(struct vulkan_device *d);
 /* What no feature tells and the shaders lean on: subgroups of 8 or more that add and
  * shuffle, work groups of 256 invocations and 32 KiB. NULL, or what is missing. */
