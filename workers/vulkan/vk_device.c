@@ -61,18 +61,28 @@ static int check_features(struct vulkan_device *d)
 	return 0;
 }
 
+/* The first that has nothing to do with graphics, if there is one: a desktop then waits
+ * for no step, nor a step for it, and a long step is no hang of the display. */
 static int find_queue(struct vulkan_device *d)
 {
 	VkQueueFamilyProperties families[16];
-	uint32_t n = 16;
+	uint32_t n = 16, best = UINT32_MAX;
 
 	vkGetPhysicalDeviceQueueFamilyProperties(d->physical, &n, families);
-	for (d->family = 0; d->family < n; d->family++)
-		if (families[d->family].queueFlags & VK_QUEUE_COMPUTE_BIT) {
-			d->timestamp_bits = families[d->family].timestampValidBits;
-			return 0;
-		}
-	return gp_fail(ENODEV, "Vulkan: the device has no compute queue");
+	for (uint32_t i = n; i-- > 0;) {
+		const VkQueueFlags can = families[i].queueFlags;
+
+		if (can & VK_QUEUE_COMPUTE_BIT &&
+		    (best == UINT32_MAX || !(can & VK_QUEUE_GRAPHICS_BIT) ||
+		     families[best].queueFlags & VK_QUEUE_GRAPHICS_BIT))
+			best = i;
+	}
+	if (best == UINT32_MAX)
+		return gp_fail(ENODEV, "Vulkan: the device has no compute queue; use another "
+		               "(gempipe devices)");
+	d->family = best;
+	d->timestamp_bits = families[best].timestampValidBits;
+	return 0;
 }
 
 static int create_device(struct vulkan_device *d)

@@ -106,14 +106,29 @@ static void find_matrix_units(struct vulkan_device *d)
 }
 
 /* ---- subgroups ------------------------------------------------------------------ */
-/* Whole subgroups of one size: 32 invocations where there is a choice. */
+/* Whole subgroups of one size: 32 invocations where there is a choice. Work groups are
+ * of multiples of 32: a size that divides it is whole without being asked for. */
+static void choose_subgroups(struct vk_features *f,
+                             const VkPhysicalDeviceSubgroupSizeControlPropertiesEXT *sizes,
+                             uint32_t usual)
+{
+	const bool has_32 = sizes->minSubgroupSize <= 32 && sizes->maxSubgroupSize >= 32;
+
+	f->subgroup = has_32 ? 32 : sizes->maxSubgroupSize;
+	f->lanes = has_32 && sizes->maxComputeWorkgroupSubgroups * 32 >= f->invocations ? 32 : 0;
+	f->whole_subgroups = f->lanes || 32 % usual == 0;
+}
+
 static void find_subgroups(struct vulkan_device *d)
 {
 	VkPhysicalDeviceSubgroupSizeControlFeaturesEXT *can = &d->features.subgroup_feature;
 	VkPhysicalDeviceFeatures2 f = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = can };
+	VkPhysicalDeviceSubgroupProperties usual = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES };
 	VkPhysicalDeviceSubgroupSizeControlPropertiesEXT sizes = {
-		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT };
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT,
+		.pNext = &usual };
 	VkPhysicalDeviceProperties2 p = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &sizes };
 
@@ -123,8 +138,7 @@ static void find_subgroups(struct vulkan_device *d)
 	if (!can->subgroupSizeControl || !can->computeFullSubgroups ||
 	    !(sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
 		return;
-	d->features.subgroup = sizes.minSubgroupSize <= 32 && sizes.maxSubgroupSize >= 32 ?
-	                       32 : sizes.maxSubgroupSize;
+	choose_subgroups(&d->features, &sizes, usual.subgroupSize);
 	enable(&d->features, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME, can);
 }
 

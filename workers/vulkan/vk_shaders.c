@@ -142,10 +142,10 @@ int vk_create_pipeline(struct vulkan_device *d, enum vk_shader s, const uint32_t
 	for (uint32_t i = 0; i < n; i++)
 		entries[i] = (VkSpecializationMapEntry){ i, i * 4, 4 };
 	info.stage.module = d->modules[s];
-	if (subgroup) {
+	if (subgroup)
 		info.stage.pNext = &size;
+	if (subgroup || d->features.whole_subgroups)
 		info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
-	}
 	const VkResult r = vkCreateComputePipelines(d->device, d->cache, 1, &info, NULL, out);
 	return r < 0 ? vk_fail(r, shaders[s].name) : 0;
 }
@@ -169,7 +169,7 @@ int vk_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_consta
 		d->pipelines = grown;
 		d->pipelines_room = room;
 	}
-	if ((rc = vk_create_pipeline(d, s, c->v, VK_CONSTANTS, 0, out)) < 0)
+	if ((rc = vk_create_pipeline(d, s, c->v, VK_CONSTANTS, d->features.lanes, out)) < 0)
 		return rc;
 	d->pipelines[d->n_pipelines++] = (struct vk_made_pipeline){ s, *c, *out };
 	return 0;

@@ -113,7 +113,9 @@ int vk_create_pipeline(struct vulkan_device *d, enum vk_shader s, const uint32_t
 /* ---- what only some devices have (vk_features.c) -------------------------------- */
 struct vk_features {
 	uint32_t shared_bytes, invocations;  /* most of a work group */
-	uint32_t subgroup;         /* size to ask for; 0: none can be asked for */
+	uint32_t subgroup;         /* of matrix units: size to ask for; 0: none can be */
+	uint32_t lanes;            /* of all other shaders, likewise */
+	bool whole_subgroups;      /* these can be asked to be full */
 	bool dot_products;         /* of four bytes at once: VK_KHR_shader_integer_dot_product */
 	bool matrix_units;         /* VK_KHR_cooperative_matrix: halves, float32 sums */
 	uint32_t matrix[3];        /* rows, columns, inner dimension of an operation */
