@@ -26,6 +26,7 @@ struct gp_stage {
 	/* the step in hand, max_rows each */
 	uint32_t *seq, *pos, *token, *logit_rows, *candidates;
 	uint32_t *added;               /* positions the step adds, by sequence */
+	bool prepares;                 /* no step is in hand: nothing to trace */
 };
 
 /* ---- weights --------------------------------------------------------------- */
@@ -123,39 +124,6 @@ static void check_operations(struct gp_stage *s)
 	gp_check_operations(&s->checked, s->ops, s->dev);
 	s->ops = &s->checked.checking;
 	s->dev = &s->checked;
-}
-
-int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
-                    const struct gp_stage_shape *shape, const struct gp_device_ops *ops,
-                    void *dev, void (*progress)(void *, uint64_t, uint64_t), void *user)
-{
-	struct loader l = { .model = m, .progress = progress, .user = user };
-	struct gp_stage *s;
-	int rc;
-
-	*out = NULL;
-	if ((rc = check_shape(shape, gp_model_config(m))) < 0)
-		return rc;
-	if (!(s = calloc(1, sizeof(*s))))
-		return gp_fail(ENOMEM, "stage: no memory");
-	s->config = *gp_model_config(m);
-	s->shape = *shape;
-	s->shape.config = &s->config;
-	s->ops = ops;
-	s->dev = dev;
-	l.s = s;
-	l.total = gp_stage_weights(m, shape, NULL, NULL);
-	s->shape.weight_bytes = gp_stage_weights(m, shape, ops->weight_bytes, dev);
-	if ((rc = allocate(s)) < 0 || (rc = create_kv(s)) < 0 ||
-	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0 ||
-	    (ops->finish_load && (rc = ops->finish_load(dev)) < 0)) {
-		gp_stage_destroy(s);
-		return rc;
-	}
-	if (shape->check_numerics)
-		check_operations(s);
-	*out = s;
-	return 0;
 }
 
 void gp_stage_destroy(struct gp_stage *s)
@@ -269,11 +237,16 @@ static int ffn_branch(struct gp_stage *s, uint32_t layer, gp_handle next)
 	return join(s, weight_of(s, layer, GP_T_POST_FFN_NORM), next);
 }
 
+static uint64_t span_begin(const struct gp_stage *s)
+{
+	return gp_trace_on() && !s->prepares ? gp_now_ns() : 0;
+}
+
 /* Devices that only record here show the time of recording; their own spans tell
- * the rest. */
+ * the rest. start 0: no span. */
 static uint64_t span_since(const char *name, uint64_t start, uint32_t layer)
 {
-	const uint64_t now = gp_trace_on() ? gp_now_ns() : 0;
+	const uint64_t now = start ? gp_now_ns() : 0;
 
 	if (now)
 		gp_trace_span("compute", name, start, now, "layer", layer);
@@ -282,7 +255,7 @@ static uint64_t span_since(const char *name, uint64_t start, uint32_t layer)
 
 static int run_layer(struct gp_stage *s, uint32_t layer, gp_handle next)
 {
-	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
+	uint64_t start = span_begin(s);
 	int rc;
 
 	if ((rc = attention_branch(s, layer)) < 0)
@@ -297,7 +270,7 @@ static int run_layer(struct gp_stage *s, uint32_t layer, gp_handle next)
 
 static int run_embed(struct gp_stage *s)
 {
-	const uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
+	const uint64_t start = span_begin(s);
 	const int rc = s->ops->embed(s->dev, s->token_embd, sqrtf((float)s->config.hidden));
 
 	if (start)
@@ -307,7 +280,7 @@ static int run_embed(struct gp_stage *s)
 
 static int run_head(struct gp_stage *s)
 {
-	uint64_t start = gp_trace_on() ? gp_now_ns() : 0;
+	uint64_t start = span_begin(s);
 	int rc;
 
 	if ((rc = s->ops->head(s->dev, s->token_embd)) < 0)
@@ -338,16 +311,71 @@ static int run_operations(struct gp_stage *s, const struct gp_batch *b)
 	return rc == 0 && s->shape.has_head && b->n_logit_rows ? run_head(s) : rc;
 }
 
+static int end_step(struct gp_stage *s, float *out)
+{
+	return s->ops->end_step(s->dev, s->shape.has_head ? GP_BUF_LOGITS : GP_BUF_HIDDEN, out);
+}
+
 static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in, float *out)
 {
-	const struct gp_device_ops *o = s->ops;
-	int rc = o->begin_step(s->dev, b, s->shape.embeds ? NULL : in);
+	int rc = s->ops->begin_step(s->dev, b, s->shape.embeds ? NULL : in);
 
 	if (rc == 0)
 		rc = run_operations(s, b);
-	if (rc < 0)
+	return rc < 0 ? rc : end_step(s, out);
+}
+
+/* ---- creating --------------------------------------------------------------- */
+/* Kinds of steps that a device records ahead of the first one. */
+static int prepare(struct gp_stage *s)
+{
+	const uint64_t start = gp_now_ns();
+	struct gp_batch b = { 0 };
+	uint32_t n;
+	int rc;
+
+	s->prepares = true;
+	for (n = 0; (rc = s->ops->prepare(s->dev, &b.n_logit_rows)) > 0; n++)
+		if ((rc = run_operations(s, &b)) < 0 || (rc = end_step(s, NULL)) < 0)
+			break;
+	s->prepares = false;
+	gp_log(GP_LOG_INFO, "%s: %u kinds of steps recorded in %.1f ms", s->ops->name, n,
+	       (double)(gp_now_ns() - start) * 1e-6);
+	return rc;
+}
+
+int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
+                    const struct gp_stage_shape *shape, const struct gp_device_ops *ops,
+                    void *dev, void (*progress)(void *, uint64_t, uint64_t), void *user)
+{
+	struct loader l = { .model = m, .progress = progress, .user = user };
+	struct gp_stage *s;
+	int rc;
+
+	*out = NULL;
+	if ((rc = check_shape(shape, gp_model_config(m))) < 0)
 		return rc;
-	return o->end_step(s->dev, s->shape.has_head ? GP_BUF_LOGITS : GP_BUF_HIDDEN, out);
+	if (!(s = calloc(1, sizeof(*s))))
+		return gp_fail(ENOMEM, "stage: no memory");
+	s->config = *gp_model_config(m);
+	s->shape = *shape;
+	s->shape.config = &s->config;
+	s->ops = ops;
+	s->dev = dev;
+	l.s = s;
+	l.total = gp_stage_weights(m, shape, NULL, NULL);
+	s->shape.weight_bytes = gp_stage_weights(m, shape, ops->weight_bytes, dev);
+	if ((rc = allocate(s)) < 0 || (rc = create_kv(s)) < 0 ||
+	    (rc = ops->configure(dev, &s->shape)) < 0 || (rc = load_weights(&l)) < 0 ||
+	    (ops->prepare && (rc = prepare(s)) < 0) ||
+	    (ops->finish_load && (rc = ops->finish_load(dev)) < 0)) {
+		gp_stage_destroy(s);
+		return rc;
+	}
+	if (shape->check_numerics)
+		check_operations(s);
+	*out = s;
+	return 0;
 }
 
 /* ---- a step ---------------------------------------------------------------- */

@@ -254,7 +254,12 @@ struct gp_device_ops {
 	int (*load)(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 	/* What load will take; NULL: as many bytes as in the file. */
 	uint64_t (*weight_bytes)(void *dev, const struct gp_tensor *t);
-	/* The last weight was given; NULL: nothing to wait for. */
+	/* After the last weight: the next kind of step whose commands the device wants
+	 * recorded before there is any such. 1: the operations follow, of a step with
+	 * *n_logit_rows, then end_step with no room for output, which runs nothing; 0: there
+	 * is none left. NULL: operations are not recorded. */
+	int (*prepare)(void *dev, uint32_t *n_logit_rows);
+	/* Nothing more is to be loaded; NULL: nothing to wait for. */
 	int (*finish_load)(void *dev);
 	struct gp_kv_storage kv;
 	/* hidden_in NULL: the stage embeds. 1: the device has recorded the operations of

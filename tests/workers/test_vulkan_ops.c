@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
+#include "workers/vulkan/vulkan_device.h"
 
 #define IDS 102400u            /* of the golden text */
 
@@ -245,12 +246,63 @@ static void test_candidates(void **state)
 	free(best);
 }
 
+/* ---- recorded at load ------------------------------------------------------------ */
+static uint32_t count_recordings(const struct chain *c)
+{
+	const struct vulkan_device *d = c->dev[0];
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < 4 * d->row_buckets * d->logit_buckets; i++)
+		n += d->recordings[i] != NULL;
+	return n;
+}
+
+static void decode(struct chain *c, uint32_t n, uint32_t pos, uint32_t candidates)
+{
+	struct gp_stage_row rows[8];
+	float *logits = floats((size_t)n * c->config->vocab);
+
+	for (uint32_t i = 0; i < n; i++)
+		rows[i] = (struct gp_stage_row){ .seq = i, .pos = pos, .token = 3 + i,
+		                                 .wants_logits = true, .candidates = candidates };
+	chain_step(c, rows, n, logits);
+	free(logits);
+}
+
+/* Neither a prompt nor decoding records anything. */
+static void test_recorded_at_load(void **state)
+{
+	struct gp_stage_row prompt[40];
+	float logits[512];
+	struct chain c;
+
+	(void)state;
+	chain_open(&c, RANDOM_TEXT, &(struct chain_options){ .device = &gp_vulkan_device,
+	                                                     .max_sequences = 5 });
+	const uint32_t n = count_recordings(&c);
+	for (uint32_t i = 0; i < 5; i++) {
+		decode(&c, i + 1, 0, 0);
+		for (uint32_t j = 0; j <= i; j++)
+			chain_drop(&c, j);
+		decode(&c, i + 1, 0, 1);
+		for (uint32_t j = 0; j <= i; j++)
+			chain_drop(&c, j);
+	}
+	for (uint32_t i = 0; i < 40; i++)
+		prompt[i] = (struct gp_stage_row){ .pos = i, .token = 3 + i, .wants_logits = i == 39 };
+	chain_step(&c, prompt, 3, NULL);
+	chain_step(&c, prompt + 3, 37, logits);
+	assert_int_equal(count_recordings(&c), n);
+	chain_close(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fused), cmocka_unit_test(test_few_rows),
 		cmocka_unit_test(test_large_activations),
 		cmocka_unit_test(test_kv_types), cmocka_unit_test(test_candidates),
+		cmocka_unit_test(test_recorded_at_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -223,25 +223,31 @@ static void record_input(struct vulkan_device *d)
 	barrier_from_copy(d);
 }
 
+int vk_record_begin(struct vulkan_device *d)
+{
+	const int rc = vk_begin_recording(d);
+
+	memset(d->is_quantized, 0, sizeof d->is_quantized);
+	if (rc != 0)
+		return rc;
+	vk_barrier_of_begin(d);
+	if (!d->shape.embeds)
+		record_input(d);
+	return 0;
+}
+
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in)
 {
 	struct vulkan_device *d = dev;
-	int rc;
 
 	atomic_store_explicit(&d->cancelled, false, memory_order_relaxed);
 	d->batch = b;
 	d->rows = vk_round_rows(b->n_rows);
 	d->logit_rows = vk_round_rows(b->n_logit_rows);
 	d->alone = are_alone(b);
-	d->picks = vk_picks_best(d, b);
-	memset(d->is_quantized, 0, sizeof d->is_quantized);
+	d->picks = b->n_logit_rows && vk_picks_best(d, b);
 	put_step(d, hidden_in);
-	if ((rc = vk_begin_recording(d)) != 0)
-		return rc;
-	vk_barrier_of_begin(d);
-	if (hidden_in)
-		record_input(d);
-	return 0;
+	return vk_record_begin(d);
 }
 
 /* ---- operations ----------------------------------------------------------------- */
@@ -443,7 +449,7 @@ int vulkan_end_step(void *dev, enum gp_buffer from, float *out)
 
 	if (d->recording || d->shape.check_numerics)
 		rc = record_output(d, from);
-	if (rc < 0 || (rc = vk_run_recording(d)) < 0)
+	if (rc < 0 || (rc = vk_run_recording(d)) < 0 || !d->batch)
 		return rc;
 	if (from == GP_BUF_LOGITS)
 		vk_give_logits(d, out);

@@ -42,6 +42,7 @@ int vk_take_recordings(struct vulkan_device *d)
 	d->row_buckets = bucket_of(vk_round_rows(d->shape.max_rows)) + 1;
 	d->logit_buckets = bucket_of(vk_round_rows(d->shape.max_logit_rows)) + 1;
 	d->recordings = calloc(recordings_of(d), sizeof(VkCommandBuffer));
+	d->prepared = 0;
 	return d->recordings ? 0 : gp_fail(ENOMEM, "no memory for recordings");
 }
 
@@ -107,6 +108,54 @@ int vk_begin_recording(struct vulkan_device *d)
 	return start(d);
 }
 
+/* ---- ahead of the first step ---------------------------------------------------- */
+/* Decode: a row of each of some sequences, all of which want logits where there is a
+ * head. A prompt: rows of one sequence, of which the last may. Steps of other kinds
+ * (scoring, prompts beside decode) are of too many kinds, and long enough to be recorded
+ * when the first of them comes. */
+static bool is_expected(const struct vulkan_device *d, uint32_t rows, uint32_t logit_rows)
+{
+	const bool has_head = d->shape.has_head;
+
+	if (rows == 0 || (d->picks && logit_rows == 0))
+		return false;
+	if (!d->alone)
+		return rows > 1 && logit_rows <= has_head;
+	return rows <= vk_round_rows(d->shape.max_sequences) &&
+	       (logit_rows == (has_head ? rows : 0) || (rows == 1 && logit_rows == 0));
+}
+
+static uint32_t rows_of(uint32_t bucket)
+{
+	return bucket <= 6 ? (1u << bucket) / 2 : (bucket - 6) * MANY_STEP;
+}
+
+int vulkan_prepare(void *dev, uint32_t *n_logit_rows)
+{
+	struct vulkan_device *d = dev;
+
+	atomic_store_explicit(&d->cancelled, false, memory_order_relaxed);
+	d->batch = NULL;
+	if (d->shape.check_numerics)
+		return 0;
+	for (; d->prepared < recordings_of(d); d->prepared++) {
+		const uint32_t i = d->prepared / d->logit_buckets;
+		const uint32_t kind = i / d->row_buckets;
+
+		d->logit_rows = rows_of(d->prepared % d->logit_buckets);
+		d->rows = rows_of(i % d->row_buckets);
+		d->alone = kind & 1;
+		d->picks = kind & 2;
+		if (!is_expected(d, d->rows, d->logit_rows) || d->recordings[d->prepared])
+			continue;
+		*n_logit_rows = d->logit_rows;
+		const int rc = vk_record_begin(d);
+		return rc < 0 ? rc : 1;
+	}
+	return 0;
+}
+
+/* ---- running --------------------------------------------------------------------- */
 /* d->recording is NULL where the commands were recorded in an earlier step. */
 int vk_run_recording(struct vulkan_device *d)
 {
@@ -117,6 +166,8 @@ int vk_run_recording(struct vulkan_device *d)
 	if (d->recording && (rc = vk_end_commands(d)) < 0)
 		return rc;
 	d->recording = NULL;
+	if (!d->batch)
+		return 0;
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
 	return vk_run(d);

@@ -69,6 +69,7 @@ static const struct gp_device_ops vulkan_ops = {
 	.configure = vulkan_configure,
 	.load = vulkan_load,
 	.weight_bytes = vulkan_weight_bytes,
+	.prepare = vulkan_prepare,
 	.finish_load = vulkan_finish_load,
 	.kv = { .reserve = vulkan_kv_reserve, .copy = vulkan_kv_copy },
 	.begin_step = vulkan_begin_step,

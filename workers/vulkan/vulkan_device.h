@@ -282,10 +282,11 @@ struct vulkan_device {
 	VkCommandBuffer *recordings;         /* [picks][alone][rows][logit rows], by bucket */
 	uint32_t row_buckets, logit_buckets;
 	VkCommandBuffer *recording;          /* the step's, or NULL */
+	uint32_t prepared;                   /* recordings that vulkan_prepare has looked at */
 	uint32_t table_blocks;               /* of a sequence and kind */
 	struct vk_span checked;              /* --check-numerics: any buffer, for the host */
 	float *inv_freq[GP_KV_KINDS];
-	const struct gp_batch *batch;
+	const struct gp_batch *batch;        /* NULL: no step is in hand */
 };
 
 /* vk_instance.c */
@@ -318,6 +319,7 @@ int vk_take_recordings(struct vulkan_device *d);
 void vk_give_recordings(struct vulkan_device *d);
 /* 0: operations are to be recorded; 1: they are. */
 int vk_begin_recording(struct vulkan_device *d);
+int vulkan_prepare(void *dev, uint32_t *n_logit_rows);
 int vk_run_recording(struct vulkan_device *d);
 
 /* vk_trace.c: nothing is done where no trace is written */
@@ -372,6 +374,8 @@ int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, co
                 uint32_t push_bytes, const uint32_t groups[3]);
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
                          uint32_t push_bytes, const uint32_t groups[3]);
+/* Of a step like d->rows, logit_rows, alone and picks say: as vk_begin_recording. */
+int vk_record_begin(struct vulkan_device *d);
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
 int vulkan_embed(void *dev, gp_handle table, float scale);
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
