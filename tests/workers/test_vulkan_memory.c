@@ -15,7 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "tests/common/process.h"
+#include "workers/vulkan/vulkan_device.h"
+#include "workers/workers.h"
 
 static char *undisturbed;
 static char cache[64];
@@ -78,6 +81,29 @@ static void test_limit(void **state)
 	assert_refused("vulkan:0-5", "vulkan=40M", "40.0 MiB are its share of --device-memory");
 	/* Enough for one stage, not for two. */
 	assert_refused("vulkan:0-2,vulkan:3-5", "vulkan=60M", "are its share of --device-memory");
+}
+
+/* Ends of blocks that nothing fits stay within what the budget leaves over. */
+static void test_ends_of_blocks(void **state)
+{
+	static const uint64_t slack[] = { 0, 5 << 20, 1 << 30 };
+	const size_t bytes = 15 << 20;
+	struct vk_span span;
+	void *dev;
+
+	(void)state;
+	if (gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }) < 0)
+		fail_msg("%s", gp_error());
+	for (size_t s = 0; s < GP_ARRAY_LEN(slack); s++) {
+		struct vk_arena a = { .expected = 12 * bytes, .slack = slack[s] };
+
+		for (unsigned i = 0; i < 12; i++)
+			assert_int_equal(vk_take(dev, &a, bytes, "weights", &span), 0);
+		assert_true(a.bytes <= a.expected + slack[s]);
+		assert_true(slack[s] < 1 << 30 || a.n < 12);
+		vk_give_all(dev, &a);
+	}
+	gp_vulkan_device.close(dev);
 }
 
 static void test_wrong_limits(void **state)
@@ -376,7 +402,8 @@ static void test_cache(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_limit), cmocka_unit_test(test_wrong_limits),
+		cmocka_unit_test(test_limit), cmocka_unit_test(test_ends_of_blocks),
+		cmocka_unit_test(test_wrong_limits),
 		cmocka_unit_test(test_card), cmocka_unit_test(test_card_in_parts),
 		cmocka_unit_test(test_second_card), cmocka_unit_test(test_no_dot_products),
 		cmocka_unit_test(test_devices), cmocka_unit_test(test_narrow_subgroups), cmocka_unit_test(test_cache),

@@ -86,6 +86,7 @@ int vk_check_fit(struct vulkan_device *d)
 	char text[5][32];
 
 	d->weights_arena.expected = weights;
+	d->weights_arena.slack = have > need ? have - need : 0;
 	if (need <= have)
 		return 0;
 	return gp_fail(ENOMEM, "Vulkan: the stage needs %s (weights %s, KV cache %s, work %s), %s %s; "

@@ -12,11 +12,11 @@ static int check_kv(const struct gp_stage_shape *s)
 	const uint32_t dim = s->config->head_dim, step = s->kv_type == GP_TYPE_Q8_0 ? 32 : 8;
 
 	if (s->kv_type != GP_TYPE_F32 && s->kv_type != GP_TYPE_F16 && s->kv_type != GP_TYPE_Q8_0)
-		return gp_fail(EINVAL, "KV type %s; Vulkan stages take f32, f16 and q8_0",
+		return gp_fail(EINVAL, "KV type %s; Vulkan stages take --kv-type f32, f16 and q8_0",
 		               gp_type_info(s->kv_type)->name);
 	if (!dim || dim % step || dim > 512)
 		return gp_fail(EINVAL, "head_dim %u with KV type %s; Vulkan stages take multiples of "
-		               "%u up to 512", dim, gp_type_info(s->kv_type)->name, step);
+		               "%u up to 512: use cpu", dim, gp_type_info(s->kv_type)->name, step);
 	return 0;
 }
 
@@ -26,11 +26,15 @@ static int check_shape(const struct gp_stage_shape *s)
 
 	if (s->end_layer > GP_MAX_LAYERS || !c->n_kv_heads || c->n_heads % c->n_kv_heads ||
 	    c->n_heads / c->n_kv_heads > 8 || c->n_heads / c->n_kv_heads * c->head_dim > 1024)
-		return gp_fail(EINVAL, "Vulkan cannot take %u layers of %u heads and %u KV heads",
-		               s->end_layer, c->n_heads, c->n_kv_heads);
+		return gp_fail(EINVAL, "%u layers of %u heads of %u and %u KV heads; Vulkan stages "
+		               "take up to %u layers and 8 heads of 1024 in all to a KV head: use cpu",
+		               s->end_layer, c->n_heads, c->head_dim, c->n_kv_heads, GP_MAX_LAYERS);
 	if (c->hidden % 4)
-		return gp_fail(EINVAL, "hidden rows of %u; Vulkan stages take multiples of 4",
+		return gp_fail(EINVAL, "hidden rows of %u; Vulkan stages take multiples of 4: use cpu",
 		               c->hidden);
+	if (s->max_rows > VK_MOST_ROWS)
+		return gp_fail(EINVAL, "steps of %u rows; Vulkan stages take %u: use a smaller "
+		               "--max-rows", s->max_rows, VK_MOST_ROWS);
 	return check_kv(s);
 }
 
@@ -190,6 +194,7 @@ int vulkan_configure(void *dev, const struct gp_stage_shape *shape)
 	d->shape.config = &d->config;
 	gp_stage_widths(&d->shape, d->width);
 	d->work_arena.expected = vk_work_bytes(d);
+	d->work_arena.slack = UINT64_MAX;      /* its bytes are counted, whatever is in them */
 	if ((rc = set_places(d)) < 0 || (rc = take_buffers(d)) < 0 ||
 	    (rc = set_frequencies(d)) < 0 || (rc = make_pipelines(d)) < 0 ||
 	    (rc = vk_take_checked(d)) < 0 || (rc = vk_check_fit(d)) < 0 ||

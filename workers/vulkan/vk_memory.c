@@ -132,21 +132,22 @@ static int grow(struct vulkan_device *d, struct vk_arena *a, VkDeviceSize bytes,
 
 	if (bytes > d->most_allocation)
 		return gp_fail(E2BIG, "Vulkan: %s of %s in one piece; the device takes %s at most: "
-		               "convert the model to a smaller type", what,
-		               gp_size_text(need, bytes), gp_size_text(most, d->most_allocation));
+		               "use a smaller --max-rows", what, gp_size_text(need, bytes),
+		               gp_size_text(most, d->most_allocation));
 	if (a->n == a->room) {
 		const uint32_t room = a->room ? a->room * 2 : 8;
 		struct vk_block *grown = realloc(a->blocks, room * sizeof *grown);
 
 		if (!grown)
-			return gp_fail(ENOMEM, "no memory for %u blocks", room);
+			return gp_fail(ENOMEM, "Vulkan: the host has no memory for a list of %u "
+			               "blocks; close other programs", room);
 		a->blocks = grown;
 		a->room = room;
 	}
 	const int rc = create_block(d, &a->blocks[a->n], a->kind, bytes, what);
 	if (rc < 0)
 		return rc;
-	a->bytes += bytes;
+	a->bytes += a->blocks[a->n].allocated;
 	a->n++;
 	return 0;
 }
@@ -161,16 +162,31 @@ static struct vk_block *find_room(const struct vk_arena *a, VkDeviceSize n)
 	return NULL;
 }
 
-/* Small things share blocks, but no more is taken than is still expected. */
+/* Allocated and not taken: it may stay so. */
+static VkDeviceSize unused(const struct vk_arena *a)
+{
+	VkDeviceSize sum = 0;
+
+	for (uint32_t i = a->first_open; i < a->n; i++)
+		sum += a->blocks[i].bytes - a->blocks[i].used;
+	return sum;
+}
+
+/* Small things share blocks. Of an arena whose size is known no more is taken than is
+ * still expected, and no more may stay unused than the budget has room for. */
 static VkDeviceSize block_for(const struct vk_arena *a, VkDeviceSize n)
 {
-	const VkDeviceSize left = a->expected > a->bytes ? a->expected - a->bytes : 0;
 	VkDeviceSize share = BLOCK_BYTES;
 
 	if (a->kind != VK_MEMORY_DEVICE || n >= OWN_BLOCK_BYTES)
 		return n;
-	if (a->expected && left < share)
-		share = left;
+	if (a->expected) {
+		const VkDeviceSize left = a->expected > a->bytes ? a->expected - a->bytes : 0;
+		const VkDeviceSize ends = unused(a), spare = a->slack > ends ? a->slack - ends : 0;
+
+		share = left < share ? left : share;
+		share = share > n && share - n > spare ? n + spare : share;
+	}
 	return n > share ? n : share;
 }
 

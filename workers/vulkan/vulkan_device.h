@@ -33,6 +33,7 @@ struct vk_arena {              /* grows by blocks, given back as a whole */
 	uint32_t n, room;
 	uint32_t first_open;       /* blocks before it are full */
 	uint64_t bytes, expected;  /* expected in all; 0: unknown */
+	uint64_t slack;            /* where that is known: what may stay unused of it */
 };
 
 struct vk_span {
@@ -148,6 +149,7 @@ const char *vk_lacking_limit(VkPhysicalDevice p);
 #define VK_FEW_ROWS 8u
 #define VK_FEW_ROWS_WITHOUT 32u
 #define VK_ROW_STEP 16u
+#define VK_MOST_ROWS 65280u    /* tiles of them fit the 65535 work groups of any device */
 #define VK_TILINGS 2u          /* up to 64 rows, and more */
 
 struct vk_tiling {             /* constants of matmul_many_coopmat.comp, in its order */
