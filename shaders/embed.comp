@@ -1,12 +1,12 @@
 #version 460
-// to[row][i] = table[token of row][i] * scale.
+// to[row][i] = table[token of row][i] * scale, of tokens that this part of the table has.
 #include "common.glsl"
 #include "types.glsl"
 
 layout(local_size_x = 64) in;
 layout(push_constant, scalar) uniform P {
 	uint64_t table, to, step;
-	uint cols, vocab;
+	uint cols, first, rows;  // of the table: its first token, how many
 	float scale;
 } p;
 
@@ -17,7 +17,10 @@ void main()
 
 	if (part * 32 >= p.cols || row >= Step(p.step).rows)
 		return;
-	weights(p.table, p.vocab, Step(p.step).row[row].token, part, p.cols, w);
+	const uint token = Step(p.step).row[row].token - p.first;
+	if (token >= p.rows)
+		return;
+	weights(p.table, p.rows, token, part, p.cols, w);
 	for (uint i = 0; i < 32 && part * 32 + i < p.cols; i++)
 		Floats(p.to).v[row * p.cols + part * 32 + i] = w[i] * p.scale;
 }

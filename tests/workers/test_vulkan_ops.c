@@ -296,13 +296,70 @@ static void test_recorded_at_load(void **state)
 	chain_close(&c);
 }
 
+/* ---- tables in parts ---------------------------------------------------------------- */
+static int open_limited(void **dev, const struct gp_device_options *o)
+{
+	const int rc = gp_vulkan_device.open(dev, o);
+
+	if (rc == 0)
+		((struct vulkan_device *)*dev)->most_allocation = 4 << 20;
+	return rc;
+}
+
+/* A table that no allocation holds gives the same logits as one in one piece. */
+static void test_split_table(void **state)
+{
+	static const struct gp_config config = {
+		.n_layers = 1, .hidden = 256, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32,
+		.ffn = 7680, .vocab = 30080, .window = 16, .context = 4096,
+		.rope_base_local = 10000, .rope_base_global = 10000, .rope_scale_global = 1,
+		.attn_scale = 0.2f, .rms_eps = 1e-6f, .norm_offset = 1, .bos = 2, .eos = 1,
+	};
+	static const char *const types[] = { "f16", "q4_0", "q6_k" };
+	struct gp_worker_device limited = gp_vulkan_device;
+	char path[64], folder[] = "/tmp/gp-vulkan.XXXXXX", small[64];
+	uint32_t ids[12];
+	struct result r;
+	struct chain c;
+
+	(void)state;
+	limited.open = open_limited;
+	for (uint32_t i = 0; i < 12; i++)
+		ids[i] = 3 + i * 2713 % 30000;
+	assert_non_null(mkdtemp(folder));
+	snprintf(small, sizeof small, "%s/small.gguf", folder);
+	random_model_create(path, &config, 5);
+	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++) {
+		struct chain_options o = { .max_rows = 12, .device = &gp_vulkan_device };
+
+		RUN(&r, program("convert"), "-q", path, "-o", small, "--type", types[t]);
+		if (r.status)
+			fail_msg("convert: %s", r.err);
+		result_free(&r);
+		for (uint32_t chunk = 1; chunk <= 12; chunk += 11) {
+			o.device = &gp_vulkan_device;
+			float *want = logits_of_file(small, ids, 12, chunk, &o);
+			o.device = &limited;
+			chain_open(&c, small, &o);
+			assert_true(((struct vulkan_device *)c.dev[0])->weights[0].next != 0);
+			assert_near(types[t], want, logits_of(&c, ids, 12, chunk),
+			            12 * (size_t)config.vocab, 0);
+			chain_close(&c);
+			free(want);
+		}
+		unlink(small);
+	}
+	random_model_remove(path);
+	rmdir(folder);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fused), cmocka_unit_test(test_few_rows),
 		cmocka_unit_test(test_large_activations),
 		cmocka_unit_test(test_kv_types), cmocka_unit_test(test_candidates),
-		cmocka_unit_test(test_recorded_at_load),
+		cmocka_unit_test(test_recorded_at_load), cmocka_unit_test(test_split_table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,22 +25,36 @@ int vk_fail(VkResult r, const char *what)
 }
 
 /* ---- what the device has -------------------------------------------------------- */
-static void read_limits(struct vulkan_device *d)
+/* Each allocation has one buffer over it. */
+static uint64_t most_allocation(VkPhysicalDevice physical)
 {
+	VkPhysicalDeviceMaintenance4Properties buffer = {
+		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_4_PROPERTIES };
 	VkPhysicalDeviceVulkan11Properties v11 = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES };
 	VkPhysicalDeviceProperties2 p = {
 		.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &v11 };
 
-	vkGetPhysicalDeviceProperties2(d->physical, &p);
+	if (vk_has_extension(physical, VK_KHR_MAINTENANCE_4_EXTENSION_NAME))
+		v11.pNext = &buffer;
+	vkGetPhysicalDeviceProperties2(physical, &p);
+	return buffer.maxBufferSize && buffer.maxBufferSize < v11.maxMemoryAllocationSize ?
+	       buffer.maxBufferSize : v11.maxMemoryAllocationSize;
+}
+
+static void read_limits(struct vulkan_device *d)
+{
+	VkPhysicalDeviceProperties p;
+
+	vkGetPhysicalDeviceProperties(d->physical, &p);
 	vkGetPhysicalDeviceMemoryProperties(d->physical, &d->memory);
-	d->most_allocation = v11.maxMemoryAllocationSize;
-	d->is_unified = p.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU ||
-	                p.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
+	d->most_allocation = most_allocation(d->physical);
+	d->is_unified = p.deviceType == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU ||
+	                p.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
 	d->has_budget = vk_has_extension(d->physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
 	d->has_calibration = vk_has_extension(d->physical,
 	                                      VK_EXT_CALIBRATED_TIMESTAMPS_EXTENSION_NAME);
-	d->timestamp_ns = (double)p.properties.limits.timestampPeriod;
+	d->timestamp_ns = (double)p.limits.timestampPeriod;
 }
 
 static int check_features(struct vulkan_device *d)

@@ -172,11 +172,17 @@ static VkDeviceSize unused(const struct vk_arena *a)
 	return sum;
 }
 
+static VkDeviceSize most_shared(const struct vulkan_device *d)
+{
+	return d->most_allocation < BLOCK_BYTES ? d->most_allocation : BLOCK_BYTES;
+}
+
 /* Small things share blocks. Of an arena whose size is known no more is taken than is
  * still expected, and no more may stay unused than the budget has room for. */
-static VkDeviceSize block_for(const struct vk_arena *a, VkDeviceSize n)
+static VkDeviceSize block_for(const struct vulkan_device *d, const struct vk_arena *a,
+                              VkDeviceSize n)
 {
-	VkDeviceSize share = BLOCK_BYTES;
+	VkDeviceSize share = most_shared(d);
 
 	if (a->kind != VK_MEMORY_DEVICE || n >= OWN_BLOCK_BYTES)
 		return n;
@@ -207,7 +213,7 @@ int vk_take(struct vulkan_device *d, struct vk_arena *a, size_t bytes, const cha
 	if (!gp_size_round_up(bytes ? bytes : 1, VK_ALIGN_BYTES, &n))
 		return gp_fail(EOVERFLOW, "%s of %zu bytes are too large", what, bytes);
 	if (!(b = find_room(a, n))) {
-		const VkDeviceSize block = block_for(a, n);
+		const VkDeviceSize block = block_for(d, a, n);
 
 		rc = grow(d, a, block, what);
 		if (rc == -ENOMEM && block > n)
@@ -228,7 +234,7 @@ int vk_reserve(struct vulkan_device *d, struct vk_arena *a, size_t bytes, uint32
                const char *what)
 {
 	const VkDeviceSize n = (bytes + VK_ALIGN_BYTES - 1) / VK_ALIGN_BYTES * VK_ALIGN_BYTES;
-	const VkDeviceSize fit = n && n < BLOCK_BYTES ? BLOCK_BYTES / n : 1;
+	const VkDeviceSize fit = n && n < most_shared(d) ? most_shared(d) / n : 1;
 	int rc = 0;
 
 	for (VkDeviceSize left = count, some; left && rc == 0; left -= some) {

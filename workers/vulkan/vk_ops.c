@@ -41,7 +41,7 @@ static void barrier_from_copy(struct vulkan_device *d)
 	                                            VK_ACCESS_SHADER_WRITE_BIT);
 }
 
-/* What earlier submissions wrote, copies of KV blocks too. */
+/* Of anything by anything: what earlier submissions wrote, copies of KV blocks too. */
 void vk_barrier_of_begin(struct vulkan_device *d)
 {
 	order(d, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, VK_ACCESS_MEMORY_WRITE_BIT,
@@ -251,17 +251,24 @@ int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_i
 }
 
 /* ---- operations ----------------------------------------------------------------- */
+/* Each part of the table writes the rows whose tokens it has. */
 int vulkan_embed(void *dev, gp_handle table, float scale)
 {
 	struct vulkan_device *d = dev;
-	const struct vk_weight *w = vk_weight(d, table);
-	const struct { uint64_t table, to, step; uint32_t cols, vocab; float scale; } p = {
-		w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->step.address, w->cols,
-		w->rows, scale };
-	const uint32_t groups[] = { (w->cols + 2047) / 2048, d->rows, 1 };
+	int rc = 0;
 
-	const int rc = vk_dispatch(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
+	for (const struct vk_weight *w; table && rc == 0; table = w->next) {
+		w = vk_weight(d, table);
+		const struct {
+			uint64_t table, to, step;
+			uint32_t cols, first, rows;
+			float scale;
+		} p = { w->span.address, d->buffer[GP_BUF_HIDDEN].address, d->step.address,
+		        w->cols, w->first, w->rows, scale };
+		const uint32_t groups[] = { (w->cols + 2047) / 2048, d->rows, 1 };
 
+		rc = vk_dispatch(d, VK_EMBED, (uint32_t)w->type, &p, sizeof p, groups);
+	}
 	vk_barrier(d);
 	return rc;
 }

@@ -155,12 +155,22 @@ static int multiply_runs(struct vulkan_device *d, enum gp_buffer from, const str
 	return rc;
 }
 
+/* All of one input; out's weights lie in one part each. */
+static int multiply_outs(struct vulkan_device *d, enum gp_buffer from, const struct vk_many_in *in,
+                         const struct vk_many_out *outs, size_t n)
+{
+	const int rc = are_few(d, in->rows) ? multiply_runs(d, from, in, outs, n) :
+	                                      vk_multiply_many(d, in, outs, n);
+
+	vk_barrier(d);
+	return rc;
+}
+
 static int multiply(struct vulkan_device *d, enum gp_buffer from, const struct gp_matmul_out *out,
                     size_t n_out, uint64_t picked, uint32_t rows)
 {
 	const struct vk_many_in in = { d->buffer[from].address, picked, rows, d->width[from] };
 	struct vk_many_out outs[MOST_OUTS];
-	int rc;
 
 	if (n_out > MOST_OUTS)
 		return gp_fail(EINVAL, "%zu products at once; %u is the most", n_out, MOST_OUTS);
@@ -174,10 +184,7 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, const struct g
 		outs[i] = (struct vk_many_out){ w, d->buffer[out[i].to].address };
 		d->is_quantized[out[i].to] = false;
 	}
-	rc = are_few(d, rows) ? multiply_runs(d, from, &in, outs, n_out) :
-	                        vk_multiply_many(d, &in, outs, n_out);
-	vk_barrier(d);
-	return rc;
+	return multiply_outs(d, from, &in, outs, n_out);
 }
 
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
@@ -187,11 +194,47 @@ int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *ou
 	return multiply(d, from, out, n_out, 0, d->rows);
 }
 
+/* ---- the head --------------------------------------------------------------------- */
+/* From where a part's logits were computed to their columns. */
+static void copy_logits(struct vulkan_device *d, const struct vk_weight *w)
+{
+	const struct vk_span *from = &d->buffer[GP_BUF_GATE], *to = &d->buffer[GP_BUF_LOGITS];
+	const VkDeviceSize part = w->rows * sizeof(float), all = d->width[GP_BUF_LOGITS] * sizeof(float);
+
+	vk_barrier_to_copy(d);
+	for (uint32_t r = 0; r < d->logit_rows; r++)
+		vkCmdCopyBuffer(d->commands, from->buffer, to->buffer, 1,
+		                &(VkBufferCopy){ from->offset + r * part,
+		                                 to->offset + r * all + w->first * sizeof(float),
+		                                 part });
+	vk_barrier_of_begin(d);
+}
+
+/* A table in parts, whose products go by way of a buffer that nobody needs any more. */
+static int multiply_parts(struct vulkan_device *d, gp_handle table)
+{
+	const struct vk_many_in in = { d->buffer[GP_BUF_NORMED].address, d->picked.address,
+	                               d->logit_rows, d->width[GP_BUF_NORMED] };
+	int rc = 0;
+
+	d->is_quantized[GP_BUF_GATE] = false;
+	for (const struct vk_weight *w; table && rc == 0; table = w->next) {
+		w = vk_weight(d, table);
+		const struct vk_many_out out = { w, d->buffer[GP_BUF_GATE].address };
+
+		if ((rc = multiply_outs(d, GP_BUF_NORMED, &in, &out, 1)) == 0)
+			copy_logits(d, w);
+	}
+	return rc;
+}
+
 int vulkan_head(void *dev, gp_handle table)
 {
 	struct vulkan_device *d = dev;
 	const struct gp_matmul_out out = { table, GP_BUF_LOGITS };
 
+	if (vk_weight(d, table)->next)
+		return multiply_parts(d, table);
 	return multiply(d, GP_BUF_NORMED, &out, 1, d->picked.address, d->logit_rows);
 }
 

@@ -7,6 +7,7 @@
 #include "base/base.h"
 
 #define PART_BYTES ((size_t)4 << 20)   /* read and packed at once */
+#define PART_ROWS 256u                 /* parts of matrices are multiples of, of any type */
 
 /* How a block of the file splits: its quants, and the scale that stands apart. */
 struct split {
@@ -164,6 +165,50 @@ static int load_weight(struct vulkan_device *d, const struct gp_tensor *t, float
 	return rc;
 }
 
+/* ---- matrices in parts ---------------------------------------------------------- */
+/* How many rows are kept together: all, if one allocation can hold them; else so many
+ * that also their products have room where vulkan_head puts them. Only tables are that
+ * large: Vulkan promises allocations of 1 GiB. */
+static uint64_t rows_together(struct vulkan_device *d, const struct gp_tensor *t)
+{
+	const uint64_t all = vulkan_weight_bytes(d, t);
+	uint64_t rows = d->most_allocation / (all / t->rows + 1), room;
+
+	if (all <= d->most_allocation)
+		return t->rows;
+	room = vk_buffer_bytes(d, GP_BUF_GATE) / sizeof(float) /
+	       vk_round_rows(d->shape.max_logit_rows ? d->shape.max_logit_rows : 1);
+	rows = (room < rows ? room : rows) / PART_ROWS * PART_ROWS;
+	return rows ? rows : t->rows;
+}
+
+static struct gp_tensor rows_of(const struct gp_tensor *t, uint64_t first, uint64_t n)
+{
+	const size_t row = t->bytes / t->rows;
+	struct gp_tensor part = *t;
+
+	part.data = (const char *)t->data + first * row;
+	part.offset += first * row;
+	part.rows = n;
+	part.bytes = n * row;
+	return part;
+}
+
+static int load_rows(struct vulkan_device *d, const struct gp_tensor *t, uint64_t first,
+                     float offset)
+{
+	int rc;
+
+	if ((rc = room_for_weight(d)) < 0)
+		return rc;
+	struct vk_weight *w = &d->weights[d->n_weights];
+	*w = (struct vk_weight){ .type = vk_kept_type(d, t), .rows = (uint32_t)t->rows,
+	                         .cols = (uint32_t)t->cols, .first = (uint32_t)first };
+	if ((rc = load_weight(d, t, offset, w)) == 0)
+		d->n_weights++;
+	return rc;
+}
+
 int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out)
 {
 	struct vulkan_device *d = dev;
@@ -171,16 +216,20 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	VkPipeline p;
 	int rc;
 
-	if ((rc = gp_tensor_check(t)) < 0 || (rc = room_for_weight(d)) < 0)
+	if ((rc = gp_tensor_check(t)) < 0)
 		return rc;
-	struct vk_weight *w = &d->weights[d->n_weights];
-	*w = (struct vk_weight){ .type = vk_kept_type(d, t), .rows = (uint32_t)t->rows,
-	                         .cols = (uint32_t)t->cols };
-	rc = load_weight(d, t, vector ? norm_offset : 0, w);
-	if (rc == 0 && !vector && (rc = vk_prepare_products(d, w->type)) == 0)
-		rc = vk_pipeline(d, VK_EMBED, (uint32_t)w->type, &p);
-	if (rc < 0)
-		return rc;
-	*out = ++d->n_weights;
-	return 0;
+	const uint64_t together = rows_together(d, t);
+	*out = d->n_weights + 1;
+	for (uint64_t first = 0, n; first < t->rows && rc == 0; first += n) {
+		n = t->rows - first < together ? t->rows - first : together;
+		const struct gp_tensor part = rows_of(t, first, n);
+
+		if ((rc = load_rows(d, &part, first, vector ? norm_offset : 0)) == 0 &&
+		    first + n < t->rows)
+			d->weights[d->n_weights - 1].next = d->n_weights + 1;
+	}
+	const enum gp_type type = vk_kept_type(d, t);
+	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type)) == 0)
+		rc = vk_pipeline(d, VK_EMBED, (uint32_t)type, &p);
+	return rc;
 }

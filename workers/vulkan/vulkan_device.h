@@ -187,10 +187,12 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 void vk_many_destroy(struct vulkan_device *d);
 
 /* ---- the device ----------------------------------------------------------------- */
-struct vk_weight {
+struct vk_weight {              /* a matrix, or the first rows of one: */
 	struct vk_span span;
 	enum gp_type type;
 	uint32_t rows, cols;
+	uint32_t first;            /* row of the matrix that it begins with */
+	gp_handle next;            /* the rows after these; 0: there are none */
 };
 
 struct vk_row {                /* as in shaders/common.glsl, like the next */
