@@ -57,13 +57,13 @@ static int checked_matmul(void *dev, enum gp_buffer from, const struct gp_matmul
 	return 0;
 }
 
-/* What it appends to the cache shows in the attention that reads it. */
 static int checked_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
 {
 	struct gp_checked *c = dev;
+	const int rc = look(c, c->ops->qk_rope_append(c->dev, layer, q_norm, k_norm),
+	                    "qk_rope_append", GP_BUF_Q);
 
-	return look(c, c->ops->qk_rope_append(c->dev, layer, q_norm, k_norm), "qk_rope_append",
-	            GP_BUF_Q);
+	return look(c, rc, "qk_rope_append", GP_BUF_K);
 }
 
 static int checked_attention(void *dev, uint32_t layer)

@@ -268,7 +268,8 @@ struct gp_device_ops {
 	int (*embed)(void *dev, gp_handle table, float scale);      /* tokens -> HIDDEN */
 	int (*rms_norm)(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
 	int (*matmul)(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
-	/* q/k norm per head, rotation, K and V appended to the layer's cache. */
+	/* Q and K normed per head and rotated, in place; K and V appended to the layer's
+	 * cache. */
 	int (*qk_rope_append)(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 	int (*attention)(void *dev, uint32_t layer);                /* Q -> ATTN */
 	int (*geglu)(void *dev);                                    /* GATE, UP -> GATE */

@@ -1,6 +1,6 @@
 #version 460
-// A work group takes a head of a row: Q is normed and rotated in place, K too, and
-// stored, V stored.
+// A work group takes a head of a row: Q and K are normed and rotated in place, K and V
+// stored.
 #include "common.glsl"
 const uint SIZE = 64;
 layout(local_size_x = 64) in;
@@ -42,11 +42,10 @@ void main()
 		head_floats[0][i + DIM / 2] = x.y;
 	}
 	barrier();
-	if (is_q) {
-		for (uint i = me; i < DIM; i += SIZE)
-			Floats(from).v[i] = head_floats[0][i];
+	for (uint i = me; i < DIM && (is_q || is_k); i += SIZE)
+		Floats(from).v[i] = head_floats[0][i];
+	if (is_q)
 		return;
-	}
 	const Row r = s.row[row];
 	const uint64_t block = Addresses(s.tables).v[r.table[p.kind] + r.pos / KV_BLOCK];
 

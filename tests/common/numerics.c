@@ -54,7 +54,7 @@ void check_numerics_find(const struct gp_worker_device *device)
 		  "layer 1: qk_rope_append (Q): NaN at row 0",
 		  "layer 1: append_attention (heads): NaN at row 0" },
 		{ "model.layers.0.self_attn.k_norm.weight", 3, NAN,
-		  "layer 0: attention (heads): NaN at row 0",
+		  "layer 0: qk_rope_append (K): NaN at row 0",
 		  "layer 0: append_attention (heads): NaN at row 0" },
 		{ "model.layers.2.mlp.up_proj.weight", 95 * 64, NAN,
 		  "layer 2: matmul (up): NaN at row 0, column 95",
