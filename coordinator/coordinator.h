@@ -117,6 +117,10 @@ struct gp_engine_stats {
 	bool huge_pages;                         /* all rings on huge pages */
 };
 
+/* The program of a kind of worker; folder NULL: beside this program. */
+#define GP_WORKER_PATH 4096
+int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH]);
+
 struct gp_engine;
 /* Spawns the workers and waits until all are loaded. */
 int gp_engine_create(struct gp_engine **e, const struct gp_engine_options *o);

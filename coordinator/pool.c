@@ -41,12 +41,12 @@ static int start_control(struct gp_pool *p)
 
 static int check_workers(const struct gp_pool *p)
 {
-	char path[GP_PROTO_TEXT];
+	char path[GP_WORKER_PATH];
 	int rc = 0;
 
 	for (uint32_t i = 0; i < p->plan->n_stages && rc == 0; i++)
 		if (!p->plan->stage[i].external)
-			rc = gp_spawn_path(p, p->plan->stage[i].device, path);
+			rc = gp_worker_path(p->options->worker_dir, p->plan->stage[i].device, path);
 	return rc;
 }
 

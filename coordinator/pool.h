@@ -88,6 +88,5 @@ void *gp_pool_control_thread(void *arg);
 int gp_spawn_worker(const struct gp_pool *p, uint32_t stage, struct gp_member *m);
 /* Reaps a child; why it ended in words. */
 void gp_spawn_reap(struct gp_member *m, char why[128]);
-int gp_spawn_path(const struct gp_pool *p, const char *device, char path[GP_PROTO_TEXT]);
 
 #endif

@@ -10,9 +10,9 @@
 
 #include "coordinator/pool.h"
 
-static int own_folder(char path[GP_PROTO_TEXT])
+static int own_folder(char path[GP_WORKER_PATH])
 {
-	const ssize_t n = readlink("/proc/self/exe", path, GP_PROTO_TEXT - 1);
+	const ssize_t n = readlink("/proc/self/exe", path, GP_WORKER_PATH - 1);
 
 	if (n <= 0)
 		return gp_fail(errno, "/proc/self/exe: %s", strerror(errno));
@@ -21,19 +21,17 @@ static int own_folder(char path[GP_PROTO_TEXT])
 	return 0;
 }
 
-int gp_spawn_path(const struct gp_pool *p, const char *device, char path[GP_PROTO_TEXT])
+int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH])
 {
-	char dir[GP_PROTO_TEXT];
-	int rc = 0;
+	char own[GP_WORKER_PATH];
+	int rc;
 
-	if (p->options->worker_dir)
-		snprintf(dir, sizeof dir, "%s", p->options->worker_dir);
-	else
-		rc = own_folder(dir);
-	if (rc < 0)
+	if (!folder && (rc = own_folder(own)) < 0)
 		return rc;
-	if (snprintf(path, GP_PROTO_TEXT, "%s/gempipe-worker-%s", dir, device) >= GP_PROTO_TEXT)
-		return gp_fail(ENAMETOOLONG, "%.100s...: path of the workers is too long", dir);
+	if (!folder)
+		folder = own;
+	if (snprintf(path, GP_WORKER_PATH, "%s/gempipe-worker-%s", folder, device) >= GP_WORKER_PATH)
+		return gp_fail(ENAMETOOLONG, "%.100s...: path of the workers is too long", folder);
 	if (access(path, X_OK) == 0)
 		return 0;
 	if (errno == ENOENT && strcmp(device, "vulkan") == 0)
@@ -90,11 +88,11 @@ static int spawn(pid_t *pid, const char *path, char *const argv[], int in_fd, in
 
 int gp_spawn_worker(const struct gp_pool *p, uint32_t stage, struct gp_member *m)
 {
-	char path[GP_PROTO_TEXT], endpoint[GP_PROTO_TEXT], number[16], own_pid[16], index[16];
+	char path[GP_WORKER_PATH], endpoint[GP_PROTO_TEXT], number[16], own_pid[16], index[16];
 	char *argv[] = { path, (char[]){ "--connect" }, endpoint, (char[]){ "--stage" }, number,
 			 (char[]){ "--spawned-by" }, own_pid, (char[]){ "--device" }, index,
 			 NULL };
-	int rc = gp_spawn_path(p, p->plan->stage[stage].device, path);
+	int rc = gp_worker_path(p->options->worker_dir, p->plan->stage[stage].device, path);
 
 	if (rc < 0)
 		return rc;

@@ -28,26 +28,6 @@ static const struct option options[] = {
 };
 
 /* ---- asking --------------------------------------------------------------------- */
-static int worker_path(const char *kind, char path[4096])
-{
-	const char *dir = getenv("GEMPIPE_WORKER_DIR");
-	char own[2048];
-
-	if (!dir) {
-		const ssize_t n = readlink("/proc/self/exe", own, sizeof own - 1);
-
-		if (n <= 0)
-			return gp_fail(errno, "/proc/self/exe: %s", strerror(errno));
-		own[n] = '\0';
-		*strrchr(own, '/') = '\0';
-		dir = own;
-	}
-	if (snprintf(path, 4096, "%s/gempipe-worker-%s", dir, kind) >= 4096)
-		return gp_fail(ENAMETOOLONG, "%.100s...: path of the workers is too long", dir);
-	return access(path, X_OK) == 0 ? 0 : gp_fail(errno, "this build has no %s worker (%s)", kind,
-	                                             path);
-}
-
 static int spawn(pid_t *pid, char *path, int out, bool verbose)
 {
 	char *argv[] = { path, (char[]){ "--describe" }, NULL };
@@ -95,10 +75,10 @@ static int read_worker(char *path, bool verbose, json_t **out)
 /* {"kind", "devices", "problem"}: a kind that is not here is no failure. */
 static json_t *ask(const char *kind, bool verbose)
 {
-	char path[4096];
+	char path[GP_WORKER_PATH];
 	json_t *found;
 
-	if (worker_path(kind, path) == 0 && read_worker(path, verbose, &found) == 0)
+	if (gp_worker_path(getenv("GEMPIPE_WORKER_DIR"), kind, path) == 0 && read_worker(path, verbose, &found) == 0)
 		return found;
 	return json_pack("{s:s, s:[], s:s}", "kind", kind, "devices", "problem", gp_error());
 }
