@@ -143,7 +143,7 @@ CLOSURE_cli := common $(CLOSURE_tools)
 $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
 
 # ---- benchmarks: tests/bench/*.c
-BENCH_SRC := $(filter-out tests/bench/shaders.c,$(wildcard tests/bench/*.c))
+BENCH_SRC := $(filter-out tests/bench/shaders%,$(wildcard tests/bench/*.c))
 BENCHES := $(BENCH_SRC:%.c=$(BUILD)/%)
 # A kernel is timed by the program that checks it.
 BENCHED := $(patsubst %.c,$(BUILD)/%,$(shell grep -l bench_wanted tests/kernels/test_*.c))
@@ -151,7 +151,7 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
-$(BUILD)/tests/bench/shaders: $(BUILD)/obj/tests/bench/shaders.o $(call libs,workers)
+$(BUILD)/tests/bench/shaders: $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/bench/shaders*.c)) $(call libs,workers)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ -lcmocka $(LIBS) $(VULKAN_LIBS)

@@ -2,41 +2,28 @@
  * clock. Each result is held against sums on the CPU first: what is wrong has no speed. */
 #include <getopt.h>
 
+#include "tests/bench/shaders.h"
 #include "tests/common/vulkan_products.h"
 
-#define COLD_BYTES ((size_t)512 << 20)  /* of weights read in turn: more than caches hold */
 #define MOST_COPIES 64u
-#define WARM_NS 300000000u      /* until a device has left its idle clock */
-#define TIMED_NS 50000000u
 #define SAMPLES 256u
-#define MOST_ROWS 512u
 #define HEAD_ROWS 32u
 
 static const char usage[] =
 	"Usage: bench-shaders [options]\n"
-	"Speed of matrix products on the Vulkan device.\n"
+	"Speed of the shaders on the Vulkan device: products, attention, all others.\n"
 	"      --model 4b|27b     shapes (default: both)\n"
 	"      --type TYPE        of the weights (default q4_0)\n"
 	"      --rows N[,N...]    activation rows (default 1,8,32,64,512)\n"
-	"      --only TEXT        products whose name contains TEXT\n"
+	"      --positions N[,N...]   of each sequence in attention (default 128,4096,32768)\n"
+	"      --sequences N[,N...]   that attention decodes (default 1,8)\n"
+	"      --only TEXT        products and shaders whose name contains TEXT\n"
 	"      --tiling R,O,E,SR,SO   rows, outputs and elements of a work group's tile on\n"
 	"                         matrix units, rows and outputs of a subgroup (default:\n"
 	"                         chosen by what the device has)\n"
 	"      --json             JSON lines\n"
-	"Example: bench-shaders --model 27b --type q4_k --rows 512\n";
-
-struct options {
-	const char *model, *only;
-	enum gp_type type;
-	uint32_t rows[16], n_rows;
-	struct vk_tiling tiling;
-	bool json;
-};
-
-struct model {
-	const char *name;
-	struct gp_config c;
-};
+	"Examples: bench-shaders --model 27b --type q4_k --rows 512 --only gate,up\n"
+	"          bench-shaders --model 4b --only attention --positions 4096 --json\n";
 
 static const struct model models[] = {
 	{ "4b", { .n_layers = 1, .hidden = 2560, .n_heads = 8, .n_kv_heads = 4, .head_dim = 256,
@@ -71,40 +58,13 @@ struct bench {
 	size_t bytes;                       /* of one copy */
 	struct gp_tensor matrix[3];
 	float *x, *y[3];
-	VkQueryPool queries;
-	double ns_per_tick;
+	uint32_t rows;                      /* in hand */
 };
-
-static void die(void)
-{
-	fprintf(stderr, "bench-shaders: %s\n", gp_error());
-	exit(1);
-}
-
-static void check(int rc)
-{
-	if (rc < 0)
-		die();
-}
 
 /* ---- set up --------------------------------------------------------------------- */
 static uint32_t rows_of(const struct shape *s)
 {
 	return s->to[0] == GP_BUF_LOGITS ? HEAD_ROWS : MOST_ROWS;
-}
-
-static void open_queries(struct bench *b)
-{
-	const VkQueryPoolCreateInfo info = { .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
-	                                     .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = 2 };
-	VkPhysicalDeviceProperties p;
-
-	vkGetPhysicalDeviceProperties(b->d->physical, &p);
-	b->ns_per_tick = (double)p.limits.timestampPeriod;
-	if (vkCreateQueryPool(b->d->device, &info, NULL, &b->queries) < 0) {
-		gp_fail(EIO, "the device has no timestamps");
-		die();
-	}
 }
 
 static void configure(struct bench *b)
@@ -134,13 +94,11 @@ static void set_up(struct bench *b)
 	const uint32_t rows = rows_of(s);
 
 	configure(b);
-	open_queries(b);
 	b->cols = d->width[s->from];
 	for (uint32_t i = 0; i < s->n_out; i++) {
 		b->n[i] = d->width[s->to[i]];
 		b->matrix[i] = random_matrix(b->type, b->n[i], b->cols);
 		b->bytes += b->matrix[i].bytes;
-		b->y[i] = malloc((size_t)rows * b->n[i] * 4);
 	}
 	for (const uint32_t n = copies_for(b); b->n_copies < n; b->n_copies++)
 		for (uint32_t i = 0; i < s->n_out; i++)
@@ -155,7 +113,6 @@ static void set_up(struct bench *b)
 
 static void tear_down(struct bench *b)
 {
-	vkDestroyQueryPool(b->d->device, b->queries, NULL);
 	vulkan_release(b->d);
 	for (uint32_t i = 0; i < b->shape->n_out; i++) {
 		free((void *)(uintptr_t)b->matrix[i].data);
@@ -165,12 +122,13 @@ static void tear_down(struct bench *b)
 }
 
 /* ---- measure -------------------------------------------------------------------- */
-static void product(struct bench *b, uint32_t rows, uint32_t copy)
+static void product(void *arg, uint32_t copy)
 {
 	const struct gp_device_ops *ops = gp_vulkan_device.ops;
+	const struct bench *b = arg;
 	struct gp_matmul_out to[3];
 
-	b->d->rows = b->d->logit_rows = rows;
+	b->d->rows = b->d->logit_rows = b->rows;
 	if (b->shape->to[0] == GP_BUF_LOGITS) {
 		check(ops->head(b->d, b->copies[copy][0]));
 		return;
@@ -180,9 +138,9 @@ static void product(struct bench *b, uint32_t rows, uint32_t copy)
 	check(ops->matmul(b->d, b->shape->from, to, b->shape->n_out));
 }
 
-static void sample(const struct bench *b, uint32_t rows)
+static void sample(const struct bench *b)
 {
-	const uint32_t cols = b->cols;
+	const uint32_t cols = b->cols, rows = b->rows;
 	float *w = malloc(cols * sizeof *w);
 
 	for (uint32_t s = 0; s < SAMPLES; s++) {
@@ -197,77 +155,32 @@ static void sample(const struct bench *b, uint32_t rows)
 			sum += (double)b->x[(size_t)m * cols + k] * w[k];
 			size += fabs((double)b->x[(size_t)m * cols + k] * w[k]);
 		}
-		if (!(fabs(sum - y) <= 1e-3 * size)) {
-			gp_fail(EIO, "%s %s: [%u][%u] is %g, not %g", b->model->name,
-			        b->shape->name, m, n, (double)y, sum);
-			die();
-		}
+		check_near(b->shape->name, m, n, y, sum, 1e-3 * size);
 	}
 	free(w);
 }
 
-static void check_results(struct bench *b, uint32_t rows)
+static void check_results(struct bench *b)
 {
-	check(vk_begin_commands(b->d));
-	product(b, rows, b->n_copies - 1);
-	check(vk_run_commands(b->d));
+	b->d->is_quantized[b->shape->from] = false;   /* so many rows of it */
+	run_once(b->d, product, b);
 	for (uint32_t i = 0; i < b->shape->n_out; i++) {
-		const size_t bytes = (size_t)rows * b->n[i] * 4;
-		struct vk_arena back = { .kind = VK_MEMORY_TO_HOST };
-		struct vk_span to;
-
-		check(vk_take(b->d, &back, bytes, "results", &to));
-		check(vk_begin_commands(b->d));
-		vkCmdCopyBuffer(b->d->commands, b->d->buffer[b->shape->to[i]].buffer, to.buffer, 1,
-		                &(VkBufferCopy){ b->d->buffer[b->shape->to[i]].offset, to.offset, bytes });
-		check(vk_run_commands(b->d));
-		memcpy(b->y[i], to.host, bytes);
-		vk_give_all(b->d, &back);
+		free(b->y[i]);
+		b->y[i] = get(b->d, &b->d->buffer[b->shape->to[i]], (size_t)b->rows * b->n[i]);
 	}
-	sample(b, rows);
+	sample(b);
 }
 
-/* Ticks of one product of each copy. */
-static double run_once(struct bench *b, uint32_t rows)
-{
-	uint64_t ticks[2];
-
-	check(vk_begin_commands(b->d));
-	vkCmdResetQueryPool(b->d->commands, b->queries, 0, 2);
-	vkCmdWriteTimestamp(b->d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, b->queries, 0);
-	for (uint32_t i = 0; i < b->n_copies; i++)
-		product(b, rows, i);
-	vkCmdWriteTimestamp(b->d->commands, VK_PIPELINE_STAGE_ALL_COMMANDS_BIT, b->queries, 1);
-	check(vk_run_commands(b->d));
-	vkGetQueryPoolResults(b->d->device, b->queries, 0, 2, sizeof ticks, ticks, 8,
-	                      VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
-	return (double)(ticks[1] - ticks[0]);
-}
-
-/* Seconds of one product, the fastest of several runs over all copies. */
-static double seconds(struct bench *b, uint32_t rows)
-{
-	const uint64_t warm = gp_now_ns() + WARM_NS, end = warm + TIMED_NS;
-	double best = INFINITY;
-
-	while (!b->d->is_unified && gp_now_ns() < warm)
-		run_once(b, rows);
-	do
-		best = fmin(best, run_once(b, rows));
-	while (gp_now_ns() < end && !b->d->is_unified);
-	return best * b->ns_per_tick * 1e-9 / b->n_copies;
-}
-
-static void report(const struct bench *b, uint32_t rows, double s, bool json)
+static void report_product(const struct bench *b, double s, bool json)
 {
 	double flop = 0;
 
 	for (uint32_t i = 0; i < b->shape->n_out; i++)
-		flop += 2.0 * rows * b->cols * b->n[i];
+		flop += 2.0 * b->rows * b->cols * b->n[i];
 	printf(json ? "{\"model\": \"%s\", \"product\": \"%s\", \"type\": \"%s\", \"rows\": %u, "
 	              "\"us\": %.2f, \"gb_per_s\": %.1f, \"tflop_per_s\": %.2f}\n" :
 	              "%-4s %-12s %-5s rows %4u %10.1f us %8.1f GB/s %8.2f TFLOP/s\n",
-	       b->model->name, b->shape->name, gp_type_info(b->type)->name, rows, s * 1e6,
+	       b->model->name, b->shape->name, gp_type_info(b->type)->name, b->rows, s * 1e6,
 	       (double)b->bytes / s * 1e-9, flop / s * 1e-12);
 	fflush(stdout);
 }
@@ -279,25 +192,24 @@ static void bench_shape(struct vulkan_device *d, const struct model *m, const st
 
 	set_up(&b);
 	for (uint32_t i = 0; i < o->n_rows; i++) {
-		const uint32_t rows = o->rows[i];
-
-		if (rows > rows_of(s))
+		b.rows = o->rows[i];
+		if (b.rows > rows_of(s))
 			continue;
-		check_results(&b, rows);
-		report(&b, rows, seconds(&b, rows), o->json);
+		check_results(&b);
+		report_product(&b, seconds(d, product, &b, b.n_copies), o->json);
 	}
 	tear_down(&b);
 }
 
 /* ---- options -------------------------------------------------------------------- */
-static bool read_numbers(const char *text, uint32_t *to, uint32_t most, uint32_t *n)
+static bool read_numbers(const char *text, uint32_t *to, uint32_t room, uint32_t most, uint32_t *n)
 {
 	char *end = NULL;
 
-	for (*n = 0; *n < most; text = end + 1) {
+	for (*n = 0; *n < room; text = end + 1) {
 		const unsigned long v = strtoul(text, &end, 10);
 
-		if (end == text || v == 0 || v > MOST_ROWS)
+		if (end == text || v == 0 || v > most)
 			return false;
 		to[(*n)++] = (uint32_t)v;
 		if (*end != ',')
@@ -310,7 +222,7 @@ static bool read_tiling(const char *text, struct vk_tiling *t)
 {
 	uint32_t v[5], n;
 
-	if (!read_numbers(text, v, 5, &n) || n != 5)
+	if (!read_numbers(text, v, 5, MOST_ROWS, &n) || n != 5)
 		return false;
 	*t = (struct vk_tiling){ v[0], v[1], v[2], v[3], v[4] };
 	return true;
@@ -324,7 +236,9 @@ static bool read_option(int c, struct options *o)
 	case 'm': o->model = optarg; return true;
 	case 'o': o->only = optarg; return true;
 	case 'j': o->json = true; return true;
-	case 'r': return read_numbers(optarg, o->rows, GP_ARRAY_LEN(o->rows), &o->n_rows);
+	case 'r': return read_numbers(optarg, o->rows, 16, MOST_ROWS, &o->n_rows);
+	case 'p': return read_numbers(optarg, o->positions, 16, 131072, &o->n_positions);
+	case 's': return read_numbers(optarg, o->sequences, 16, 64, &o->n_sequences);
 	case 'T': return read_tiling(optarg, &o->tiling);
 	case 't':
 		type = gp_type_by_name(optarg);
@@ -339,6 +253,8 @@ static void read_options(int argc, char **argv, struct options *o)
 	static const struct option longs[] = {
 		{ "model", required_argument, NULL, 'm' }, { "type", required_argument, NULL, 't' },
 		{ "rows", required_argument, NULL, 'r' }, { "only", required_argument, NULL, 'o' },
+		{ "positions", required_argument, NULL, 'p' },
+		{ "sequences", required_argument, NULL, 's' },
 		{ "tiling", required_argument, NULL, 'T' }, { "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' }, { 0 },
 	};
@@ -355,11 +271,23 @@ static void read_options(int argc, char **argv, struct options *o)
 	}
 }
 
+static void bench_model(struct vulkan_device *d, const struct model *m, const struct options *o)
+{
+	for (size_t i = 0; i < GP_ARRAY_LEN(shapes); i++)
+		if (is_wanted(o, shapes[i].name))
+			bench_shape(d, m, &shapes[i], o);
+	bench_attention(d, m, o);
+	bench_ops(d, m, o);
+}
+
 int main(int argc, char **argv)
 {
-	struct options o = { .type = GP_TYPE_Q4_0, .rows = { 1, 8, 32, 64, 512 }, .n_rows = 5 };
+	struct options o = { .type = GP_TYPE_Q4_0, .rows = { 1, 8, 32, 64, 512 }, .n_rows = 5,
+	                     .positions = { 128, 4096, 32768 }, .n_positions = 3,
+	                     .sequences = { 1, 8 }, .n_sequences = 2 };
 	void *dev;
 
+	check_state = 1;
 	read_options(argc, argv, &o);
 	check(gp_vulkan_device.open(&dev, &(struct gp_device_options){ 0 }));
 	struct vulkan_device *d = dev;
@@ -370,10 +298,8 @@ int main(int argc, char **argv)
 	if (o.tiling.rows)
 		d->many.tiling[0] = d->many.tiling[1] = o.tiling;
 	for (size_t m = 0; m < GP_ARRAY_LEN(models); m++)
-		for (size_t i = 0; i < GP_ARRAY_LEN(shapes); i++)
-			if ((!o.model || !strcmp(o.model, models[m].name)) &&
-			    (!o.only || strstr(shapes[i].name, o.only)))
-				bench_shape(d, &models[m], &shapes[i], &o);
+		if (!o.model || !strcmp(o.model, models[m].name))
+			bench_model(d, &models[m], &o);
 	gp_vulkan_device.close(dev);
 	return 0;
 }
