@@ -1,7 +1,8 @@
 /* Preloaded into workers, to have a device that fails. GP_FAULT names what and at which
  * call of the process: "lost:20" (vkQueueSubmit), "memory:3" (vkAllocateMemory, from
  * then on), "hang:20" (vkWaitSemaphores; vkDeviceWaitIdle never comes back from then on),
- * "stuck:20" (the same, and the process does not come to its end). It happens in one
+ * "stuck:20" (the same, and the process does not come to its end). Calls count from the
+ * first dispatch on: uploads, which not all devices need, come before. It happens in one
  * process: the first to make the file GP_FAULT_ONCE. */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -12,7 +13,7 @@
 #include <unistd.h>
 #include <vulkan/vulkan.h>
 
-static bool hangs, is_stuck;
+static bool hangs, is_stuck, dispatched;
 
 /* Is this call the one? */
 static bool fails_now(const char *what, unsigned *calls)
@@ -34,13 +35,21 @@ static void *next(const char *name)
 	return dlsym(RTLD_NEXT, name);
 }
 
+VKAPI_ATTR void VKAPI_CALL vkCmdDispatch(VkCommandBuffer c, uint32_t x, uint32_t y, uint32_t z)
+{
+	PFN_vkCmdDispatch real = (PFN_vkCmdDispatch)next("vkCmdDispatch");
+
+	dispatched = true;
+	real(c, x, y, z);
+}
+
 VKAPI_ATTR VkResult VKAPI_CALL vkQueueSubmit(VkQueue queue, uint32_t n, const VkSubmitInfo *s,
                                              VkFence fence)
 {
 	static unsigned calls;
 	PFN_vkQueueSubmit real = (PFN_vkQueueSubmit)next("vkQueueSubmit");
 
-	return fails_now("lost", &calls) ? VK_ERROR_DEVICE_LOST : real(queue, n, s, fence);
+	return dispatched && fails_now("lost", &calls) ? VK_ERROR_DEVICE_LOST : real(queue, n, s, fence);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL vkAllocateMemory(VkDevice device, const VkMemoryAllocateInfo *info,
@@ -60,8 +69,8 @@ VKAPI_ATTR VkResult VKAPI_CALL vkWaitSemaphores(VkDevice device, const VkSemapho
 	static unsigned calls, stuck_calls;
 	PFN_vkWaitSemaphores real = (PFN_vkWaitSemaphores)next("vkWaitSemaphores");
 
-	is_stuck |= fails_now("stuck", &stuck_calls);
-	hangs |= is_stuck || fails_now("hang", &calls);
+	is_stuck |= dispatched && fails_now("stuck", &stuck_calls);
+	hangs |= is_stuck || (dispatched && fails_now("hang", &calls));
 	return hangs ? VK_TIMEOUT : real(device, info, timeout);
 }
 

@@ -87,7 +87,7 @@ static void test_lost(void **state)
 static void test_lost_in_layer(void **state)
 {
 	(void)state;
-	survives("lost:17", "--check-numerics", "worker 1 (layers 3-5): layer 4: ", false);
+	survives("lost:16", "--check-numerics", "worker 1 (layers 3-5): layer 4: ", false);
 }
 
 /* Whatever would wait for the device is left alone. */
