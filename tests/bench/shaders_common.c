@@ -82,7 +82,7 @@ static VkQueryPool open_queries(struct vulkan_device *d)
 {
 	const VkQueryPoolCreateInfo info = { .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
 	                                     .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = 2 };
-	VkQueryPool queries;
+	VkQueryPool queries = VK_NULL_HANDLE;
 
 	if (!d->timestamp_bits || vkCreateQueryPool(d->device, &info, NULL, &queries) < 0)
 		check(gp_fail(EIO, "the device has no timestamps"));
