@@ -7,7 +7,7 @@ const uint RAW = TYPE == Q8_0 || TYPE == Q4_K ? 2 : TYPE == Q6_K ? 4 : 1;
 
 struct Raw {
 	uvec4 q[RAW];
-	vec2 scales;
+	f16vec2 scales;
 };
 
 // Item of a row of a matrix of n rows. Past the end of the row: zeros, or some other
@@ -15,33 +15,56 @@ struct Raw {
 void fetch(uint64_t table, uint row, uint item, uint cols, uint n, out Raw raw)
 {
 	const bool inside = item * ITEM < cols;
-	const uint at_item = inside ? item : 0, j = at_item % 8;
-	const uint64_t elements = uint64_t(n) * cols, first = uint64_t(row) * cols + at_item * ITEM;
-	const uint64_t b32 = first / 32, b256 = first / 256;
+	const uint at = inside ? item : 0, j = at % 8;
+	const uint b = row * (cols / ITEM) + at, b256 = row * (cols / 256) + at / 8;
+	const uint64_t elements = uint64_t(n) * cols;
 
-	raw.scales = vec2(0);
+	raw.scales = f16vec2(0);
 	if (TYPE == Q4_0) {
-		raw.q[0] = Quads(table + b32 * 16).v[0];
-		raw.scales.x = half_at(table + elements / 2 + b32 * 2);
+		raw.q[0] = Quads(table + uint64_t(b) * 16).v[0];
+		raw.scales.x = Halves(table + elements / 2 + uint64_t(b) * 2).v[0];
 	} else if (TYPE == Q8_0) {
 		[[unroll]] for (uint i = 0; i < RAW; i++)
-			raw.q[i] = Quads(table + b32 * 32).v[i];
-		raw.scales.x = half_at(table + elements + b32 * 2);
+			raw.q[i] = Quads(table + uint64_t(b) * 32).v[i];
+		raw.scales.x = Halves(table + elements + uint64_t(b) * 2).v[0];
 	} else if (TYPE == Q4_K) {
-		[[unroll]] for (uint i = 0; i < RAW; i++)
-			raw.q[i] = Quads(table + b256 * 144 + 16 + j / 2 * 32).v[i];
-		raw.scales = q4_k_scales(Quads(table + b256 * 144).v[0], j);
-	} else if (TYPE == Q6_K) {
-		const uint64_t at = table + b256 * 208;
-		const uint scales = Shorts(at + 192 + j * 2).v[0];
-		const float d = half_at(table + elements / 256 * 208 + b256 * 2);
+		Quads block = Quads(table + uint64_t(b256) * 144);
 
 		[[unroll]] for (uint i = 0; i < RAW; i++)
-			raw.q[i] = Quads(at + (i < 2 ? j / 4 * 64 + j % 2 * 32 + i * 16 :
-			                               128 + j / 4 * 32 + i % 2 * 16)).v[0];
-		raw.scales = d * vec2(byte_of(scales, 0), byte_of(scales, 1));
+			raw.q[i] = block.v[1 + j / 2 * 2 + i];
+		raw.scales = f16vec2(q4_k_scales(block.v[0], j));
+	} else if (TYPE == Q6_K) {
+		const uint64_t block = table + uint64_t(b256) * 208;
+		const uint scales = Shorts(block + 192 + j * 2).v[0];
+		const float d = half_at(table + elements / 256 * 208 + uint64_t(b256) * 2);
+
+		[[unroll]] for (uint i = 0; i < RAW; i++)
+			raw.q[i] = Quads(block + (i < 2 ? j / 4 * 64 + j % 2 * 32 + i * 16 :
+			                                  128 + j / 4 * 32 + i % 2 * 16)).v[0];
+		raw.scales = f16vec2(d * vec2(byte_of(scales, 0), byte_of(scales, 1)));
 	} else {
-		raw.q[0] = Quads(table + first * 2).v[0] * uint(inside);
+		raw.q[0] = Quads(table + uint64_t(b) * 16).v[0] * uint(inside);
+	}
+}
+
+// Items `item` and the next, of rows that are a multiple of 64 elements long: an even item.
+void fetch_two(uint64_t table, uint row, uint item, uint cols, uint n, out Raw a, out Raw b)
+{
+	if (TYPE == Q4_0 || TYPE == Q8_0) {
+		const uint at = row * (cols / 32) + (item * 32 < cols ? item : 0);
+		const uint64_t scales = table + uint64_t(n) * cols / (TYPE == Q4_0 ? 2 : 1);
+		const f16vec2 d = unpackFloat2x16(Uints(scales + uint64_t(at) * 2).v[0]);
+		Quads quants = Quads(table + uint64_t(at) * (16 * RAW));
+
+		[[unroll]] for (uint i = 0; i < RAW; i++) {
+			a.q[i] = quants.v[i];
+			b.q[i] = quants.v[RAW + i];
+		}
+		a.scales = f16vec2(d.x, 0);
+		b.scales = f16vec2(d.y, 0);
+	} else {
+		fetch(table, row, item, cols, n, a);
+		fetch(table, row, item + 1, cols, n, b);
 	}
 }
 
@@ -51,27 +74,37 @@ f16vec2 byte_pair(uint x, float bias)
 	return unpackFloat2x16(x | 0x64006400) - f16vec2(float16_t(1024.0 + bias));
 }
 
+// The same of four bits each, 4 to 7 and 20 to 23 of x: 1024 + 16 b, with no shift.
+f16vec2 high_pair(uint x, float bias)
+{
+	return fma(unpackFloat2x16(x | 0x64006400), f16vec2(float16_t(1.0 / 16)),
+	           f16vec2(float16_t(-64 - bias)));
+}
+
 // Pair i of item j, in the order of tile_rows.glsl.
 f16vec2 unpack(Raw raw, uint j, uint i)
 {
 	const uint shift = i % 2 * 8, of = i % 8 / 2;
-	const f16vec2 d = f16vec2(float16_t(raw.scales.x));
+	const f16vec2 d = f16vec2(raw.scales.x);
 
-	if (TYPE == Q4_0)
-		return byte_pair(raw.q[0][of] >> (shift + i / 8 * 4) & 0x000f000f, 8) * d;
+	if (TYPE == Q4_0) {
+		const uint x = raw.q[0][of] >> shift;
+
+		return (i < 8 ? byte_pair(x & 0x000f000f, 8) : high_pair(x & 0x00f000f0, 8)) * d;
+	}
 	if (TYPE == Q8_0)
 		return byte_pair((raw.q[i / 8 % RAW][of] ^ 0x80808080) >> shift & 0x00ff00ff, 128) * d;
 	if (TYPE == Q4_K) {
 		const uint x = raw.q[i / 8 % RAW][of] >> (shift + j % 2 * 4) & 0x000f000f;
 
-		return fma(byte_pair(x, 0), d, f16vec2(float16_t(-raw.scales.y)));
+		return fma(byte_pair(x, 0), d, f16vec2(-raw.scales.y));
 	}
 	if (TYPE == Q6_K) {
 		const uint low = raw.q[i / 8 % RAW][of] >> (shift + j % 4 / 2 * 4) & 0x000f000f;
 		const uint high = raw.q[(2 + i / 8) % RAW][of] >> (shift + j % 4 * 2) & 0x00030003;
 
 		return byte_pair(low | high << 4, 32) *
-		       f16vec2(float16_t(i < 8 ? raw.scales.x : raw.scales.y));
+		       f16vec2(i < 8 ? raw.scales.x : raw.scales.y);
 	}
 	const uint a = raw.q[0][i / 2 * 2 % 4], b = raw.q[0][(i / 2 * 2 + 1) % 4];
 	const uint even = (a & 0xffff) | b << 16, odd = a >> 16 | (b & 0xffff0000);

@@ -3,7 +3,8 @@
 #include "tests/common/vulkan_products.h"
 
 #define MOST_ROWS 200u
-#define MOST_COLS 2816u
+#define MOST_COLS 4352u
+#define LONG_COLS 2816u
 #define MOST_OUTPUTS 300u
 
 static struct product product;
@@ -114,7 +115,23 @@ static void test_long_rows(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
-		check_shape(types[i], 70, MOST_COLS, 144, FILL_RANDOM);
+		check_shape(types[i], 70, LONG_COLS, 144, FILL_RANDOM);
+}
+
+/* As many rows as sequences that are decoded together, up to 32; elements that are no
+ * multiple of what a subgroup takes at once, and enough of them to be cut into parts. */
+static void test_some_rows(void **state)
+{
+	static const uint32_t rows[] = { 5, 8, 13, 32 };
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
+		for (size_t r = 0; r < GP_ARRAY_LEN(rows); r++) {
+			const uint32_t block = gp_type_info(types[i])->block_elems;
+
+			check_shape(types[i], rows[r], block == 256 ? 256 : 320, 272, FILL_RANDOM);
+			check_shape(types[i], rows[r], MOST_COLS, 44, FILL_RANDOM);
+		}
 }
 
 /* Gemma 3's residual stream leaves the range of halves. */
@@ -125,7 +142,8 @@ static void test_large_activations(void **state)
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
 		for (size_t f = 0; f < GP_ARRAY_LEN(fills); f++)
-			check_shape(types[i], 40, 512, 48, fills[f]);
+			for (uint32_t rows = 20; rows <= 40; rows += 20)
+				check_shape(types[i], rows, 512, 48, fills[f]);
 }
 
 /* What stands beside a large activation keeps its precision. */
@@ -154,9 +172,11 @@ static void test_nan(void **state)
 	check_fill(x, (size_t)40 * 64, FILL_RANDOM);
 	x[3 * 64 + 5] = NAN;
 	x[7 * 64 + 9] = INFINITY;
-	run(&w, 0, 40);
-	for (uint32_t i = 0; i < 40 * 48; i++)
-		assert_int_equal(!isfinite(y[i]), i / 48 == 3 || i / 48 == 7);
+	for (uint32_t rows = 20; rows <= 40; rows += 20) {
+		run(&w, 0, rows);
+		for (uint32_t i = 0; i < rows * 48; i++)
+			assert_int_equal(!isfinite(y[i]), i / 48 == 3 || i / 48 == 7);
+	}
 	free((void *)t.data);
 }
 
@@ -173,6 +193,7 @@ static void test_picked(void **state)
 
 		check_fill(x, (size_t)90 * 256, FILL_RANDOM);
 		check_product(&t, picked, 50);
+		check_product(&t, picked, 19);
 		free((void *)t.data);
 	}
 }
@@ -202,7 +223,8 @@ static int close_product(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_shapes), cmocka_unit_test(test_long_rows),
+		cmocka_unit_test(test_shapes), cmocka_unit_test(test_some_rows),
+		cmocka_unit_test(test_long_rows),
 		cmocka_unit_test(test_large_activations), cmocka_unit_test(test_outlier),
 		cmocka_unit_test(test_nan), cmocka_unit_test(test_picked),
 	};

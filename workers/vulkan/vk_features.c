@@ -63,8 +63,10 @@ static bool choose_shape(struct vk_features *f, const VkCooperativeMatrixPropert
 		    p->BType != VK_COMPONENT_TYPE_FLOAT16_KHR ||
 		    p->CType != VK_COMPONENT_TYPE_FLOAT32_KHR ||
 		    p->ResultType != VK_COMPONENT_TYPE_FLOAT32_KHR ||
-		    p->scope != VK_SCOPE_SUBGROUP_KHR || p->saturatingAccumulation ||
-		    p->MSize > 16 || p->NSize > 16 || p->KSize > 16 || p->MSize < 8 ||
+		    p->scope != VK_SCOPE_SUBGROUP_KHR || p->saturatingAccumulation)
+			continue;
+		f->has_16_8_16 |= p->MSize == 16 && p->NSize == 8 && p->KSize == 16;
+		if (p->MSize > 16 || p->NSize > 16 || p->KSize > 16 || p->MSize < 8 ||
 		    p->NSize < 8 || p->KSize < 8 || p->MSize * p->NSize * p->KSize <= best)
 			continue;
 		best = p->MSize * p->NSize * p->KSize;

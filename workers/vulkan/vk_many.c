@@ -71,11 +71,11 @@ int vk_many_take(struct vulkan_device *d, uint32_t rows)
 	size_t width = 0, up, all;
 	int rc;
 
-	if (!d->many.tiling[0].rows)
-		return 0;
 	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
 		if (b != GP_BUF_LOGITS && d->width[b] > width)
 			width = d->width[b];
+	if ((rc = vk_skinny_take(d, width)) < 0 || !d->many.tiling[0].rows)
+		return rc;
 	if (!gp_size_round_up(rows, TILE_STEP, &up) || !gp_size_round_up(width, ELEMENT_STEP, &width) ||
 	    !gp_size_mul(up, width, &all) || !gp_size_mul(all, 2, &all))
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer", rows);
@@ -116,7 +116,8 @@ int vk_many_prepare(struct vulkan_device *d, enum gp_type type)
 		return rc;
 	for (uint32_t t = 0; t < VK_TILINGS && rc == 0; t++)
 		rc = create_coopmat(d, t, type);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_PACK_ROWS, 0, &p)) < 0)
+	if (rc < 0 || (rc = vk_skinny_prepare(d, type)) < 0 ||
+	    (rc = vk_pipeline(d, VK_PACK_ROWS, 0, &p)) < 0)
 		return rc;
 	return vk_pipeline(d, VK_SUM_PARTS, 0, &p);
 }
@@ -126,6 +127,7 @@ void vk_many_destroy(struct vulkan_device *d)
 	for (uint32_t t = 0; t < VK_TILINGS; t++)
 		for (uint32_t i = 0; i < VK_TYPES; i++)
 			vkDestroyPipeline(d->device, d->many.coopmat[t][i], NULL);
+	vk_skinny_destroy(d);
 }
 
 /* ---- a product ------------------------------------------------------------------ */
@@ -237,6 +239,8 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 {
 	int rc = 0;
 
+	if (vk_skinny_takes(d, in->rows, out, n))
+		return vk_skinny_multiply(d, in, out, n);
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		const bool halves = takes_halves(d, out[i].w);
 

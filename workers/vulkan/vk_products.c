@@ -99,9 +99,11 @@ static struct push push_of(const struct vulkan_device *d, enum gp_buffer from, e
 	                      .cols = d->width[from] };
 }
 
-static bool are_few(const struct vulkan_device *d, uint32_t rows)
+static bool are_few(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
+                    size_t n)
 {
-	return rows <= (d->many.tiling[0].rows ? VK_FEW_ROWS : VK_FEW_ROWS_WITHOUT);
+	return rows <= (vk_skinny_takes(d, rows, out, n) ? VK_FEW_ROWS_SKINNY :
+	                d->many.tiling[0].rows ? VK_FEW_ROWS : VK_FEW_ROWS_WITHOUT);
 }
 
 /* ---- few rows ------------------------------------------------------------------- */
@@ -159,8 +161,8 @@ static int multiply_runs(struct vulkan_device *d, enum gp_buffer from, const str
 static int multiply_outs(struct vulkan_device *d, enum gp_buffer from, const struct vk_many_in *in,
                          const struct vk_many_out *outs, size_t n)
 {
-	const int rc = are_few(d, in->rows) ? multiply_runs(d, from, in, outs, n) :
-	                                      vk_multiply_many(d, in, outs, n);
+	const int rc = are_few(d, in->rows, outs, n) ? multiply_runs(d, from, in, outs, n) :
+	                                               vk_multiply_many(d, in, outs, n);
 
 	vk_barrier(d);
 	return rc;
@@ -266,12 +268,15 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 	struct vulkan_device *d = dev;
 	const struct vk_weight *g = vk_weight(d, gate), *u = vk_weight(d, up);
 	const struct gp_matmul_out out[] = { { gate, GP_BUF_GATE }, { up, GP_BUF_UP } };
+	const struct vk_many_out outs[] = { { .w = g }, { .w = u } };
+	const bool few = are_few(d, d->rows, outs, 2);
 	int rc;
 
-	if (are_few(d, d->rows) && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
+	if (few && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
 	    u->cols == g->cols && g->rows == d->width[GP_BUF_GATE] && u->rows == g->rows)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)
 		return rc;
-	return vulkan_geglu(dev);
+	return !few && vk_skinny_takes(d, d->rows, outs, 2) ? vk_skinny_geglu(d) :
+	                                                      vulkan_geglu(dev);
 }

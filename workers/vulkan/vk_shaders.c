@@ -59,6 +59,9 @@ static const uint32_t attention[] =
 static const uint32_t matmul_many[] =
 #include "shaders/matmul_many.comp.inc"
 ;
+static const uint32_t pack_skinny[] =
+#include "shaders/pack_skinny.comp.inc"
+;
 static const uint32_t pack_rows[] =
 #include "shaders/pack_rows.comp.inc"
 ;
@@ -74,6 +77,12 @@ static const uint32_t sum_parts[] =
 #ifdef GP_COOPMAT
 static const uint32_t matmul_many_coopmat[] =
 #include "shaders/matmul_many_coopmat.comp.inc"
+;
+static const uint32_t matmul_skinny_coopmat[] =
+#include "shaders/matmul_skinny_coopmat.comp.inc"
+;
+static const uint32_t probe_coopmat[] =
+#include "shaders/probe_coopmat.comp.inc"
 ;
 #endif
 
@@ -96,12 +105,16 @@ static const struct { const uint32_t *code; size_t bytes; const char *name; } sh
 	[VK_ATTENTION] = { attention, sizeof attention, "attention" },
 	[VK_MATMUL_MANY] = { matmul_many, sizeof matmul_many, "matmul_many" },
 	[VK_PACK_ROWS] = { pack_rows, sizeof pack_rows, "pack_rows" },
+	[VK_PACK_SKINNY] = { pack_skinny, sizeof pack_skinny, "pack_skinny" },
 	[VK_CHUNK_MAXIMA] = { chunk_maxima, sizeof chunk_maxima, "chunk_maxima" },
 	[VK_PICK_CHUNKS] = { pick_chunks, sizeof pick_chunks, "pick_chunks" },
 	[VK_SUM_PARTS] = { sum_parts, sizeof sum_parts, "sum_parts" },
 #ifdef GP_COOPMAT
 	[VK_MATMUL_MANY_COOPMAT] = { matmul_many_coopmat, sizeof matmul_many_coopmat,
 	                             "matmul_many_coopmat" },
+	[VK_MATMUL_SKINNY_COOPMAT] = { matmul_skinny_coopmat, sizeof matmul_skinny_coopmat,
+	                               "matmul_skinny_coopmat" },
+	[VK_PROBE_COOPMAT] = { probe_coopmat, sizeof probe_coopmat, "probe_coopmat" },
 #endif
 };
 

@@ -79,6 +79,7 @@ enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
                  VK_MATMUL_FLOAT_2, VK_MATMUL_FLOAT_4, VK_MATMUL_FLOAT_8, VK_MATMUL_FLOAT_16,
                  VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
                  VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
+                 VK_MATMUL_SKINNY_COOPMAT, VK_PACK_SKINNY, VK_PROBE_COOPMAT,
                  VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
 #define VK_CONSTANTS 7u
@@ -120,6 +121,7 @@ struct vk_features {
 	bool dot_products;         /* of four bytes at once: VK_KHR_shader_integer_dot_product */
 	bool matrix_units;         /* VK_KHR_cooperative_matrix: halves, float32 sums */
 	uint32_t matrix[3];        /* rows, columns, inner dimension of an operation */
+	bool has_16_8_16;          /* such an operation is there too */
 	uint32_t units;            /* that work groups are spread over; 0: not known */
 	/* for vkCreateDevice */
 	const char *extensions[8];
@@ -147,6 +149,7 @@ const char *vk_lacking_limit(VkPhysicalDevice p);
 /* Up to so many the product of few rows is faster: where there are matrix units, and
  * where there are none. */
 #define VK_FEW_ROWS 8u
+#define VK_FEW_ROWS_SKINNY 4u  /* where vk_skinny.c takes those above */
 #define VK_FEW_ROWS_WITHOUT 32u
 #define VK_ROW_STEP 16u
 #define VK_MOST_ROWS 65280u    /* tiles of them fit the 65535 work groups of any device */
@@ -185,6 +188,30 @@ int vk_many_prepare(struct vulkan_device *d, enum gp_type type);
 int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
                      const struct vk_many_out *out, size_t n);
 void vk_many_destroy(struct vulkan_device *d);
+
+/* ---- products of some rows (vk_skinny.c) ----------------------------------------- */
+#define VK_SKINNY_ROWS 32u
+#define VK_SKINNY_TILES 3u     /* for up to 8, 16 and 32 rows */
+
+struct vk_skinny {
+	bool is_probed, usable;                /* on this device */
+	VkPipeline pipeline[VK_SKINNY_TILES][VK_TYPES];
+	struct vk_span rows, scales;           /* as pack_skinny.comp leaves them */
+	struct vk_span parts, ended;           /* of work groups that share outputs */
+	uint64_t packed;                       /* address of the buffer that they are of, or 0 */
+};
+
+/* Finds out whether they can be done; what their inputs need, of up to width elements. */
+int vk_skinny_take(struct vulkan_device *d, size_t width);
+int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type);
+void vk_skinny_destroy(struct vulkan_device *d);
+bool vk_skinny_takes(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
+                     size_t n);
+/* GEGLU of GATE and UP, left in GATE and ready for the product that comes next. */
+int vk_skinny_geglu(struct vulkan_device *d);
+/* As vk_multiply_many, which calls it. */
+int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
+                       const struct vk_many_out *out, size_t n);
 
 /* ---- the device ----------------------------------------------------------------- */
 struct vk_weight {              /* a matrix, or the first rows of one: */
@@ -255,6 +282,7 @@ struct vulkan_device {
 	uint32_t n_pipelines, pipelines_room;
 	VkShaderModule modules[VK_SHADERS];
 	struct vk_many many;
+	struct vk_skinny skinny;
 	atomic_bool cancelled;
 	struct gp_kernels k;                 /* for conversion at load */
 

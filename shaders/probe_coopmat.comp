@@ -1,0 +1,54 @@
+#version 460
+// Whether the registers of matrix operations are where skinny.glsl has them: each lane
+// loads matrices whose elements tell their places, and writes 1 if all of its own are
+// where they should be.
+#pragma use_vulkan_memory_model
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_shader_subgroup_basic : require
+#include "common.glsl"
+#include "skinny.glsl"
+
+layout(local_size_x = 32) in;
+layout(push_constant, scalar) uniform P { uint64_t to; } p;
+shared float16_t places[256];
+
+bool a_fits(uint lane)
+{
+	coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a;
+	bool fits = a.length() == 8;
+
+	coopMatLoad(a, places, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+	for (uint e = 0; e < a.length(); e++) {
+		const uint row = lane_row(lane) + e / 4 * 8;
+		const uint k = e / 2 % 2 * 8 + lane_part(lane) * 2 + e % 2;
+
+		fits = fits && a[e] == float16_t(row * 16 + k);
+	}
+	return fits;
+}
+
+bool b_fits(uint lane)
+{
+	coopmat<float16_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseB> b;
+	bool fits = b.length() == 4;
+
+	coopMatLoad(b, places, 0, 8, gl_CooperativeMatrixLayoutRowMajor);
+	for (uint e = 0; e < b.length(); e++) {
+		const uint k = e / 2 * 8 + lane_part(lane) * 2 + e % 2;
+
+		fits = fits && b[e] == float16_t(k * 8 + lane_row(lane));
+	}
+	return fits;
+}
+
+void main()
+{
+	const uint lane = gl_SubgroupInvocationID;
+
+	for (uint i = lane; i < 256; i += 32)
+		places[i] = float16_t(i);
+	barrier();
+	const bool a = a_fits(lane), b = b_fits(lane);
+	Words(p.to).v[lane] = uint(a && b);
+}

@@ -1,0 +1,274 @@
+/* Products of some rows, 8 to 32, on matrix units: more than fit the integer products of
+ * few rows, too few to fill the tiles of vk_many.c. Weights go from memory into the
+ * registers of matrix operations, which is faster than through shared memory, but takes
+ * for granted what Vulkan leaves open: which lane holds what. So that is looked at first,
+ * and where it is otherwise, these products are done as before. */
+#include "workers/vulkan/vulkan_device.h"
+
+#include "base/base.h"
+
+#define CHUNK 256u             /* elements of a subgroup at a time, as in skinny.glsl */
+#define SUBGROUP 32u
+#define PACK_SIZE 1024u        /* of a work group of pack_skinny.comp, where there are so many */
+#define MOST_AT_ONCE 3u        /* matrices of a dispatch */
+#define LEAST_STEPS 2u         /* of a part */
+
+/* By rows: a work group's size, subgroups that share outputs, rows / 8, outputs / 16 of a
+ * subgroup, whether rows go through shared memory; how many work groups of a compute unit
+ * are worth cutting elements into parts for. As an H200 likes them: docs/benchmarks.md. */
+struct shape {
+	uint32_t size, split, row_tiles, out_tiles, staged, at_once;
+};
+
+static const struct shape shapes[VK_SKINNY_TILES] = { { 128, 4, 1, 2, 0, 4 },
+                                                      { 256, 2, 2, 2, 1, 2 },
+                                                      { 192, 1, 4, 1, 1, 2 } };
+
+static uint32_t up_to(uint32_t n, uint32_t step)
+{
+	return (n + step - 1) / step;
+}
+
+/* A lane holds the weights of two blocks for each 8 outputs: types of more than four bits
+ * leave room for half as many. */
+static struct shape shape_for(uint32_t tile, enum gp_type type)
+{
+	struct shape s = shapes[tile];
+
+	if (type != GP_TYPE_Q4_0)
+		s.out_tiles = 1;
+	return s;
+}
+
+static uint32_t outputs_of(const struct shape *s)
+{
+	return s->size / SUBGROUP / s->split * s->out_tiles * 16;
+}
+
+static uint32_t shared_bytes(const struct shape *s)
+{
+	const uint32_t sums = s->size / SUBGROUP * s->row_tiles * s->out_tiles * 512;
+	const uint32_t rows = s->split * s->row_tiles * s->staged * 4096;
+
+	return (sums > rows ? sums : rows) + 16;
+}
+
+/* ---- whether they can be done ---------------------------------------------------- */
+static bool may_be_usable(const struct vk_features *f)
+{
+	bool fits = f->has_16_8_16 && f->subgroup == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
+
+	for (uint32_t t = 0; t < VK_SKINNY_TILES; t++)
+		fits &= shapes[t].size <= f->invocations && shared_bytes(&shapes[t]) <= f->shared_bytes;
+	return fits;
+}
+
+static int run_probe(struct vulkan_device *d, VkPipeline p, const struct vk_span *to)
+{
+	int rc;
+
+	if ((rc = vk_begin_commands(d)) < 0 ||
+	    (rc = vk_dispatch_pipeline(d, p, &to->address, sizeof to->address,
+	                               (const uint32_t[]){ 1, 1, 1 })) < 0)
+		return rc;
+	return vk_run_commands(d);
+}
+
+static int probe(struct vulkan_device *d)
+{
+	struct vk_arena arena = { .kind = VK_MEMORY_TO_HOST };
+	VkPipeline p = VK_NULL_HANDLE;
+	struct vk_span found;
+	uint32_t fitting = 0;
+	int rc;
+
+	if ((rc = vk_take(d, &arena, SUBGROUP * sizeof(uint32_t), "a probe", &found)) == 0 &&
+	    (rc = vk_create_pipeline(d, VK_PROBE_COOPMAT, NULL, 0, SUBGROUP, &p)) == 0 &&
+	    (rc = run_probe(d, p, &found)) == 0)
+		for (uint32_t i = 0; i < SUBGROUP; i++)
+			fitting += ((const uint32_t *)(const void *)found.host)[i] == 1;
+	d->skinny.usable = fitting == SUBGROUP;
+	d->skinny.is_probed = rc == 0;
+	if (d->is_lost) /* what it still uses must not be given back */
+		return rc;
+	vkDestroyPipeline(d->device, p, NULL);
+	vk_give_all(d, &arena);
+	return rc;
+}
+
+/* Sums of work groups along z, of which there are at most so many for each compute unit,
+ * and counts of them, which begin at 0 and end there. */
+static int take_parts(struct vulkan_device *d)
+{
+	size_t most = 0, groups = 0;
+	int rc;
+
+	for (uint32_t t = 0; t < VK_SKINNY_TILES; t++) {
+		const size_t n = (size_t)shapes[t].at_once * d->features.units;
+		const size_t floats = n * outputs_of(&shapes[t]) * shapes[t].row_tiles * 8;
+
+		most = floats > most ? floats : most;
+		groups = n > groups ? n : groups;
+	}
+	if (!groups)
+		return 0;
+	if ((rc = vk_take(d, &d->work_arena, most * sizeof(float), "partial sums",
+	                  &d->skinny.parts)) < 0 ||
+	    (rc = vk_take(d, &d->work_arena, groups * 4, "partial sums", &d->skinny.ended)) < 0 ||
+	    (rc = vk_begin_commands(d)) < 0)
+		return rc;
+	vkCmdFillBuffer(d->commands, d->skinny.ended.buffer, d->skinny.ended.offset, groups * 4, 0);
+	return vk_run_commands(d);
+}
+
+int vk_skinny_take(struct vulkan_device *d, size_t width)
+{
+	size_t bytes;
+	int rc = 0;
+
+	if (may_be_usable(&d->features) && !d->skinny.is_probed)
+		rc = probe(d);
+	if (rc < 0 || !d->skinny.usable)
+		return rc;
+	if (!gp_size_round_up(width, CHUNK, &bytes) ||
+	    !gp_size_mul(bytes, VK_SKINNY_ROWS * 2, &bytes))
+		return gp_fail(EOVERFLOW, "activations of %zu elements are too large", width);
+	if ((rc = vk_take(d, &d->work_arena, bytes, "activations", &d->skinny.rows)) < 0 ||
+	    (rc = vk_take(d, &d->work_arena, VK_SKINNY_ROWS * sizeof(float), "activations",
+	                  &d->skinny.scales)) < 0)
+		return rc;
+	return take_parts(d);
+}
+
+/* ---- pipelines ------------------------------------------------------------------ */
+static struct vk_constants pack_constants(const struct vulkan_device *d, bool gated)
+{
+	const uint32_t most = d->features.invocations;
+
+	return (struct vk_constants){ { gated, 0, 0, most < PACK_SIZE ? most : PACK_SIZE } };
+}
+
+static int create(struct vulkan_device *d, enum gp_type type, uint32_t tile)
+{
+	const struct shape s = shape_for(tile, type);
+	const uint32_t constants[] = { (uint32_t)type, s.size, s.split, s.row_tiles, s.out_tiles,
+	                               s.staged };
+	VkPipeline *p = &d->skinny.pipeline[tile][type];
+
+	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
+	                                   GP_ARRAY_LEN(constants), SUBGROUP, p);
+}
+
+int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type)
+{
+	VkPipeline p;
+	int rc = 0;
+
+	if (!d->skinny.usable || type == GP_TYPE_F32)
+		return 0;
+	for (uint32_t t = 0; t < VK_SKINNY_TILES && rc == 0; t++)
+		rc = create(d, type, t);
+	for (uint32_t gated = 0; gated < 2 && rc == 0; gated++) {
+		const struct vk_constants c = pack_constants(d, gated);
+
+		rc = vk_variant(d, VK_PACK_SKINNY, &c, &p);
+	}
+	return rc;
+}
+
+void vk_skinny_destroy(struct vulkan_device *d)
+{
+	for (uint32_t t = 0; t < VK_SKINNY_TILES; t++)
+		for (uint32_t i = 0; i < VK_TYPES; i++)
+			vkDestroyPipeline(d->device, d->skinny.pipeline[t][i], NULL);
+}
+
+/* ---- a product ------------------------------------------------------------------ */
+/* Two blocks at a time, whose scales are read as one. */
+bool vk_skinny_takes(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
+                     size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (out[i].w->type == GP_TYPE_F32 || out[i].w->cols % 64)
+			return false;
+	return d->skinny.usable && rows <= VK_SKINNY_ROWS;
+}
+
+/* With the barrier after. up: an address, or 0. */
+static int pack(struct vulkan_device *d, const struct vk_many_in *in, uint64_t up)
+{
+	const struct { uint64_t to, scales, from, up, picked; uint32_t cols; } p = {
+		d->skinny.rows.address, d->skinny.scales.address, in->from, up, in->picked,
+		in->cols };
+	const struct vk_constants c = pack_constants(d, up != 0);
+	const int rc = vk_dispatch_variant(d, VK_PACK_SKINNY, &c, &p, sizeof p,
+	                                   (const uint32_t[]){ in->rows, 1, 1 });
+
+	vk_barrier(d);
+	return rc;
+}
+
+int vk_skinny_geglu(struct vulkan_device *d)
+{
+	const struct vk_many_in in = { d->buffer[GP_BUF_GATE].address, 0, d->rows,
+	                               d->width[GP_BUF_GATE] };
+
+	d->skinny.packed = in.from;
+	d->is_quantized[GP_BUF_GATE] = false;
+	return pack(d, &in, d->buffer[GP_BUF_UP].address);
+}
+
+struct push {                  /* as in matmul_skinny_coopmat.comp */
+	uint64_t from, scales, w[MOST_AT_ONCE], to[MOST_AT_ONCE], parts, ended;
+	uint32_t n[MOST_AT_ONCE], rows, cols, steps;
+};
+
+/* Into how many parts elements are cut where outputs alone are too few work groups. */
+static uint32_t parts_for(const struct vulkan_device *d, const struct shape *s, uint32_t groups,
+                          uint32_t steps)
+{
+	const uint32_t parts = s->at_once * d->features.units / groups;
+	const uint32_t most = steps / LEAST_STEPS;
+
+	return parts < 1 || most < 1 ? 1 : parts < most ? parts : most;
+}
+
+/* Matrices of one type, as many as one dispatch takes. */
+static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
+                    const struct vk_many_out *out, size_t n)
+{
+	const uint32_t tile = in->rows > 16 ? 2 : in->rows > 8;
+	const struct shape s = shape_for(tile, out[0].w->type);
+	const uint32_t steps = up_to(in->cols, s.split * CHUNK);
+	struct push p = { .from = d->skinny.rows.address, .scales = d->skinny.scales.address,
+	                  .parts = d->skinny.parts.address, .ended = d->skinny.ended.address,
+	                  .rows = in->rows, .cols = in->cols };
+	uint32_t groups = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		p.w[i] = out[i].w->span.address;
+		p.to[i] = out[i].to;
+		p.n[i] = out[i].w->rows;
+		groups += up_to(p.n[i], outputs_of(&s));
+	}
+	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
+	return vk_dispatch_pipeline(d, d->skinny.pipeline[tile][out[0].w->type], &p, sizeof p,
+	                            (const uint32_t[]){ 1, groups, up_to(steps, p.steps) });
+}
+
+int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
+                       const struct vk_many_out *out, size_t n)
+{
+	int rc = d->skinny.packed == in->from && !in->picked ? 0 : pack(d, in, 0);
+
+	d->skinny.packed = 0; /* what comes next writes that buffer, or another */
+	for (size_t i = 0, run; i < n && rc == 0; i += run) {
+		for (run = 1; i + run < n && run < MOST_AT_ONCE; run++)
+			if (out[i + run].w->type != out[i].w->type)
+				break;
+		if (i) /* partial sums have one place */
+			vk_barrier(d);
+		rc = multiply(d, in, out + i, run);
+	}
+	return rc;
+}
