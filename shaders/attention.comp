@@ -179,6 +179,26 @@ bool keep_part(uint64_t at, uint part, uint n_parts, uint64_t count)
 	return true;
 }
 
+// share holds the parts' maxima, merged their sums: to what each part counts for, and sum_of.
+void weigh_parts(uint n_parts)
+{
+	for (uint h = gl_SubgroupID; h < HEADS; h += gl_NumSubgroups) {
+		float most = LOWEST, sum = 0;
+
+		for (uint i = gl_SubgroupInvocationID; i < n_parts; i += gl_SubgroupSize)
+			most = max(most, share[h][i]);
+		most = subgroupMax(most);
+		for (uint i = gl_SubgroupInvocationID; i < n_parts; i += gl_SubgroupSize) {
+			share[h][i] = exp(share[h][i] - most);
+			sum += merged[i * HEADS + h] * share[h][i];
+		}
+		sum = subgroupAdd(sum);
+		if (subgroupElect())
+			sum_of[h] = sum;
+	}
+	barrier();
+}
+
 void merge_parts(uint64_t at, uint n_parts)
 {
 	const uint stride = HEADS * (DIM + 2), me = gl_LocalInvocationIndex;
@@ -191,34 +211,23 @@ void merge_parts(uint64_t at, uint n_parts)
 		merged[i] = in_.v[part * stride + HEADS * (DIM + 1) + h];
 	}
 	barrier();
-	float most[HEADS], sum[HEADS];
-	[[unroll]] for (uint h = 0; h < HEADS; h++) {
-		most[h] = LOWEST;
-		sum[h] = 0;
-		for (uint i = 0; i < n_parts; i++)
-			most[h] = max(most[h], share[h][i]);
-		for (uint i = 0; i < n_parts; i++)
-			sum[h] += merged[i * HEADS + h] * exp(share[h][i] - most[h]);
-	}
+	weigh_parts(n_parts);
 	for (uint j = me; j < HEADS * DIM; j += SIZE) {
 		const uint h = j / DIM;
 		float x = 0;
 
-		// Four at once: the loads wait together.
-		for (uint i = 0; i < n_parts; i += 4) {
-			float v[4];
+		// Many at once: the loads wait together.
+		for (uint i = 0; i < n_parts; i += 16) {
+			float v[16];
 
-			[[unroll]] for (uint e = 0; e < 4; e++)
+			[[unroll]] for (uint e = 0; e < 16; e++)
 				v[e] = in_.v[min(i + e, n_parts - 1) * stride + j];
-			[[unroll]] for (uint e = 0; e < 4; e++)
+			[[unroll]] for (uint e = 0; e < 16; e++)
 				if (i + e < n_parts)
-					x += v[e] * exp(share[h][i + e] - most[h]);
+					x += v[e] * share[h][i + e];
 		}
 		q[h][j % DIM] = x;
 	}
-	[[unroll]] for (uint h = 0; h < HEADS; h++)
-		if (me == 0)
-			sum_of[h] = sum[h];
 }
 
 void main()

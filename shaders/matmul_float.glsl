@@ -72,13 +72,14 @@ void multiply_elements(Part t, uint at, uint u, uint rows[TILE], inout float acc
 void main()
 {
 	const Part t = part_of_group();
-	const uint lane = gl_SubgroupInvocationID, step = gl_SubgroupSize, units = (p.cols + UNIT - 1) / UNIT;
+	const Team team = my_team();
+	const uint lane = team.lane, step = team.lanes, units = (p.cols + UNIT - 1) / UNIT;
 	uint rows[TILE];
 
 	if (t.none)
 		return;
 	find_rows(t, rows);
-	for (uint at = gl_SubgroupID * OUTPUTS; at < GROUP; at += gl_NumSubgroups * OUTPUTS) {
+	for (uint at = team.first; at < GROUP; at += team.step) {
 		float acc[OUTPUTS][TILE];
 
 		[[unroll]] for (uint o = 0; o < OUTPUTS; o++)
@@ -89,7 +90,7 @@ void main()
 				multiply_aligned(t, at, u, rows, acc);
 			else
 				multiply_elements(t, at, u, rows, acc);
-		keep_sums(acc, at);
+		keep_sums(acc, at, team.member);
 	}
 	write_outputs(t);
 }

@@ -44,13 +44,14 @@ void multiply(Unit x[OUTPUTS], uint u, uint rows[TILE], inout float acc[OUTPUTS]
 void main()
 {
 	const Part t = part_of_group();
-	const uint lane = gl_SubgroupInvocationID, step = gl_SubgroupSize, units = p.cols / UNIT;
+	const Team team = my_team();
+	const uint lane = team.lane, step = team.lanes, units = p.cols / UNIT;
 	uint rows[TILE];
 
 	if (t.none)
 		return;
 	find_rows(t, rows);
-	for (uint at = gl_SubgroupID * OUTPUTS; at < GROUP; at += gl_NumSubgroups * OUTPUTS) {
+	for (uint at = team.first; at < GROUP; at += team.step) {
 		float acc[OUTPUTS][TILE];
 		Unit now[OUTPUTS], next[OUTPUTS];
 
@@ -69,7 +70,7 @@ void main()
 			}
 			multiply(now, u, rows, acc);
 		}
-		keep_sums(acc, at);
+		keep_sums(acc, at, team.member);
 	}
 	write_outputs(t);
 }

@@ -7,6 +7,9 @@
 #define MOST_OUTS 4u           /* of one input */
 #define MOST_AT_ONCE 3u        /* of one dispatch, as in products.glsl */
 #define MOST_TILE 16u          /* rows of a work group */
+#define MOST_SPLIT 4u          /* subgroups of a work group, if they have 32 lanes */
+#define SUBGROUPS_OF_UNIT 20u  /* keep a compute unit's memory busy, with one row or two */
+#define UNKNOWN_UNITS 16u      /* where the device does not tell how many it has */
 
 struct push {                  /* as in products.glsl */
 	uint64_t from, blocks, picked, w[MOST_AT_ONCE], to[MOST_AT_ONCE];
@@ -21,10 +24,10 @@ bool vk_is_plain(enum gp_type t)
 
 /* ---- which shader --------------------------------------------------------------- */
 /* A gated work group writes 32 outputs, of two matrices: a whole block of 8 bits. */
-static struct vk_few choose(uint32_t rows, bool gated)
+static struct vk_few choose(uint32_t rows, bool gated, uint32_t split)
 {
 	static const uint32_t outputs[] = { 4, 4, 4, 4, 2 }; /* as in matmul_*_TILE.comp */
-	struct vk_few f = { .size = 128, .passes = 1 };
+	struct vk_few f = { .size = 128, .passes = 1, .split = split };
 
 	while (f.tile + 1 < GP_ARRAY_LEN(outputs) && 1u << f.tile < rows)
 		f.tile++;
@@ -36,7 +39,7 @@ static struct vk_few choose(uint32_t rows, bool gated)
 
 static struct vk_constants constants_of(enum gp_type t, const struct vk_few *f, bool gated)
 {
-	return (struct vk_constants){ { (uint32_t)t, 0, 0, f->size, 0, f->passes, gated } };
+	return (struct vk_constants){ { (uint32_t)t, 0, 0, f->size, f->split, f->passes, gated } };
 }
 
 static enum vk_shader shader_of(enum gp_type t, const struct vk_few *f)
@@ -46,23 +49,42 @@ static enum vk_shader shader_of(enum gp_type t, const struct vk_few *f)
 
 static uint32_t outputs_of_group(const struct vk_few *f)
 {
-	return f->size / 32 * f->passes * f->outputs;
+	return f->size / 32 / f->split * f->passes * f->outputs;
+}
+
+static int prepare(struct vulkan_device *d, enum gp_type t, uint32_t rows, bool gated,
+                   uint32_t split)
+{
+	const struct vk_few f = choose(rows, gated, split);
+	const struct vk_constants c = constants_of(t, &f, gated);
+	VkPipeline p;
+
+	return vk_variant(d, shader_of(t, &f), &c, &p);
+}
+
+/* How many subgroups share an output where one each would be too few to keep the
+ * device's memory busy. The more rows there are the fewer it takes. */
+static uint32_t split_for(const struct vulkan_device *d, uint32_t outputs, uint32_t rows)
+{
+	const uint32_t units = d->features.units ? d->features.units : UNKNOWN_UNITS;
+	const uint32_t wanted = units * SUBGROUPS_OF_UNIT / (rows > 2 ? rows / 2 : 1);
+	uint32_t split = 1;
+
+	while (split < MOST_SPLIT && outputs / 4 * split < wanted)
+		split *= 2;
+	return split;
 }
 
 int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 {
-	VkPipeline p;
-	int rc;
+	int rc = 0;
 
-	for (uint32_t rows = 1; rows <= MOST_TILE; rows *= 2)
-		for (uint32_t gated = 0; gated < 2; gated++) {
-			const struct vk_few f = choose(rows, gated);
-			const struct vk_constants c = constants_of(t, &f, gated);
-
-			if ((rc = vk_variant(d, shader_of(t, &f), &c, &p)) < 0)
-				return rc;
-		}
-	return vk_many_prepare(d, t);
+	for (uint32_t rows = 1; rows <= MOST_TILE && rc == 0; rows *= 2) {
+		rc = prepare(d, t, rows, true, 1);
+		for (uint32_t split = 1; split <= MOST_SPLIT && rc == 0; split *= 2)
+			rc = prepare(d, t, rows, false, split);
+	}
+	return rc < 0 ? rc : vk_many_prepare(d, t);
 }
 
 /* ---- inputs --------------------------------------------------------------------- */
@@ -128,15 +150,17 @@ static int multiply_few(struct vulkan_device *d, enum gp_buffer from, const stru
                         const struct vk_many_out *out, size_t n)
 {
 	const enum gp_type t = out[0].w->type;
-	const struct vk_few f = choose(in->rows, false);
 	struct push p = push_of(d, from, t);
+	uint32_t outputs = 0;
 
 	p.picked = in->picked;
 	for (size_t i = 0; i < n; i++) {
 		p.w[i] = out[i].w->span.address;
 		p.to[i] = out[i].to;
 		p.n[i] = out[i].w->rows;
+		outputs += out[i].w->rows;
 	}
+	const struct vk_few f = choose(in->rows, false, split_for(d, outputs, in->rows));
 	return dispatch_few(d, t, &f, &p, in->rows, false);
 }
 
@@ -244,7 +268,7 @@ int vulkan_head(void *dev, gp_handle table)
 static int gated_few(struct vulkan_device *d, const struct vk_weight *gate,
                      const struct vk_weight *up)
 {
-	const struct vk_few f = choose(d->rows, true);
+	const struct vk_few f = choose(d->rows, true, 1);
 	const bool blocks = outputs_of_group(&f) % 64 == 0 && d->quants[GP_BUF_GATE].address;
 	struct push p = push_of(d, GP_BUF_NORMED, gate->type);
 	int rc = vk_is_plain(gate->type) ? 0 : quantize(d, GP_BUF_NORMED);

@@ -245,6 +245,7 @@ struct vk_few {                /* a product of few rows: which shader, and its c
 	uint32_t tile;         /* log2 of the rows that a work group takes */
 	uint32_t outputs;      /* as the shader's OUTPUTS */
 	uint32_t size, passes;
+	uint32_t split;        /* subgroups that share an output's elements */
 };
 
 struct vulkan_device {
