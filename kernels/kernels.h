@@ -38,7 +38,7 @@ uint16_t gp_f32_to_bf16(float f);  /* round to nearest even, NaN stays NaN */
 
 /* Scalar reference of every format: n elements (multiple of block_elems). */
 void gp_dequantize(enum gp_type t, const void *src, float *dst, size_t n);
-/* Round-to-nearest encoders: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K; else -ENOTSUP. */
+/* Round-to-nearest encoders of all types but Q4_1, Q5_0 and Q5_1: these -ENOTSUP. */
 int gp_quantize(enum gp_type t, const float *src, void *dst, size_t n);
 
 /* ---- instruction sets (kernels/cpu_flags.c) -------------------------------- */
