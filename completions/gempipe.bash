@@ -32,8 +32,8 @@ _gempipe_values() { # VERB OPTION
 	*,--cpu-mask) echo 'scalar avx2 avx512 avx512vnni avx512bf16' ;;
 	*,--stages) echo 'auto cpu: vulkan: vulkan[1]: external:' ;;
 	*,--device-memory) echo 'vulkan= vulkan[1]=' ;;
-	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q4_k q6_k' ;;
-	synth,--type) echo 'bf16 q8_0 q4_0 q4_k' ;;
+	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
+	synth,--type) echo 'bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
 	synth,--size) echo '270m 1b 4b 12b 27b' ;;
 	*) return 1 ;;
 	esac

@@ -38,7 +38,7 @@ uint16_t gp_f32_to_bf16(float f);  /* round to nearest even, NaN stays NaN */
 
 /* Scalar reference of every format: n elements (multiple of block_elems). */
 void gp_dequantize(enum gp_type t, const void *src, float *dst, size_t n);
-/* Round-to-nearest encoders: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K; else -ENOTSUP. */
+/* Round-to-nearest encoders of all types but Q4_1, Q5_0 and Q5_1: these -ENOTSUP. */
 int gp_quantize(enum gp_type t, const float *src, void *dst, size_t n);
 
 /* ---- instruction sets (kernels/cpu_flags.c) -------------------------------- */
@@ -157,7 +157,7 @@ struct gp_kernels {
 	/* y[m][n] = x[m] . w[n], n in [n0, n1): x as above, w: packed groups of a
 	 * matrix of n1 or more rows; n0 is a multiple of lanes, n1 one or the last
 	 * row's end. Nothing outside y[.][n0..n1) is written. gp_pack_has(type).
-	 * Sums within 32 elements (16: Q6_K) are exact integers; these, times both
+	 * Sums within 32 elements (16: Q3_K, Q6_K) are exact integers; these, times both
 	 * scales, are summed in float32 upwards over k. */
 	void (*matmul_packed)(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
 	                      const void *w, enum gp_type type, uint32_t k, uint32_t n0,

@@ -24,6 +24,7 @@ static const struct format {
 	{ GP_TYPE_Q5_0, { { 0, 2, 1, false }, { 2, 4, 1, true }, { 6, 4, 4, false } } },
 	{ GP_TYPE_Q5_1, { { 0, 2, 2, false }, { 4, 4, 1, true }, { 8, 4, 4, false } } },
 	{ GP_TYPE_Q8_0, { { 0, 2, 1, false }, { 2, 4, 8, false } } },
+	{ GP_TYPE_Q3_K, { { 108, 2, 1, false }, { 96, 1, 12, false }, { 0, 4, 24, false } } },
 	{ GP_TYPE_Q4_K, { { 0, 2, 2, false }, { 4, 1, 12, false }, { 16, 4, 32, false } } },
 	{ GP_TYPE_Q5_K, { { 0, 2, 2, false }, { 4, 1, 12, false }, { 16, 4, 40, false } } },
 	{ GP_TYPE_Q6_K, { { 208, 2, 1, false }, { 192, 1, 16, false }, { 0, 4, 48, false } } },

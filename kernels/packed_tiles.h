@@ -43,14 +43,15 @@ enum shape { OFFSET, MINIMUM, HALVES };
 
 INLINE enum shape shape_of(const enum gp_type t)
 {
-	return t == GP_TYPE_Q6_K ? HALVES :
+	return t == GP_TYPE_Q6_K || t == GP_TYPE_Q3_K ? HALVES :
 	       t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K ?
 	       MINIMUM : OFFSET;
 }
 
 INLINE bool is_super(const enum gp_type t)
 {
-	return t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K || t == GP_TYPE_Q6_K || t == GP_TYPE_IQ4_XS;
+	return t == GP_TYPE_Q3_K || t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K || t == GP_TYPE_Q6_K ||
+	       t == GP_TYPE_IQ4_XS;
 }
 
 /* Bytes of a block and matrix row, as in the tables of types and of packed.c,
@@ -58,13 +59,14 @@ INLINE bool is_super(const enum gp_type t)
 INLINE size_t head_bytes(const enum gp_type t)
 {
 	return t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K ? 16 : t == GP_TYPE_Q6_K ? 18 :
-	       t == GP_TYPE_IQ4_XS ? 8 : t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 ? 4 : 2;
+	       t == GP_TYPE_Q3_K ? 14 : t == GP_TYPE_IQ4_XS ? 8 : t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 ? 4 : 2;
 }
 
 INLINE size_t body_bytes(const enum gp_type t)
 {
 	return t == GP_TYPE_Q8_0 ? 32 : t == GP_TYPE_Q5_0 || t == GP_TYPE_Q5_1 ? 20 :
-	       t == GP_TYPE_Q5_K ? 160 : t == GP_TYPE_Q6_K ? 192 : is_super(t) ? 128 : 16;
+	       t == GP_TYPE_Q5_K ? 160 : t == GP_TYPE_Q6_K ? 192 : t == GP_TYPE_Q3_K ? 96 :
+	       is_super(t) ? 128 : 16;
 }
 
 INLINE bool is_wide(const enum gp_type t)
@@ -187,6 +189,22 @@ INLINE void q6_scales(struct scales *s, const uint8_t *w)
 		s->scale[j] = v_mul(d, v_float(v_bytes_signed(w + 2 * LANES + j * LANES)));
 }
 
+/* 6-bit scales less 32: low nibbles of two halves share a byte, as do the upper two
+ * bits of four. Quants are doubled, see unpack_q3. */
+INLINE void q3_scales(struct scales *s, const uint8_t *w)
+{
+	const vf d = v_mul(v_half(w), v_set(0.5f));
+
+#pragma GCC unroll 16
+	for (unsigned j = 0; j < 2 * SUPER; j++) {
+		const vi low = v_srl(v_bytes(w + (2 + j % 8) * LANES), 4 * (j / 8));
+		const vi high = v_srl(v_bytes(w + (10 + j % 4) * LANES), 2 * (j / 4));
+		const vi both = v_or(v_and(low, v_word(15)), v_sll(v_and(high, v_word(3)), 4));
+
+		s->scale[j] = v_mul(d, v_sub(v_float(both), v_set(32.0f)));
+	}
+}
+
 /* 6-bit scales less 32: low nibbles of two parts share a byte, the upper two
  * bits are in 16 bits for all. */
 INLINE void iq4_scales(struct scales *s, const uint8_t *w)
@@ -207,6 +225,8 @@ INLINE void take_scales(struct scales *s, const uint8_t *w, const enum gp_type t
 {
 	if (t == GP_TYPE_Q6_K)
 		q6_scales(s, w);
+	else if (t == GP_TYPE_Q3_K)
+		q3_scales(s, w);
 	else if (t == GP_TYPE_IQ4_XS)
 		iq4_scales(s, w);
 	else
@@ -229,6 +249,23 @@ INLINE void unpack_q6(vi q[8], const uint8_t *w, unsigned half, const unsigned s
 	}
 }
 
+/* Element l + 32 s of a half of 128: two bits in byte l of the half, bits 2s and up,
+ * the third in byte l of the block, bit s + 4 half. Twice the quant, 0..14, has an
+ * offset of 8, as sum8 wants it. */
+INLINE void unpack_q3(vi q[8], const uint8_t *w, unsigned half, const unsigned s)
+{
+	const uint8_t *low = w + (32 + half * 32) * LANES;
+
+#pragma GCC unroll 8
+	for (unsigned v = 0; v < 8; v++) {
+		const vi two = v_load(low + v * 4 * LANES);
+		const vi third = v_sll(v_srl_by(v_load(w + v * 4 * LANES), 4 * half), 3 - s);
+
+		q[v] = v_or(v_and(s ? v_srl(two, 2 * s - 1) : v_sll(two, 1), v_byte(6)),
+		            v_and(third, v_byte(8)));
+	}
+}
+
 /* Part 4 half + i of the block whose quants are at w; i is a constant. */
 INLINE void unpack_part(struct part *p, const struct scales *s, const uint8_t *w,
                         unsigned half, const unsigned i, const enum gp_type t)
@@ -236,8 +273,11 @@ INLINE void unpack_part(struct part *p, const struct scales *s, const uint8_t *w
 	const unsigned j = 4 * half + i;
 
 	p->scale[0] = s->scale[2 * j];
-	if (t == GP_TYPE_Q6_K) {
+	if (shape_of(t) == HALVES)
 		p->scale[1] = s->scale[2 * j + 1];
+	if (t == GP_TYPE_Q3_K) {
+		unpack_q3(p->q, w, half, i);
+	} else if (t == GP_TYPE_Q6_K) {
 		unpack_q6(p->q, w, half, i);
 	} else if (t == GP_TYPE_IQ4_XS) {
 		unpack_nibbles(p->q, w + j * 16 * LANES);
@@ -464,7 +504,7 @@ INLINE void tile_rows(struct span s, uint32_t rows, const enum gp_type t)
 		tile_rows(*s, rows, GP_TYPE_##type); \
 	}
 ROWS_OF(Q4_0) ROWS_OF(Q4_1) ROWS_OF(Q5_0) ROWS_OF(Q5_1) ROWS_OF(Q8_0) ROWS_OF(IQ4_NL)
-ROWS_OF(Q4_K) ROWS_OF(Q5_K) ROWS_OF(Q6_K) ROWS_OF(IQ4_XS)
+ROWS_OF(Q3_K) ROWS_OF(Q4_K) ROWS_OF(Q5_K) ROWS_OF(Q6_K) ROWS_OF(IQ4_XS)
 
 typedef void rows_fn(const struct span *s, uint32_t rows);
 
@@ -477,6 +517,7 @@ static rows_fn *rows_of(enum gp_type t)
 	case GP_TYPE_Q5_1: return rows_Q5_1;
 	case GP_TYPE_Q8_0: return rows_Q8_0;
 	case GP_TYPE_IQ4_NL: return rows_IQ4_NL;
+	case GP_TYPE_Q3_K: return rows_Q3_K;
 	case GP_TYPE_Q4_K: return rows_Q4_K;
 	case GP_TYPE_Q5_K: return rows_Q5_K;
 	case GP_TYPE_Q6_K: return rows_Q6_K;

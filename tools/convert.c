@@ -8,15 +8,17 @@
 #include "tools/common/cli.h"
 #include "tools/common/unlink_on_signal.h"
 
+#define TYPES "f32, f16, bf16, q8_0, q4_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs"
+
 static const char help[] =
 	"Usage: gempipe convert SOURCE -o OUT.gguf [--type TYPE]\n"
 	"Writes a model (a Hugging Face folder or a .gguf file, with its tokenizer) as one GGUF\n"
 	"file that gempipe and llama.cpp read. Tensors stream through one by one.\n\n"
 	"  -o, --output FILE      the file to write; it appears only once it is whole\n"
-	"      --type TYPE        f32, f16, bf16, q8_0, q4_0, q4_k or q6_k for the matrices (default:\n"
-	"                         each keeps its type). Norms are f32. The 4-bit types store the\n"
-	"                         embedding as q6_k. Rows that are no multiple of a type's block\n"
-	"                         become q8_0, or f16\n"
+	"      --type TYPE        " TYPES " for\n"
+	"                         the matrices (default: each keeps its type). Norms are f32. Types\n"
+	"                         of less than 6 bits store the embedding as q6_k. Rows that are no\n"
+	"                         multiple of a type's block become q8_0, or f16\n"
 	"  -q, --quiet            no progress;  -h, --help: this text;  --version: the version\n"
 	"\nExamples:\n"
 	"  gempipe convert gemma-3-4b-it -o gemma-3-4b-it-bf16.gguf\n"
@@ -54,6 +56,11 @@ static enum gp_type fitting(enum gp_type wanted, uint64_t cols)
 	return cols % gp_type_info(GP_TYPE_Q8_0)->block_elems == 0 ? GP_TYPE_Q8_0 : GP_TYPE_F16;
 }
 
+static bool bits_below_6(const struct gp_type_info *t)
+{
+	return 8 * t->block_bytes < 6 * t->block_elems;
+}
+
 static enum gp_type out_type(const struct convert *c, enum gp_tensor_id id,
 			     const struct gp_tensor *t)
 {
@@ -61,7 +68,7 @@ static enum gp_type out_type(const struct convert *c, enum gp_tensor_id id,
 		return GP_TYPE_F32;
 	if (!c->type)
 		return t->type;
-	if (id == GP_T_TOKEN_EMBD && (c->type->type == GP_TYPE_Q4_0 || c->type->type == GP_TYPE_Q4_K))
+	if (id == GP_T_TOKEN_EMBD && bits_below_6(c->type))
 		return fitting(GP_TYPE_Q6_K, t->cols);
 	return fitting(c->type->type, t->cols);
 }
@@ -227,7 +234,7 @@ static int convert(struct convert *c)
 		fprintf(stderr, "gempipe convert: %s has a vision tower, which is left out\n",
 			c->source);
 	if (c->substituted)
-		fprintf(stderr, "gempipe convert: %u matrices are not %s: embeddings of 4-bit files, "
+		fprintf(stderr, "gempipe convert: %u matrices are not %s: embeddings of small types, "
 			"and rows that its blocks do not divide\n", c->substituted, c->type->name);
 	if ((rc = each_tensor(c, write_tensor)) < 0)
 		return rc;
@@ -237,7 +244,8 @@ static int convert(struct convert *c)
 static bool writable_type(const struct gp_type_info *t)
 {
 	static const enum gp_type types[] = { GP_TYPE_F32, GP_TYPE_F16, GP_TYPE_BF16, GP_TYPE_Q8_0,
-					      GP_TYPE_Q4_0, GP_TYPE_Q4_K, GP_TYPE_Q6_K };
+					      GP_TYPE_Q4_0, GP_TYPE_Q3_K, GP_TYPE_Q4_K, GP_TYPE_Q5_K,
+					      GP_TYPE_Q6_K, GP_TYPE_IQ4_NL, GP_TYPE_IQ4_XS };
 
 	for (size_t i = 0; t && i < GP_ARRAY_LEN(types); i++)
 		if (t->type == types[i])
@@ -254,8 +262,7 @@ static int own_option(struct convert *c, int o)
 	c->type = gp_type_by_name(optarg);
 	if (writable_type(c->type))
 		return 0;
-	return cli_misused(&c->cli, "--type '%s': must be f32, f16, bf16, q8_0, q4_0, q4_k or q6_k",
-			   optarg);
+	return cli_misused(&c->cli, "--type '%s': must be " TYPES, optarg);
 }
 
 static int parse(struct convert *c, int argc, char **argv)

@@ -11,15 +11,18 @@
 #include "tools/common/cli.h"
 #include "tools/common/unlink_on_signal.h"
 
+#define TYPES "bf16, q8_0, q4_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs"
+
 static const char help[] =
 	"Usage: gempipe synth --size SIZE --type TYPE -o OUT.gguf [--seed N]\n"
 	"Writes a file of a Gemma 3 model's true shape with random weights and a placeholder\n"
 	"vocabulary (control and byte tokens work), to measure speed. Its text is noise.\n\n"
 	"      --size SIZE        270m, 1b, 4b, 12b or 27b\n"
-	"      --type TYPE        bf16, q8_0, q4_0 or q4_k (default q4_0). As in llama.cpp's files,\n"
-	"                         q4 types store the embedding as q6_k, q4_k (its Q4_K_S) some\n"
-	"                         matrices as q5_k; rows that these do not divide (270m, 1b) are\n"
-	"                         q8_0, q5_0 or q5_1\n"
+	"      --type TYPE        " TYPES "\n"
+	"                         (default q4_0). As in llama.cpp's files, types of less than 8 bits\n"
+	"                         store the embedding as q6_k; q4_k (its Q4_K_S), iq4_nl and iq4_xs\n"
+	"                         some matrices as q5_k; rows that these do not divide (270m, 1b)\n"
+	"                         are q8_0, q5_0, q5_1 or iq4_nl\n"
 	"  -o, --output FILE      the file to write; it appears only once it is whole\n"
 	"      --seed N           another file (default 1); equal arguments give equal files\n"
 	"  -q, --quiet            no progress;  -h, --help: this text;  --version: the version\n"
@@ -107,6 +110,9 @@ static void scale_block(enum gp_type t, uint8_t *block)
 		put_half(block + 2, DEVIATION / 527 * 15.5f);
 		break;
 	case GP_TYPE_Q6_K: put_half(block + 208, DEVIATION / 1367); break;
+	case GP_TYPE_Q3_K: put_half(block + 108, DEVIATION / 43.3f); break;
+	case GP_TYPE_IQ4_NL: put_half(block, DEVIATION / 67.4f); break;
+	case GP_TYPE_IQ4_XS: put_half(block, DEVIATION / 1246); break;
 	default: break;
 	}
 }
@@ -171,28 +177,53 @@ static void shape(const struct gp_config *c, enum gp_tensor_id id, uint64_t *row
 	}
 }
 
-/* Q4_K_S keeps what matters most at 5 bits: the values of the first four layers
- * and the last matrix of the first eighth. */
-static bool is_5_bit(const struct synth *s, enum gp_tensor_id id, uint32_t layer)
+static bool is_iq4(enum gp_type t)
 {
-	return s->type == GP_TYPE_Q4_K &&
-	       ((id == GP_T_ATTN_V && layer < 4) ||
-		(id == GP_T_FFN_DOWN && layer < s->config.n_layers / 8));
+	return t == GP_TYPE_IQ4_NL || t == GP_TYPE_IQ4_XS;
 }
 
-/* As llama.cpp's quantiser chooses for Q4_0, Q4_K_S, Q8_0 and BF16. */
+/* What matters most has 5 bits in Q4_K_S and, made without an importance matrix, in
+ * IQ4: the last matrix of the first eighth; the values of the first four layers, in
+ * IQ4 all values that four heads or more share. */
+static bool is_5_bit(const struct synth *s, enum gp_tensor_id id, uint32_t layer)
+{
+	const struct gp_config *c = &s->config;
+
+	if (s->type != GP_TYPE_Q4_K && !is_iq4(s->type))
+		return false;
+	if (id == GP_T_ATTN_V)
+		return is_iq4(s->type) ? c->n_heads >= 4 * c->n_kv_heads : layer < 4;
+	return id == GP_T_FFN_DOWN && layer < c->n_layers / 8;
+}
+
+/* For rows that are no multiple of 256. */
+static enum gp_type smaller_blocks(enum gp_type t)
+{
+	switch (t) {
+	case GP_TYPE_Q3_K:
+	case GP_TYPE_IQ4_XS: return GP_TYPE_IQ4_NL;
+	case GP_TYPE_Q4_K: return GP_TYPE_Q5_0;
+	case GP_TYPE_Q5_K: return GP_TYPE_Q5_1;
+	case GP_TYPE_Q6_K: return GP_TYPE_Q8_0;
+	default: return t;
+	}
+}
+
+/* As llama.cpp's quantiser chooses for Q4_0, Q3_K_S, Q4_K_S, Q5_K_S, Q6_K, IQ4_NL,
+ * IQ4_XS, Q8_0 and BF16. */
 static enum gp_type type_of(const struct synth *s, enum gp_tensor_id id, uint32_t layer,
 			    uint64_t rows, uint64_t cols)
 {
-	const bool q4 = s->type == GP_TYPE_Q4_0 || s->type == GP_TYPE_Q4_K, fits = cols % 256 == 0;
+	const bool large = s->type == GP_TYPE_BF16 || s->type == GP_TYPE_Q8_0;
+	enum gp_type t = s->type;
 
 	if (rows == 0)
 		return GP_TYPE_F32;
-	if (id == GP_T_TOKEN_EMBD && q4)
-		return fits ? GP_TYPE_Q6_K : GP_TYPE_Q8_0;
-	if (is_5_bit(s, id, layer))
-		return fits ? GP_TYPE_Q5_K : GP_TYPE_Q5_1;
-	return s->type == GP_TYPE_Q4_K && !fits ? GP_TYPE_Q5_0 : s->type;
+	if (id == GP_T_TOKEN_EMBD && !large)
+		t = GP_TYPE_Q6_K;
+	else if (is_5_bit(s, id, layer))
+		t = GP_TYPE_Q5_K;
+	return cols % gp_type_info(t)->block_elems ? smaller_blocks(t) : t;
 }
 
 static int each_tensor(struct synth *s, int (*visit)(struct synth *s, enum gp_tensor_id id,
@@ -357,10 +388,17 @@ static struct gp_config config_of(const struct size *z)
 	return c;
 }
 
+/* 0: no type of a whole file. */
 static uint32_t file_type(enum gp_type t)
 {
-	/* llama.cpp's general.file_type; Q4_K's is that of its mixture Q4_K_S. */
-	return t == GP_TYPE_BF16 ? 32 : t == GP_TYPE_Q8_0 ? 7 : t == GP_TYPE_Q4_0 ? 2 : 14;
+	/* llama.cpp's general.file_type; those of Q3_K_S, Q4_K_S and Q5_K_S. */
+	static const uint8_t number[GP_TYPE_BF16 + 1] = {
+		[GP_TYPE_Q4_0] = 2, [GP_TYPE_Q8_0] = 7, [GP_TYPE_Q3_K] = 11, [GP_TYPE_Q4_K] = 14,
+		[GP_TYPE_Q5_K] = 16, [GP_TYPE_Q6_K] = 18, [GP_TYPE_IQ4_NL] = 25,
+		[GP_TYPE_IQ4_XS] = 30, [GP_TYPE_BF16] = 32,
+	};
+
+	return number[t];
 }
 
 static int synth(struct synth *s)
@@ -395,9 +433,8 @@ static int type_option(struct synth *s)
 {
 	const struct gp_type_info *t = gp_type_by_name(optarg);
 
-	if (!t || (t->type != GP_TYPE_BF16 && t->type != GP_TYPE_Q8_0 && t->type != GP_TYPE_Q4_0 &&
-		   t->type != GP_TYPE_Q4_K))
-		return cli_misused(&s->cli, "--type '%s': must be bf16, q8_0, q4_0 or q4_k", optarg);
+	if (!t || !file_type(t->type))
+		return cli_misused(&s->cli, "--type '%s': must be " TYPES, optarg);
 	s->type = t->type;
 	return 0;
 }

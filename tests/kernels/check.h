@@ -62,22 +62,27 @@ static inline void check_fill(float *p, size_t n, enum check_fill how)
 		}
 }
 
+/* What a block's other numbers are multiplied by: its scale and, in some types, that
+ * of its minima. */
+static inline void check_put_scales(enum gp_type t, uint8_t *block, float scale, float min)
+{
+	const bool two = t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q4_K ||
+	                 t == GP_TYPE_Q5_K;
+	const size_t at = t == GP_TYPE_Q3_K ? 108 : t == GP_TYPE_Q6_K ? 208 : 0;
+	const uint16_t half[2] = { gp_f32_to_f16(scale), gp_f32_to_f16(min) };
+
+	memcpy(block + at, half, two ? 4 : 2);
+}
+
 /* Blocks of random bits whose scales are finite. */
 static inline void check_random_blocks(enum gp_type t, uint8_t *p, size_t bytes)
 {
 	const size_t block = gp_type_info(t)->block_bytes;
-	const bool two = t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q4_K ||
-	                 t == GP_TYPE_Q5_K;
-	const size_t at = t == GP_TYPE_Q3_K ? 108 : t == GP_TYPE_Q6_K ? 208 : 0;
 
 	for (size_t i = 0; i < bytes; i++)
 		p[i] = (uint8_t)check_random();
 	for (; bytes; bytes -= block, p += block)
-		for (size_t i = 0; i < (two ? 2 : 1); i++) {
-			const uint16_t scale = gp_f32_to_f16(check_uniform() * 0.05f);
-
-			memcpy(p + at + 2 * i, &scale, sizeof(scale));
-		}
+		check_put_scales(t, p, check_uniform() * 0.05f, check_uniform() * 0.05f);
 }
 
 /* Bytes that end where an unmapped page begins: reading past them is a fault in

@@ -3,8 +3,8 @@
 #include "tests/kernels/bench.h"
 
 static const enum gp_type types[] = { GP_TYPE_Q4_0, GP_TYPE_Q4_1, GP_TYPE_Q5_0, GP_TYPE_Q5_1,
-	                              GP_TYPE_Q8_0, GP_TYPE_Q4_K, GP_TYPE_Q5_K, GP_TYPE_Q6_K,
-	                              GP_TYPE_IQ4_NL, GP_TYPE_IQ4_XS };
+	                              GP_TYPE_Q8_0, GP_TYPE_Q3_K, GP_TYPE_Q4_K, GP_TYPE_Q5_K,
+	                              GP_TYPE_Q6_K, GP_TYPE_IQ4_NL, GP_TYPE_IQ4_XS };
 
 static size_t bytes_of(enum gp_type t, uint32_t rows, uint32_t k)
 {
@@ -70,7 +70,6 @@ static void types_that_cannot_be_packed(void **state)
 	assert_false(gp_pack_has(GP_TYPE_F32));
 	assert_false(gp_pack_has(GP_TYPE_F16));
 	assert_false(gp_pack_has(GP_TYPE_BF16));
-	assert_false(gp_pack_has(GP_TYPE_Q3_K));
 }
 
 /* ---- activations ------------------------------------------------------------- */
@@ -169,14 +168,10 @@ static void worst_case(struct problem *p, int which)
 	static const uint8_t quants[N_WORST / 2] = { 0x00, 0x7f, 0x80, 0xff };
 	const size_t bytes = bytes_of(p->type, p->n, p->k);
 	const size_t block = gp_type_info(p->type)->block_bytes;
-	const uint16_t one = gp_f32_to_f16(1.0f);
 
 	memset(p->w, quants[which / 2], bytes);
-	for (size_t i = 0; i < bytes; i += block) {
-		memcpy(p->w + i + (p->type == GP_TYPE_Q6_K ? 208 : 0), &one, sizeof one);
-		if (p->type != GP_TYPE_Q6_K && p->type != GP_TYPE_Q8_0 && block != 18 && block != 22)
-			memcpy(p->w + i + 2, &one, sizeof one);
-	}
+	for (size_t i = 0; i < bytes; i += block)
+		check_put_scales(p->type, p->w + i, 1.0f, 1.0f);
 	for (size_t i = 0; i < (size_t)p->rows * p->k; i++)
 		p->x[i] = which % 2 ? 1.0f : -1.0f;
 }

@@ -98,7 +98,7 @@ static double squared_error(const float *a, const float *b, size_t n)
 /* Rounding to nearest may lose to ggml's search for scales, but not by much. */
 static void k_encoders_near_golden(void **state)
 {
-	static const char *const searched[] = { "Q4_K", "Q6_K" };
+	static const char *const searched[] = { "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS" };
 
 	(void)state;
 	for (size_t t = 0; t < GP_ARRAY_LEN(searched); t++) {
@@ -119,11 +119,56 @@ static void k_encoders_near_golden(void **state)
 	}
 }
 
-/* Zeros stay zeros, and no input makes NaN or infinity of a finite number. */
+/* Blocks whose extremes are quants, and largest scale and minimum the ends of their
+ * ranges, decode to what they were. */
+static void what_is_representable_stays(void **state)
+{
+	static const struct {
+		enum gp_type type;
+		unsigned sub;          /* elements of a scale */
+		int low, high;         /* quants */
+		int largest, others;   /* scales; others: less up to 19 */
+		float min;             /* unit of the minima */
+	} cases[] = {
+		{ GP_TYPE_Q4_0, 256, -8, 7, 1, 0, 0 },
+		{ GP_TYPE_Q3_K, 16, -4, 3, -32, 31, 0 }, { GP_TYPE_Q6_K, 16, -32, 31, -127, 127, 0 },
+		{ GP_TYPE_Q4_K, 32, 0, 15, 63, 63, 0.125f }, { GP_TYPE_Q5_K, 32, 0, 31, 63, 63, 0.125f },
+	};
+	float src[256], got[256];
+	uint8_t bytes[512];
+
+	(void)state;
+	for (size_t t = 0; t < GP_ARRAY_LEN(cases); t++) {
+		int scale = cases[t].largest, min = 63;
+
+		for (unsigned i = 0; i < 256; i++) {
+			const unsigned in = i % cases[t].sub;
+			const int q = in % 32 == 0 ? cases[t].low : in % 32 == 1 ? cases[t].high :
+				cases[t].low + (int)(check_random() % (unsigned)(cases[t].high - cases[t].low));
+
+			if (i && in == 0) {
+				scale = cases[t].others - (int)(check_random() % 20);
+				min = (int)(check_random() % 64);
+			}
+			src[i] = 0.25f * (float)(scale * q) - cases[t].min * (float)min;
+		}
+		assert_int_equal(gp_quantize(cases[t].type, src, bytes, 256), 0);
+		gp_dequantize(cases[t].type, bytes, got, 256);
+		for (unsigned i = 0; i < 256; i++)
+			if (!(fabsf(got[i] - src[i]) <= 0.0f))
+				fail_msg("%s element %u: %g became %g",
+				         gp_type_info(cases[t].type)->name, i, (double)src[i],
+				         (double)got[i]);
+	}
+}
+
+/* Zeros stay zeros, and no input makes NaN or infinity of a finite number. Numbers
+ * up to 1: half a step of the widest gap, or the side without the extreme. */
 static void encoders_take_extremes(void **state)
 {
 	static const enum gp_type types[] = { GP_TYPE_Q8_0, GP_TYPE_Q4_0, GP_TYPE_Q4_K,
-		                              GP_TYPE_Q6_K };
+		                              GP_TYPE_Q5_K, GP_TYPE_Q6_K, GP_TYPE_IQ4_NL,
+		                              GP_TYPE_IQ4_XS, GP_TYPE_Q3_K };
 	float src[512], got[512];
 	uint8_t bytes[512 * 2];
 
@@ -141,7 +186,8 @@ static void encoders_take_extremes(void **state)
 				assert_true(isfinite(got[i]));
 				if (how == FILL_ZERO)
 					assert_true(got[i] == 0.0f);
-				if (how == FILL_RANDOM && !(fabsf(got[i] - src[i]) <= 0.13f))
+				if (how == FILL_RANDOM && !(fabsf(got[i] - src[i]) <=
+				                            (types[t] == GP_TYPE_Q3_K ? 0.27f : 0.13f)))
 					fail_msg("type %d: %g became %g", (int)types[t],
 					         (double)src[i], (double)got[i]);
 			}
@@ -271,6 +317,7 @@ int main(void)
 		cmocka_unit_test(golden_decoding),
 		cmocka_unit_test(golden_bytes),
 		cmocka_unit_test(k_encoders_near_golden),
+		cmocka_unit_test(what_is_representable_stays),
 		cmocka_unit_test(encoders_take_extremes),
 		cmocka_unit_test(encoder_errors),
 		cmocka_unit_test(f16_is_complete),
