@@ -12,7 +12,7 @@ _gempipe_options() { # VERB
 		--parse-special" ;;
 	chat) echo "$engine $sampling --ctx --system --tokens" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
-	perplexity) echo "$engine --ctx --file --ids --chunks --parallel" ;;
+	perplexity) echo "$engine --ctx --file --ids --chunks --skip --parallel" ;;
 	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat" ;;
 	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
 	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
