@@ -267,11 +267,14 @@ static void print_text(const struct evaluate *e, const struct figures *f)
 	       (unsigned long long)e->text.ctx);
 }
 
-static json_t *score_json(const char *name, struct estimate ppl, struct estimate nll)
+static json_t *score_json(const char *path, struct estimate ppl, struct estimate nll)
 {
-	return json_pack("{s:s, s:f, s:f, s:f, s:f}", "name", name, "perplexity", ppl.value,
-			 "perplexity_error", ppl.error, "mean_nll", nll.value, "mean_nll_error",
-			 nll.error);
+	/* Null where it is not UTF-8. */
+	json_t *name = json_string(path);
+
+	return json_pack("{s:o, s:f, s:f, s:f, s:f}", "name", name ? name : json_null(),
+			 "perplexity", ppl.value, "perplexity_error", ppl.error, "mean_nll", nll.value,
+			 "mean_nll_error", nll.error);
 }
 
 static json_t *figures_json(const struct evaluate *e, const struct figures *f)
@@ -300,7 +303,7 @@ static int print_json(const struct evaluate *e, const struct figures *f)
 	json_t *o = figures_json(e, f);
 
 	if (!o)
-		return gp_fail(ENOMEM, "no JSON of the figures; is the model's path UTF-8?");
+		return gp_fail(ENOMEM, "no memory for the figures");
 	json_dumpf(o, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
 	putchar('\n');
 	json_decref(o);

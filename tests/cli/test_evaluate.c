@@ -319,7 +319,7 @@ static void test_saved_reference(void **state)
 	(void)state;
 	assert_int_not_equal(access(part, F_OK), 0);
 	assert_int_equal(stat(saved, &st), 0);
-	assert_int_equal(st.st_size, 296 + 4 * 511 * (16 + 2 * 4096));
+	assert_int_equal(st.st_size, 352 + 4 * 511 * (16 + 2 * 4096));
 	/* Other stages, threads, chunks in flight: on a CPU the same to the last bit. */
 	char *again = EVALUATE(quantised, "--reference", saved, "--text", TEXT, "--chunks", "4",
 			       "--stages", "cpu:0-2,cpu:3-5", "--threads", "1", "--parallel", "3",
@@ -417,7 +417,8 @@ static void test_wrong_input(void **state)
 		"--reference", "tests/data/gemma3-random-text", "--text", TEXT);
 	REFUSED(1, "two scored ids at least", quantised, "--reference", MINI, "--text", TEXT, "--ctx",
 		"2", "--chunks", "1");
-	REFUSED(1, "no regular file", FEW, "--save-reference", folder);
+	REFUSED(1, "no saved reference", FEW, "--save-reference", folder);
+	REFUSED(1, "no saved reference", FEW, "--save-reference", quantised);
 	REFUSED(1, "/nowhere/x", FEW, "--save-reference", "/nowhere/x");
 }
 

@@ -22,10 +22,10 @@ struct header {
 	uint32_t vocab, n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn;
 	int32_t bos;
 	uint64_t ctx, skip, n_chunks, ids; /* ids: their check sum */
-	char model[200];
+	char model[256];
 	uint64_t check;                 /* of what is before it */
 };
-static_assert(sizeof(struct header) == 296, "the file's header has no gaps");
+static_assert(sizeof(struct header) == 352, "the file's header has no gaps");
 
 struct row_header {
 	double nll;
@@ -190,8 +190,10 @@ static int open_part(struct reference *r, const char *path)
 {
 	struct stat st;
 
-	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
-		return gp_fail(EINVAL, "%s: is no regular file to save the reference in", path);
+	/* A slip of the hand would put it in the place of a model. */
+	if (stat(path, &st) == 0 && !(S_ISREG(st.st_mode) && st.st_size == 0) &&
+	    !reference_is_file(path))
+		return gp_fail(EEXIST, "%s: is there, and no saved reference; give another name", path);
 	r->path = strdup(path);
 	char *part = malloc(strlen(path) + sizeof ".part");
 	if (!r->path || !part) {
