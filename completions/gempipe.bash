@@ -12,7 +12,9 @@ _gempipe_options() { # VERB
 		--parse-special" ;;
 	chat) echo "$engine $sampling --ctx --system --tokens" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
-	perplexity) echo "$engine --ctx --file --ids --chunks --parallel" ;;
+	perplexity) echo "$engine --ctx --file --ids --chunks --skip --parallel" ;;
+	evaluate) echo "$engine --ctx --text --file --ids --chunks --skip --parallel --reference
+		--save-reference --min-retention" ;;
 	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat" ;;
 	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
 	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
@@ -42,8 +44,8 @@ _gempipe_values() { # VERB OPTION
 _gempipe() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
 	local verb=${COMP_WORDS[1]-} words
-	local verbs='run chat tokenize detokenize logits perplexity inspect convert synth bench
-		devices worker demo version help --help --version'
+	local verbs='run chat tokenize detokenize logits perplexity evaluate inspect convert synth
+		bench devices worker demo version help --help --version'
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then

@@ -115,8 +115,8 @@ static void test_unknown_option(void **state)
 static void test_help_and_version(void **state)
 {
 	static const char *const verbs[] = { "run", "chat", "logits", "tokenize", "detokenize",
-					     "perplexity", "inspect", "convert", "synth", "bench",
-					     "worker-cpu" };
+					     "perplexity", "evaluate", "inspect", "convert",
+					     "synth", "bench", "worker-cpu" };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
