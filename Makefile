@@ -7,7 +7,7 @@ V ?= 0
 SAN ?=
 Q := $(if $(filter 1,$(V)),,@)
 
-PKGS := libzmq libprotobuf-c jansson numa
+PKGS := libzmq libprotobuf-c jansson numa openblas
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
@@ -24,12 +24,13 @@ VULKAN_LIBS := $(if $(VULKAN),$(shell pkg-config --libs vulkan))
 .DEFAULT_GOAL := all
 
 # ---- libraries: one a folder, in the order in which they depend on each other
-FOLDERS := base shm proto kernels model workers workers/cpu $(if $(VULKAN),workers/vulkan) coordinator
+FOLDERS := base shm proto kernels model quantize workers workers/cpu $(if $(VULKAN),workers/vulkan) coordinator
 SRC_base        := $(wildcard base/*.c)
 SRC_shm         := $(wildcard shm/*.c)
 SRC_proto       := $(wildcard proto/*.c)
 SRC_kernels     := $(wildcard kernels/*.c)
 SRC_model       := $(wildcard model/*.c)
+SRC_quantize    := $(wildcard quantize/*.c)
 SRC_workers     := $(wildcard workers/*.c)
 SRC_workers/cpu := $(filter-out workers/cpu/main.c,$(wildcard workers/cpu/*.c))
 SRC_workers/vulkan := $(filter-out workers/vulkan/main.c,$(wildcard workers/vulkan/*.c))
@@ -91,9 +92,10 @@ CLOSURE_shm         := shm base
 CLOSURE_proto       := proto base
 CLOSURE_kernels     := kernels base
 CLOSURE_model       := model kernels base
+CLOSURE_quantize    := quantize model kernels base
 CLOSURE_workers     := workers workers/cpu $(if $(VULKAN),workers/vulkan) model kernels proto shm base
 CLOSURE_coordinator := coordinator model kernels proto shm base
-CLOSURE_tools       := coordinator workers/cpu workers model kernels proto shm base
+CLOSURE_tools       := quantize coordinator workers/cpu workers model kernels proto shm base
 libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
 
 # ---- programs

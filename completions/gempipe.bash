@@ -21,6 +21,10 @@ _gempipe_options() { # VERB
 	devices) echo '--json --verbose --help --version' ;;
 	inspect) echo '--model --tensors --json --help --version' ;;
 	convert) echo '--output --type --quiet --help --version' ;;
+	calibrate) echo '--model --file --ids --output --ctx --chunks --probe-chunks --threads --json
+		--quiet --help --version' ;;
+	quantize) echo '--output --type --embedding --bits --target-size --calibration --text --ids
+		--chunks --ctx --nearest --threads --restart --plan --json --quiet --help --version' ;;
 	synth) echo '--size --type --output --seed --quiet --help --version' ;;
 	worker) echo 'cpu vulkan --gdb --connect --stage --device --describe --help --version' ;;
 	demo) echo '--yes --help' ;;
@@ -34,7 +38,8 @@ _gempipe_values() { # VERB OPTION
 	*,--cpu-mask) echo 'scalar avx2 avx512 avx512vnni avx512bf16' ;;
 	*,--stages) echo 'auto cpu: vulkan: vulkan[1]: external:' ;;
 	*,--device-memory) echo 'vulkan= vulkan[1]=' ;;
-	convert,--type) echo 'f32 f16 bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
+	convert,--type | quantize,--type | quantize,--embedding)
+		echo 'f32 f16 bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
 	synth,--type) echo 'bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
 	synth,--size) echo '270m 1b 4b 12b 27b' ;;
 	*) return 1 ;;
@@ -44,8 +49,8 @@ _gempipe_values() { # VERB OPTION
 _gempipe() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
 	local verb=${COMP_WORDS[1]-} words
-	local verbs='run chat tokenize detokenize logits perplexity evaluate inspect convert synth
-		bench devices worker demo version help --help --version'
+	local verbs='run chat tokenize detokenize logits perplexity evaluate inspect convert calibrate
+		quantize synth bench devices worker demo version help --help --version'
 
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then

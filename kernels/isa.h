@@ -69,7 +69,6 @@ void gp_dequantize_q6_k(const uint8_t *src, float *dst, size_t n);
 void gp_dequantize_iq4_xs(const uint8_t *src, float *dst, size_t n);
 /* Scale and minimum of sub-block j of Q4_K and Q5_K: 6 bits each. */
 void gp_scale_min_k4(const uint8_t scales[12], unsigned j, uint8_t *scale, uint8_t *min);
-extern const int8_t gp_iq4_values[16];
 
 /* The positions [*from, *to) of [begin, end) that row sees; false: none. */
 static inline bool gp_attention_seen(const struct gp_attention *a, uint32_t row, uint32_t begin,

@@ -31,6 +31,8 @@ const struct gp_type_info *gp_type_by_name(const char *name); /* case-insensitiv
 /* Bytes of rows x cols; -EINVAL (cols no multiple of the block) or -EOVERFLOW. */
 int gp_type_bytes(enum gp_type t, uint64_t rows, uint64_t cols, size_t *bytes);
 
+extern const int8_t gp_iq4_values[16]; /* what the codes of IQ4_NL and IQ4_XS mean, ascending */
+
 float gp_f16_to_f32(uint16_t h);
 uint16_t gp_f32_to_f16(float f);   /* round to nearest even */
 float gp_bf16_to_f32(uint16_t h);

@@ -26,6 +26,7 @@ struct gp_stage {
 	/* the step in hand, max_rows each */
 	uint32_t *seq, *pos, *token, *logit_rows, *candidates;
 	uint32_t *added;               /* positions the step adds, by sequence */
+	uint32_t n_rows;
 	bool prepares;                 /* no step is in hand: nothing to trace */
 };
 
@@ -189,6 +190,16 @@ static int attend(struct gp_stage *s, uint32_t layer)
 	return s->ops->attention(s->dev, layer);
 }
 
+static int observe(struct gp_stage *s, enum gp_tensor_id id, uint32_t layer, enum gp_buffer b)
+{
+	const float *x;
+
+	if (!s->shape.observe)
+		return 0;
+	x = s->ops->peek(s->dev, b);
+	return x ? s->shape.observe(s->shape.observer, id, layer, x, s->n_rows) : -EIO;
+}
+
 static int attention_branch(struct gp_stage *s, uint32_t layer)
 {
 	const struct gp_device_ops *o = s->ops;
@@ -202,8 +213,10 @@ static int attention_branch(struct gp_stage *s, uint32_t layer)
 	};
 	int rc;
 
-	if ((rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
+	if ((rc = observe(s, GP_T_ATTN_Q, layer, GP_BUF_NORMED)) < 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
 	    (rc = attend(s, layer)) < 0 ||
+	    (rc = observe(s, GP_T_ATTN_OUT, layer, GP_BUF_ATTN)) < 0 ||
 	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0)
 		return rc;
 	return join(s, weight_of(s, layer, GP_T_POST_ATTN_NORM), weight_of(s, layer, GP_T_FFN_NORM));
@@ -231,7 +244,9 @@ static int ffn_branch(struct gp_stage *s, uint32_t layer, gp_handle next)
 	};
 	int rc;
 
-	if ((rc = gate_and_up(s, layer)) < 0 ||
+	if ((rc = observe(s, GP_T_FFN_GATE, layer, GP_BUF_NORMED)) < 0 ||
+	    (rc = gate_and_up(s, layer)) < 0 ||
+	    (rc = observe(s, GP_T_FFN_DOWN, layer, GP_BUF_GATE)) < 0 ||
 	    (rc = s->ops->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0)
 		return rc;
 	return join(s, weight_of(s, layer, GP_T_POST_FFN_NORM), next);
@@ -283,7 +298,8 @@ static int run_head(struct gp_stage *s)
 	uint64_t start = span_begin(s);
 	int rc;
 
-	if ((rc = s->ops->head(s->dev, s->token_embd)) < 0)
+	if ((rc = observe(s, GP_T_TOKEN_EMBD, 0, GP_BUF_NORMED)) < 0 ||
+	    (rc = s->ops->head(s->dev, s->token_embd)) < 0)
 		return rc;
 	if (start)
 		gp_trace_span("compute", "head", start, gp_now_ns(), NULL, 0);
@@ -320,6 +336,7 @@ static int forward(struct gp_stage *s, const struct gp_batch *b, const float *in
 {
 	int rc = s->ops->begin_step(s->dev, b, s->shape.embeds ? NULL : in);
 
+	s->n_rows = b->n_rows;
 	if (rc == 0)
 		rc = run_operations(s, b);
 	return rc < 0 ? rc : end_step(s, out);
@@ -355,6 +372,9 @@ int gp_stage_create(struct gp_stage **out, const struct gp_model *m,
 	*out = NULL;
 	if ((rc = check_shape(shape, gp_model_config(m))) < 0)
 		return rc;
+	if (shape->observe && !ops->peek)
+		return gp_fail(ENOTSUP, "%s: shows nobody its activations; calibrate on the CPU",
+		               ops->name);
 	if (!(s = calloc(1, sizeof(*s))))
 		return gp_fail(ENOMEM, "stage: no memory");
 	s->config = *gp_model_config(m);

@@ -34,6 +34,8 @@ struct gp_gguf_writer {
 	size_t n_tensors, tensors_room;
 	size_t data_bytes;              /* of all tensors with their padding */
 	bool header_written;
+	bool resumable;                 /* what is written stays, and done tells how much of it */
+	char *done;                     /* path of a file with the number of whole tensors */
 	size_t current, in_current;     /* tensor being written, bytes it has */
 };
 
@@ -81,6 +83,14 @@ static int append_string(const struct gp_gguf_writer *w, struct bytes *b, const 
 	return rc < 0 ? rc : append(w, b, s, n);
 }
 
+/* A part of an earlier run is opened as it is. */
+static FILE *open_part(const struct gp_gguf_writer *w)
+{
+	FILE *f = w->resumable ? fopen(w->part, "r+be") : NULL;
+
+	return f ? f : fopen(w->part, w->resumable ? "w+be" : "wbe");
+}
+
 static int open_files(struct gp_gguf_writer *w, const char *path)
 {
 	struct stat st;
@@ -93,21 +103,27 @@ static int open_files(struct gp_gguf_writer *w, const char *path)
 		w->part = NULL;
 		return gp_fail(ENOMEM, "%s: out of memory", path);
 	}
-	w->file = fopen(w->part, "wbe");
+	if (asprintf(&w->done, "%s.done", w->part) < 0) {
+		w->done = NULL;
+		return gp_fail(ENOMEM, "%s: out of memory", path);
+	}
+	w->file = open_part(w);
 	if (!w->file)
 		return gp_fail(errno, "%s: can't be written: %s", w->part, strerror(errno));
 	return 0;
 }
 
-int gp_gguf_writer_create(struct gp_gguf_writer **out, const char *path)
+static int create(struct gp_gguf_writer **out, const char *path, bool resumable)
 {
 	struct gp_gguf_writer *w = calloc(1, sizeof *w);
 	int rc;
 
 	*out = NULL;
 	if (!w)
-		return gp_fail(ENOMEM, "%s: out of memory", path);
-	rc = open_files(w, path);
+		return gp_fail(ENOMEM, "%s: out of memory", path ? path : "header");
+	w->resumable = resumable;
+	rc = path ? open_files(w, path) :
+	     (w->path = strdup("header")) ? 0 : gp_fail(ENOMEM, "header: out of memory");
 	if (rc < 0) {
 		gp_gguf_writer_destroy(w);
 		return rc;
@@ -116,19 +132,31 @@ int gp_gguf_writer_create(struct gp_gguf_writer **out, const char *path)
 	return 0;
 }
 
+int gp_gguf_writer_create(struct gp_gguf_writer **out, const char *path)
+{
+	return create(out, path, false);
+}
+
+int gp_gguf_writer_create_resumable(struct gp_gguf_writer **out, const char *path)
+{
+	return create(out, path, true);
+}
+
 void gp_gguf_writer_destroy(struct gp_gguf_writer *w)
 {
 	if (!w)
 		return;
 	if (w->file) {
 		fclose(w->file);
-		unlink(w->part);
+		if (!w->resumable || !w->header_written)
+			unlink(w->part);
 	}
 	for (size_t i = 0; i < w->n_keys; i++)
 		free(w->keys[i]);
 	free(w->keys);
 	free(w->tensors);
 	free(w->values.data);
+	free(w->done);
 	free(w->part);
 	free(w->path);
 	free(w);
@@ -310,7 +338,7 @@ static int tensor_header(const struct gp_gguf_writer *w, struct bytes *b,
 	return append_u64(w, b, t->offset);
 }
 
-static int fill_header(struct gp_gguf_writer *w, struct bytes *b)
+static int fill_header(const struct gp_gguf_writer *w, struct bytes *b)
 {
 	int rc = append(w, b, "GGUF", 4);
 
@@ -364,6 +392,94 @@ int gp_gguf_write(struct gp_gguf_writer *w, const void *data, size_t bytes)
 	return rc;
 }
 
+/* ---- going on where an earlier run was ended ------------------------------------- */
+static int count_done(const struct gp_gguf_writer *w, size_t *n)
+{
+	FILE *f = fopen(w->done, "re");
+	unsigned long long v = 0;
+	const bool read = f && fscanf(f, "%llu", &v) == 1 && v <= w->n_tensors;
+
+	if (f)
+		fclose(f);
+	*n = read ? (size_t)v : 0;
+	return read ? 0 : -ENOENT;
+}
+
+/* Does the part begin with this header and hold all of n tensors? */
+static bool part_fits(const struct gp_gguf_writer *w, const struct bytes *header, size_t data_end)
+{
+	uint8_t *there = malloc(header->n);
+	struct stat st;
+	bool fits;
+
+	rewind(w->file);
+	fits = there && fstat(fileno(w->file), &st) == 0 &&
+	       (uint64_t)st.st_size >= data_end &&
+	       fread(there, 1, header->n, w->file) == header->n &&
+	       memcmp(there, header->data, header->n) == 0;
+	free(there);
+	return fits;
+}
+
+/* Cuts the part off behind what counts, and writes on from there. */
+static int go_on_at(struct gp_gguf_writer *w, size_t at)
+{
+	if (ftruncate(fileno(w->file), (off_t)at) < 0 || fseeko(w->file, (off_t)at, SEEK_SET) < 0)
+		return gp_fail(errno, "%s: can't be written: %s", w->part, strerror(errno));
+	return 0;
+}
+
+int gp_gguf_writer_resume(struct gp_gguf_writer *w, size_t *done)
+{
+	struct bytes header = { 0 };
+	size_t begin, end;
+	int rc = fill_header(w, &header);
+
+	*done = 0;
+	if (rc < 0 || !gp_size_round_up(header.n, ALIGNMENT, &begin)) {
+		free(header.data);
+		return rc < 0 ? rc : no_memory(w);
+	}
+	if (count_done(w, done) == 0 && *done) {
+		const struct out_tensor *last = &w->tensors[*done - 1];
+
+		gp_size_round_up(begin + last->offset + last->bytes, ALIGNMENT, &end);
+		if (!part_fits(w, &header, end))
+			*done = 0;
+	}
+	free(header.data);
+	w->header_written = *done != 0;
+	w->current = *done;
+	return go_on_at(w, *done ? end : 0);
+}
+
+/* The count may only get ahead of nothing that a power cut could take. */
+int gp_gguf_writer_checkpoint(struct gp_gguf_writer *w)
+{
+	FILE *f;
+	bool kept;
+
+	if (fflush(w->file) != 0 || fdatasync(fileno(w->file)) < 0)
+		return gp_fail(errno, "%s: writing failed: %s", w->part, strerror(errno));
+	f = fopen(w->done, "we");
+	kept = f && fprintf(f, "%zu\n", w->current) > 0 && fflush(f) == 0 &&
+	       fdatasync(fileno(f)) == 0;
+	if ((f && fclose(f) != 0) || !kept)
+		return gp_fail(errno, "%s: writing failed: %s", w->done, strerror(errno));
+	return 0;
+}
+
+size_t gp_gguf_writer_bytes(const struct gp_gguf_writer *w, size_t *data)
+{
+	struct bytes header = { 0 };
+	size_t n = fill_header(w, &header) < 0 ? 0 : header.n;
+
+	free(header.data);
+	*data = w->data_bytes;
+	gp_size_round_up(n, ALIGNMENT, &n);
+	return n;
+}
+
 /* The name must survive a power cut too, once it is there. */
 static void sync_folder(const char *path)
 {
@@ -391,6 +507,8 @@ static int commit(struct gp_gguf_writer *w)
 		unlink(w->part);
 		return rc;
 	}
+	if (w->resumable)
+		unlink(w->done);
 	sync_folder(w->path);
 	return 0;
 }

@@ -471,6 +471,15 @@ const struct gp_tensor *gp_model_tensor(const struct gp_model *m, enum gp_tensor
 	return id < GP_T_PER_LAYER ? m->of_model[id] : m->of_layer[layer][id - GP_T_PER_LAYER];
 }
 
+void gp_model_replace(struct gp_model *m, enum gp_tensor_id id, uint32_t layer,
+		      const struct gp_tensor *t)
+{
+	if (id < GP_T_PER_LAYER)
+		m->of_model[id] = t;
+	else
+		m->of_layer[layer][id - GP_T_PER_LAYER] = t;
+}
+
 uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, bool head)
 {
 	uint64_t n = 0;

@@ -70,6 +70,9 @@ const char *gp_model_format(const struct gp_model *m); /* "GGUF", "safetensors" 
 /* layer is ignored for per-model tensors. Never NULL for layer < n_layers. */
 const struct gp_tensor *gp_model_tensor(const struct gp_model *m, enum gp_tensor_id id,
                                         uint32_t layer);
+/* From now on gp_model_tensor gives t, of the same shape, which must stay. */
+void gp_model_replace(struct gp_model *m, enum gp_tensor_id id, uint32_t layer,
+                      const struct gp_tensor *t);
 /* Copies bytes [from, from + n) of the tensor's. What is read only once and in order
  * comes several times faster this way than through the mapping, whose pages enter the
  * process 16 at a time. A file that was cut short since it was opened: -EIO. */
@@ -90,7 +93,17 @@ void gp_model_each_metadata(const struct gp_model *m,
  * order. Writes to PATH.part and renames at finish; destroy before finish
  * removes it. GGUF version 3, alignment 32. */
 struct gp_gguf_writer;
-int gp_gguf_writer_create(struct gp_gguf_writer **w, const char *path);
+int gp_gguf_writer_create(struct gp_gguf_writer **w, const char *path); /* NULL: no file, to
+                                                                    * ask for sizes only */
+/* Destroyed before finish, it leaves PATH.part, and PATH.part.done with the number of tensors
+ * that are whole as of the last checkpoint. */
+int gp_gguf_writer_create_resumable(struct gp_gguf_writer **w, const char *path);
+/* After all is declared, before any data: *done tensors are there from an earlier run whose
+ * header was the same, byte for byte; writing goes on behind them. 0: all anew. */
+int gp_gguf_writer_resume(struct gp_gguf_writer *w, size_t *done);
+int gp_gguf_writer_checkpoint(struct gp_gguf_writer *w); /* between two tensors */
+/* Bytes of the header as declared so far (0: no memory); *data: of the tensors behind it. */
+size_t gp_gguf_writer_bytes(const struct gp_gguf_writer *w, size_t *data);
 int gp_gguf_add_u32(struct gp_gguf_writer *w, const char *key, uint32_t v);
 int gp_gguf_add_f32(struct gp_gguf_writer *w, const char *key, float v);
 int gp_gguf_add_bool(struct gp_gguf_writer *w, const char *key, bool v);
@@ -240,6 +253,12 @@ struct gp_stage_shape {        /* what a device needs to lay out its memory */
 	enum gp_type kv_type;
 	uint64_t weight_bytes;         /* all its weights, as the device keeps them; 0: unknown */
 	bool check_numerics;           /* search each operation's output (model/checked.c) */
+	/* Sees what a matrix product reads, before it does: rows x the matrix' cols. Q stands
+	 * for Q, K and V, GATE for gate and up, TOKEN_EMBD for the head. NULL: nobody looks.
+	 * The device needs peek. */
+	int (*observe)(void *observer, enum gp_tensor_id id, uint32_t layer, const float *x,
+	               uint32_t rows);
+	void *observer;
 };
 
 typedef uintptr_t gp_handle;
@@ -292,6 +311,9 @@ struct gp_device_ops {
 	/* Waits for what was called since begin_step, then searches the buffer's first
 	 * rows for NaN and infinity: -EDOM (gp_find_wrong). For --check-numerics. */
 	int (*check)(void *dev, enum gp_buffer b, uint32_t rows);
+	/* Waits likewise; where the host sees the buffer until the next call, or NULL and an
+	 * error. May be NULL. */
+	const float *(*peek)(void *dev, enum gp_buffer b);
 	uint64_t (*memory_bytes)(void *dev);     /* weights, buffers and KV held */
 	/* Any thread: the step in hand ends soon with -ECANCELED. */
 	void (*cancel)(void *dev);

@@ -1,11 +1,10 @@
 /* gempipe convert: any model that gempipe reads into one GGUF file. */
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "model/gguf.h"
 #include "model/model.h"
 #include "tools/common/cli.h"
+#include "tools/common/model_out.h"
 #include "tools/common/unlink_on_signal.h"
 
 #define TYPES "f32, f16, bf16, q8_0, q4_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs"
@@ -40,7 +39,6 @@ struct convert {
 	const char *source, *out;
 	const struct gp_type_info *type;  /* NULL: keep */
 	struct gp_model *model;
-	struct gp_tokenizer *tokenizer;   /* NULL: the source has none */
 	struct gp_gguf_writer *writer;
 	float *values;                    /* a chunk of rows */
 	uint8_t *encoded;
@@ -71,19 +69,6 @@ static enum gp_type out_type(const struct convert *c, enum gp_tensor_id id,
 	if (id == GP_T_TOKEN_EMBD && bits_below_6(c->type))
 		return fitting(GP_TYPE_Q6_K, t->cols);
 	return fitting(c->type->type, t->cols);
-}
-
-/* llama.cpp's number for general.file_type. */
-static uint32_t file_type(enum gp_type t)
-{
-	static const uint8_t number[GP_TYPE_BF16 + 1] = {
-		[GP_TYPE_F32] = 0, [GP_TYPE_F16] = 1, [GP_TYPE_Q4_0] = 2, [GP_TYPE_Q4_1] = 3,
-		[GP_TYPE_Q8_0] = 7, [GP_TYPE_Q5_0] = 8, [GP_TYPE_Q5_1] = 9, [GP_TYPE_Q3_K] = 12,
-		[GP_TYPE_Q4_K] = 15, [GP_TYPE_Q5_K] = 17, [GP_TYPE_Q6_K] = 18,
-		[GP_TYPE_IQ4_NL] = 25, [GP_TYPE_IQ4_XS] = 30, [GP_TYPE_BF16] = 32,
-	};
-
-	return number[t];
 }
 
 /* ---- all tensors in order ----------------------------------------------------------- */
@@ -158,54 +143,6 @@ static int write_tensor(struct convert *c, enum gp_tensor_id id, uint32_t layer,
 	return rc < 0 ? gp_fail_in(rc, "tensor '%s'", t->name) : 0;
 }
 
-/* ---- metadata ---------------------------------------------------------------------------- */
-/* The last part of the source's path, without slashes and ".gguf". */
-static void source_name(char *name, size_t room, const char *path)
-{
-	size_t end = strlen(path), begin;
-
-	while (end > 1 && path[end - 1] == '/')
-		end--;
-	for (begin = end; begin > 0 && path[begin - 1] != '/'; begin--)
-		;
-	if (end - begin > 5 && memcmp(path + end - 5, ".gguf", 5) == 0)
-		end -= 5;
-	snprintf(name, room, "%.*s", (int)(end - begin), path + begin);
-}
-
-static int add_tokenizer(struct convert *c, const struct gp_config *config)
-{
-	int rc = gp_tokenizer_open(&c->tokenizer, c->source);
-
-	if (rc >= 0)
-		return gp_gguf_add_vocab(c->writer, gp_tokenizer_vocab(c->tokenizer), config->vocab);
-	if (rc != -ENOENT)
-		return rc;
-	fprintf(stderr, "gempipe convert: %s has no tokenizer; the file will work with token ids "
-		"only\n", c->source);
-	if (config->bos >= 0 && (rc = gp_gguf_add_u32(c->writer, "tokenizer.ggml.bos_token_id",
-						      (uint32_t)config->bos)) < 0)
-		return rc;
-	if (config->eos >= 0)
-		return gp_gguf_add_u32(c->writer, "tokenizer.ggml.eos_token_id",
-				       (uint32_t)config->eos);
-	return 0;
-}
-
-static int add_metadata(struct convert *c)
-{
-	const struct gp_config *config = gp_model_config(c->model);
-	const enum gp_type type = c->type ? c->type->type : gp_model_main_type(c->model);
-	char name[128];
-	int rc;
-
-	source_name(name, sizeof name, c->source);
-	if ((rc = gp_gguf_add_config(c->writer, config, name)) < 0 ||
-	    (rc = gp_gguf_add_u32(c->writer, "general.file_type", file_type(type))) < 0)
-		return rc;
-	return add_tokenizer(c, config);
-}
-
 /* Room for a chunk, or for one row where that is more. */
 static int alloc_chunk(struct convert *c)
 {
@@ -228,7 +165,8 @@ static int convert(struct convert *c)
 	    (rc = gp_gguf_writer_create(&c->writer, c->out)) < 0)
 		return rc;
 	cli_unlink_part_on_signal(c->out);
-	if ((rc = add_metadata(c)) < 0 || (rc = each_tensor(c, declare)) < 0)
+	const enum gp_type type = c->type ? c->type->type : gp_model_main_type(c->model);
+	if ((rc = model_out_metadata(c->writer, c->model, type, c->cli.verb)) < 0 || (rc = each_tensor(c, declare)) < 0)
 		return rc;
 	if (gp_model_config(c->model)->has_vision)
 		fprintf(stderr, "gempipe convert: %s has a vision tower, which is left out\n",
@@ -294,7 +232,6 @@ int main(int argc, char **argv)
 	if (convert(&c) < 0)
 		status = cli_failed(&c.cli);
 	gp_gguf_writer_destroy(c.writer);
-	gp_tokenizer_close(c.tokenizer);
 	gp_model_close(c.model);
 	free(c.values);
 	free(c.encoded);

@@ -13,6 +13,7 @@ build_packages() {
 	libprotobuf-c-dev    pc:libprotobuf-c      control messages
 	protobuf-c-compiler  cmd:protoc-c          control messages, at build time
 	libjansson-dev       pc:jansson            JSON: tokenizer, configuration, results
+	libopenblas-dev      pc:openblas           Cholesky factors and products for quantize
 	libnuma-dev          pc:numa               which core is on which memory node
 	LIST
 }

@@ -87,6 +87,7 @@ static const struct gp_device_ops cpu_ops = {
 	.head = cpu_head,
 	.end_step = cpu_end_step,
 	.check = cpu_check,
+	.peek = cpu_peek,
 	.memory_bytes = cpu_memory_bytes,
 	.cancel = cpu_cancel,
 };

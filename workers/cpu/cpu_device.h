@@ -105,6 +105,7 @@ int cpu_geglu(void *dev);
 int cpu_add(void *dev, enum gp_buffer to, enum gp_buffer from);
 int cpu_head(void *dev, gp_handle table);
 int cpu_end_step(void *dev, enum gp_buffer from, float *out);
+const float *cpu_peek(void *dev, enum gp_buffer b);
 int cpu_check(void *dev, enum gp_buffer b, uint32_t rows);
 /* fn over all threads, or on this one alone where the work (in touched floats)
  * is less than waking the others costs. -ECANCELED when the step is. */

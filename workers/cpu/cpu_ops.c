@@ -74,6 +74,11 @@ int cpu_end_step(void *dev, enum gp_buffer from, float *out)
 	return rc;
 }
 
+const float *cpu_peek(void *dev, enum gp_buffer b)
+{
+	return ((struct cpu_device *)dev)->buffer[b];
+}
+
 int cpu_check(void *dev, enum gp_buffer b, uint32_t rows)
 {
 	const struct cpu_device *d = dev;

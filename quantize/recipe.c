@@ -1,0 +1,201 @@
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/base.h"
+#include "quantize/quantize.h"
+
+/* ---- costs without a calibration ------------------------------------------------------------ */
+/* Squared error of normally distributed weights over their square, with searched scales. */
+static double relative_error(enum gp_type t)
+{
+	switch (t) {
+	case GP_TYPE_Q3_K: return 0.0275;
+	case GP_TYPE_IQ4_XS: return 0.0062;
+	case GP_TYPE_Q4_K: return 0.0058;
+	case GP_TYPE_Q4_0: return 0.0080;
+	case GP_TYPE_IQ4_NL: return 0.0059;
+	case GP_TYPE_Q5_K: return 0.0015;
+	case GP_TYPE_Q6_K: return 0.0005;
+	default: return 0.00003;
+	}
+}
+
+/* What the same relative error costs from one matrix to the next, by what calibrations of small
+ * Gemma 3 models say; their sum over a layer is about 1. */
+static double sensitivity(enum gp_tensor_id id)
+{
+	switch (id) {
+	case GP_T_ATTN_Q: return 0.08;
+	case GP_T_ATTN_K: return 0.08;
+	case GP_T_ATTN_V: return 0.2;
+	case GP_T_ATTN_OUT: return 0.2;
+	case GP_T_FFN_GATE: return 0.15;
+	case GP_T_FFN_UP: return 0.15;
+	case GP_T_FFN_DOWN: return 0.2;
+	default: return 3;         /* the embedding, once a model */
+	}
+}
+
+static bool has_costs(const struct gp_calibration *c)
+{
+	for (size_t i = 0; c && i < c->n; i++)
+		for (size_t k = 0; k < GP_COST_TYPES; k++)
+			if (isfinite(c->matrix[i].cost[k]))
+				return true;
+	return false;
+}
+
+static double cost_of(const struct gp_calibration *c, size_t matrix, enum gp_tensor_id id,
+                      enum gp_type t)
+{
+	for (size_t k = 0; has_costs(c) && k < GP_COST_TYPES; k++)
+		if (gp_cost_types[k] == t)
+			return c->matrix[matrix].cost[k];
+	return has_costs(c) ? 0 : sensitivity(id) * relative_error(t);
+}
+
+/* ---- sizes ------------------------------------------------------------------------------------- */
+static int begin(struct gp_recipe *r, const struct gp_model *m)
+{
+	*r = (struct gp_recipe){ .n = gp_matrix_count(gp_model_config(m)), .cost = NAN };
+	r->type = calloc(r->n, sizeof *r->type);
+	return r->type ? 0 : gp_fail(ENOMEM, "no memory for the types of %zu matrices", r->n);
+}
+
+void gp_recipe_free(struct gp_recipe *r)
+{
+	free(r->type);
+	*r = (struct gp_recipe){ 0 };
+}
+
+static uint64_t vector_elements(const struct gp_model *m)
+{
+	const uint32_t n_layers = gp_model_config(m)->n_layers;
+	uint64_t n = gp_model_tensor(m, GP_T_OUTPUT_NORM, 0)->cols;
+
+	for (uint32_t l = 0; l < n_layers; l++)
+		for (uint32_t id = GP_T_PER_LAYER; id < GP_T_COUNT; id++) {
+			const struct gp_tensor *t = gp_model_tensor(m, id, l);
+
+			n += t->rows == 1 ? t->cols : 0;
+		}
+	return n;
+}
+
+/* bytes, parameters and cost of the types chosen. */
+static int sum_up(struct gp_recipe *r, const struct gp_model *m, const struct gp_calibration *c)
+{
+	const struct gp_config *config = gp_model_config(m);
+	int rc = 0;
+
+	r->parameters = vector_elements(m);
+	r->bytes = r->parameters * sizeof(float);
+	r->cost = has_costs(c) ? 0 : NAN;
+	for (size_t i = 0; i < r->n && rc == 0; i++) {
+		const struct gp_tensor *t;
+		enum gp_tensor_id id;
+		uint32_t layer;
+		size_t bytes = 0;
+
+		gp_matrix_at(config, i, &id, &layer);
+		t = gp_model_tensor(m, id, layer);
+		rc = gp_type_bytes(r->type[i], t->rows, t->cols, &bytes);
+		r->bytes += bytes;
+		r->parameters += t->rows * t->cols;
+		if (has_costs(c))
+			r->cost += cost_of(c, i, id, r->type[i]);
+	}
+	return rc;
+}
+
+/* ---- one type ------------------------------------------------------------------------------------ */
+static bool divides(enum gp_type t, uint64_t cols)
+{
+	return cols % gp_type_info(t)->block_elems == 0;
+}
+
+static enum gp_type fitting(enum gp_type wanted, uint64_t cols)
+{
+	if (divides(wanted, cols))
+		return wanted;
+	return divides(GP_TYPE_Q8_0, cols) ? GP_TYPE_Q8_0 : GP_TYPE_F16;
+}
+
+int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_type type,
+                      enum gp_type embedding, const struct gp_calibration *c)
+{
+	const struct gp_config *config = gp_model_config(m);
+	int rc = begin(r, m);
+
+	for (size_t i = 0; i < r->n && rc == 0; i++) {
+		enum gp_tensor_id id;
+		uint32_t layer;
+
+		gp_matrix_at(config, i, &id, &layer);
+		r->type[i] = fitting(id == GP_T_TOKEN_EMBD ? embedding : type,
+		                     gp_model_tensor(m, id, layer)->cols);
+	}
+	return rc < 0 ? rc : sum_up(r, m, c);
+}
+
+/* ---- a budget --------------------------------------------------------------------------------------- */
+struct choices {
+	struct gp_choice of[GP_COST_TYPES];
+};
+
+static uint32_t list_choices(const struct gp_model *m, const struct gp_calibration *c, size_t matrix,
+                             struct choices *out)
+{
+	enum gp_tensor_id id;
+	const struct gp_tensor *t;
+	uint32_t layer, n = 0;
+
+	gp_matrix_at(gp_model_config(m), matrix, &id, &layer);
+	t = gp_model_tensor(m, id, layer);
+	for (size_t k = 0; k < GP_COST_TYPES; k++) {
+		const double cost = cost_of(c, matrix, id, gp_cost_types[k]);
+		size_t bytes;
+
+		if (divides(gp_cost_types[k], t->cols) && isfinite(cost) &&
+		    gp_type_bytes(gp_cost_types[k], t->rows, t->cols, &bytes) == 0)
+			out->of[n++] = (struct gp_choice){ gp_cost_types[k], bytes, cost };
+	}
+	/* No block divides the row: it stays in halves, whatever it costs. */
+	if (n == 0)
+		out->of[n++] = (struct gp_choice){ GP_TYPE_F16, t->rows * t->cols * 2, 0 };
+	return n;
+}
+
+static int choose(struct gp_recipe *r, const struct gp_model *m, uint64_t budget,
+                  const struct gp_calibration *c, struct gp_item *items, struct choices *choices)
+{
+	int rc;
+
+	for (size_t i = 0; i < r->n; i++) {
+		items[i].choice = choices[i].of;
+		items[i].n = list_choices(m, c, i, &choices[i]);
+	}
+	if ((rc = gp_knapsack(items, r->n, budget)) < 0)
+		return rc;
+	for (size_t i = 0; i < r->n; i++)
+		r->type[i] = items[i].choice[items[i].chosen].type;
+	return sum_up(r, m, c);
+}
+
+int gp_recipe_budget(struct gp_recipe *r, const struct gp_model *m, uint64_t bytes,
+                     const struct gp_calibration *c)
+{
+	const uint64_t vectors = vector_elements(m) * sizeof(float);
+	int rc = begin(r, m);
+	struct gp_item *items = calloc(r->n, sizeof *items);
+	struct choices *choices = calloc(r->n, sizeof *choices);
+
+	if (rc == 0)
+		rc = items && choices ? choose(r, m, bytes > vectors ? bytes - vectors : 0, c, items, choices) :
+		                        gp_fail(ENOMEM, "no memory to choose types of %zu matrices", r->n);
+	free(items);
+	free(choices);
+	if (rc < 0)
+		gp_recipe_free(r);
+	return rc;
+}

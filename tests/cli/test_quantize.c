@@ -1,0 +1,268 @@
+/* gempipe calibrate and quantize: what they write, and what is left when they are stopped. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "model/model.h"
+#include "tests/common/process.h"
+#include "tests/common/tiny_model.h"
+
+static char *folder, *out, *part, *done, *again, *calibration;
+
+static int set_up(void **state)
+{
+	(void)state;
+	signal(SIGINT, SIG_DFL);
+	folder = tiny_folder();
+	out = tiny_path(folder, "out.gguf");
+	part = tiny_path(folder, "out.gguf.part");
+	done = tiny_path(folder, "out.gguf.part.done");
+	again = tiny_path(folder, "again.gguf");
+	calibration = tiny_path(folder, "mini.calibration");
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	free(out);
+	free(part);
+	free(done);
+	free(again);
+	free(calibration);
+	tiny_remove(folder);
+	return 0;
+}
+
+static void must(struct result *r, int status, const char *said)
+{
+	if (r->status != status || !strstr(r->err, said))
+		fail_msg("status %d, wanted %d; stderr '%s', wanted '%s'", r->status, status, r->err, said);
+}
+
+static char *slurp(const char *path, size_t *bytes)
+{
+	FILE *f = fopen(path, "rb");
+	struct stat st;
+	char *data;
+
+	assert_non_null(f);
+	assert_int_equal(fstat(fileno(f), &st), 0);
+	*bytes = (size_t)st.st_size;
+	data = malloc(*bytes + 1);
+	assert_non_null(data);
+	assert_int_equal(fread(data, 1, *bytes, f), *bytes);
+	fclose(f);
+	return data;
+}
+
+static void assert_same_file(const char *a, const char *b)
+{
+	size_t na, nb;
+	char *x = slurp(a, &na), *y = slurp(b, &nb);
+
+	assert_int_equal(na, nb);
+	assert_memory_equal(x, y, na);
+	free(x);
+	free(y);
+}
+
+static double perplexity(const char *path)
+{
+	struct result r;
+	double v;
+
+	RUN(&r, program("perplexity"), "-q", "-m", path, "-f", "models/gemma3-mini/README.md", "--ctx",
+	    "256", "--kv-type", "f32");
+	must(&r, 0, "");
+	assert_int_equal(sscanf(r.out, "perplexity %lf", &v), 1);
+	result_free(&r);
+	return v;
+}
+
+/* A budget is kept by the file as a whole, and the types differ. */
+static void a_budget_is_kept(void **state)
+{
+	struct gp_model *m;
+	struct result r;
+	struct stat st;
+	bool differ = false;
+
+	(void)state;
+	RUN(&r, program("calibrate"), "-q", "-m", MINI, "-f", "models/gemma3-mini/TRAINING-DATA.md",
+	    "-o", calibration, "--probe-chunks", "1", "--ctx", "256", "--json");
+	must(&r, 0, "");
+	assert_non_null(strstr(r.out, "\"blk.5.ffn_down.weight\": {\"Q3_K\": "));
+	result_free(&r);
+	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--target-size", "8.2M", "--calibration",
+	    calibration);
+	must(&r, 0, "");
+	result_free(&r);
+	assert_int_equal(stat(out, &st), 0);
+	assert_true(st.st_size <= 8200000 && st.st_size > 8000000);
+	assert_int_equal(gp_model_open(&m, out), 0);
+	for (uint32_t l = 1; l < 6; l++)
+		differ |= gp_model_tensor(m, GP_T_FFN_DOWN, l)->type != gp_model_tensor(m, GP_T_ATTN_K, 0)->type;
+	assert_true(differ);
+	gp_model_close(m);
+	assert_true(perplexity(out) < 1.2 * perplexity(MINI));
+}
+
+/* The better the method, the better the text is predicted (by far more than chance here). */
+static void methods_are_what_they_say(void **state)
+{
+	static const char *const method[][3] = {
+		{ "--nearest" }, { "-q" }, { "--text", "models/gemma3-mini/TRAINING-DATA.md", "--ctx=256" },
+	};
+	double last = 1e9;
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(method); i++) {
+		struct result r;
+		double p;
+
+		RUN(&r, program("quantize"), MINI, "-o", out, "--type", "q3_k", method[i][0], method[i][1],
+		    method[i][2]);
+		must(&r, 0, "bits a weight");
+		result_free(&r);
+		p = perplexity(out);
+		print_message("%s: %.3f\n", method[i][0], p);
+		assert_true(p < last);
+		last = p;
+		unlink(out);
+	}
+}
+
+static void kill_it_in_the_middle(const char *const *argv)
+{
+	struct process p;
+	struct result r;
+	struct stat st;
+
+	process_start(&p, argv, 0);
+	while (stat(done, &st) != 0 && !process_gone(p.pid, 0))
+		sleep_ms(1);
+	kill(p.pid, SIGKILL);
+	process_finish(&p, &r, 60);
+	assert_int_equal(r.status, 128 + SIGKILL);
+	result_free(&r);
+}
+
+/* Killed, it leaves nothing that looks whole; run again, it goes on, to the same file. */
+static void a_killed_run_goes_on(void **state)
+{
+	char *source = tiny_path(folder, "source.gguf");
+	const char *const argv[] = { program("quantize"), source, "-o", out, "--type", "q4_k", NULL };
+	struct result r;
+
+	(void)state;
+	RUN(&r, program("synth"), "-q", "--size", "270m", "--type", "bf16", "-o", source);
+	must(&r, 0, "");
+	result_free(&r);
+	RUN(&r, program("quantize"), "-q", source, "-o", again, "--type", "q4_k");
+	must(&r, 0, "");
+	result_free(&r);
+	kill_it_in_the_middle(argv);
+	assert_int_not_equal(access(out, F_OK), 0);
+	assert_int_equal(access(part, F_OK), 0);
+	run_program(&r, argv);
+	must(&r, 0, "of an earlier run");
+	result_free(&r);
+	assert_same_file(out, again);
+	assert_int_not_equal(access(part, F_OK), 0);
+	assert_int_not_equal(access(done, F_OK), 0);
+
+	/* Of another recipe nothing is taken over. */
+	unlink(out);
+	kill_it_in_the_middle(argv);
+	RUN(&r, program("quantize"), source, "-o", out, "--type", "q8_0");
+	must(&r, 0, "");
+	assert_null(strstr(r.err, "earlier run"));
+	result_free(&r);
+	free(source);
+}
+
+/* No more than 4 MB a file: the limit is to a program what a full disk is. */
+static void a_full_disk_is_told(void **state)
+{
+	char command[4096];
+	struct result r;
+
+	(void)state;
+	snprintf(command, sizeof command, "ulimit -f 4096; trap '' XFSZ; exec %s -q %s -o %s --type q8_0",
+	         program("quantize"), MINI, out);
+	RUN(&r, "/bin/bash", "-c", command);
+	must(&r, 1, "File too large");
+	must(&r, 1, "run the same again to go on");
+	result_free(&r);
+	assert_int_not_equal(access(out, F_OK), 0);
+	RUN(&r, program("quantize"), "-q", MINI, "-o", "/dev/full/x.gguf", "--type", "q8_0");
+	must(&r, 1, "/dev/full/x.gguf");
+	result_free(&r);
+}
+
+static void wrong_words_are_named(void **state)
+{
+	static const char *const wrong[][6] = {
+		{ "--type", "q9", "'q9'" },
+		{ "--bits", "0.5", "'0.5'" },
+		{ "--target-size", "13 apples", "13 apples" },
+		{ "--type=q4_0", "--bits=4", "one of --type, --bits and --target-size" },
+		{ "--type=q4_0", "--nearest", "leave one out", "--text=x" },
+		{ "--bits=4", "--embedding=q8_0", "--embedding goes with --type" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(wrong); i++) {
+		struct result r;
+
+		RUN(&r, program("quantize"), MINI, "-o", out, wrong[i][0], wrong[i][1], wrong[i][3]);
+		must(&r, 2, wrong[i][2]);
+		result_free(&r);
+	}
+	struct result r;
+
+	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "3");
+	must(&r, 1, "more than the budget");
+	result_free(&r);
+	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "4", "--calibration", MINI);
+	must(&r, 1, "make it with gempipe calibrate");
+	result_free(&r);
+	assert_int_not_equal(access(out, F_OK), 0);
+}
+
+static void the_plan_reads_headers_alone(void **state)
+{
+	struct result r;
+
+	(void)state;
+	RUN(&r, program("quantize"), MINI, "--plan");
+	must(&r, 0, "");
+	assert_non_null(strstr(r.out, "\n--bits 4 "));
+	assert_non_null(strstr(r.out, "\nQ4_K "));
+	result_free(&r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_budget_is_kept, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(methods_are_what_they_say, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_killed_run_goes_on, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_full_disk_is_told, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(wrong_words_are_named, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(the_plan_reads_headers_alone, set_up, tear_down),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

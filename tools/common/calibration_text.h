@@ -1,0 +1,21 @@
+/* tools/common: a text to calibrate on, and the CPU to do it with. */
+#ifndef GP_CALIBRATION_TEXT_H
+#define GP_CALIBRATION_TEXT_H
+
+#include "quantize/quantize.h"
+
+struct calibration_text {
+	const char *file, *ids_file;   /* one of them */
+	uint64_t chunk, chunks;        /* tokens of a chunk; at most so many chunks (0: all) */
+	uint32_t threads;              /* 0: one a core */
+	uint32_t *ids;
+	struct gp_walk walk;           /* ready to use after opening */
+};
+#define CALIBRATION_TEXT_DEFAULTS { .chunk = 512 }
+/* Reads and cuts the text, opens the CPU as a device. */
+int calibration_text_open(struct calibration_text *t, struct gp_model *m);
+void calibration_text_close(struct calibration_text *t);
+/* As wanted, or one a core. */
+uint32_t calibration_threads(uint32_t wanted);
+
+#endif
