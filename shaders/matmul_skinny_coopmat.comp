@@ -173,19 +173,6 @@ void put(Matrix t, uint i, float sum)
 		Floats(t.to + (uint64_t(m) * t.n + n) * 4).v[0] = sum * Floats(p.scales).v[m];
 }
 
-// Of a subgroup that has its outputs to itself, from where an operation leaves them: row
-// of A, two columns of B.
-void put_own(Matrix t)
-{
-	const uint lane = gl_SubgroupInvocationID, n = gl_SubgroupID * OUTS + lane_row(lane);
-
-	[[unroll]] for (uint m = 0; m < ROW_TILES; m++)
-		[[unroll]] for (uint o = 0; o < OUT_TILES; o++)
-			[[unroll]] for (uint i = 0; i < 4; i++)
-				put(t, (m * 8 + lane_part(lane) * 2 + i % 2) * GROUP + n + o * 16 +
-				       i / 2 * 8, sums[o][m][i]);
-}
-
 void keep_sums()
 {
 	const uint mine = gl_SubgroupID % SPLIT * ROWS * GROUP + gl_SubgroupID / SPLIT * OUTS;
@@ -224,14 +211,42 @@ bool is_last(uint group)
 	return true;
 }
 
-void put_parts(Matrix t)
+// A sum of this part: the output itself, if it is the only one.
+void put_part(Matrix t, Parts parts, uint i, float sum)
 {
-	const uint group = gl_WorkGroupID.y, n = gl_NumWorkGroups.z;
+	if (gl_NumWorkGroups.z > 1)
+		parts.v[gl_WorkGroupID.z * ROWS * GROUP + i] = sum;
+	else
+		put(t, i, sum);
+}
+
+// Of a subgroup that has its outputs to itself, from where an operation leaves them: row
+// of A, two columns of B.
+void put_own(Matrix t, Parts parts)
+{
+	const uint lane = gl_SubgroupInvocationID, n = gl_SubgroupID * OUTS + lane_row(lane);
+
+	[[unroll]] for (uint m = 0; m < ROW_TILES; m++)
+		[[unroll]] for (uint o = 0; o < OUT_TILES; o++)
+			[[unroll]] for (uint i = 0; i < 4; i++)
+				put_part(t, parts, (m * 8 + lane_part(lane) * 2 + i % 2) * GROUP + n +
+				                   o * 16 + i / 2 * 8, sums[o][m][i]);
+}
+
+void put_sums(Matrix t)
+{
+	const uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+	const uint n = gl_NumWorkGroups.z;
 	Parts parts = Parts(p.parts + uint64_t(group) * n * ROWS * GROUP * 4);
 
-	for (uint i = gl_LocalInvocationIndex; i < ROWS * GROUP; i += SIZE)
-		parts.v[gl_WorkGroupID.z * ROWS * GROUP + i] = sum_of(i);
-	if (!is_last(group))
+	if (IS_LARGE)
+		put_own(t, parts);
+	else {
+		keep_sums();
+		for (uint i = gl_LocalInvocationIndex; i < ROWS * GROUP; i += SIZE)
+			put_part(t, parts, i, sum_of(i));
+	}
+	if (n == 1 || !is_last(group))
 		return;
 	for (uint i = gl_LocalInvocationIndex; i < ROWS * GROUP; i += SIZE) {
 		float sum = 0;
@@ -240,20 +255,6 @@ void put_parts(Matrix t)
 			sum += parts.v[z * ROWS * GROUP + i];
 		put(t, i, sum);
 	}
-}
-
-void put_sums(Matrix t)
-{
-	if (IS_LARGE) {
-		put_own(t);
-		return;
-	}
-	keep_sums();
-	if (gl_NumWorkGroups.z > 1)
-		put_parts(t);
-	else
-		for (uint i = gl_LocalInvocationIndex; i < ROWS * GROUP; i += SIZE)
-			put(t, i, sum_of(i));
 }
 
 void main()

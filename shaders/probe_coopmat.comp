@@ -12,6 +12,7 @@
 layout(local_size_x = 32) in;
 layout(push_constant, scalar) uniform P { uint64_t to; } p;
 shared float16_t places[256];
+shared float wide_places[128];
 
 bool a_fits(uint lane)
 {
@@ -42,13 +43,29 @@ bool b_fits(uint lane)
 	return fits;
 }
 
+bool sums_fit(uint lane)
+{
+	coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator> c;
+	bool fits = c.length() == 4;
+
+	coopMatLoad(c, wide_places, 0, 8, gl_CooperativeMatrixLayoutRowMajor);
+	for (uint e = 0; e < c.length(); e++) {
+		const uint row = lane_row(lane) + e / 2 * 8, column = lane_part(lane) * 2 + e % 2;
+
+		fits = fits && c[e] == float(row * 8 + column);
+	}
+	return fits;
+}
+
 void main()
 {
 	const uint lane = gl_SubgroupInvocationID;
 
 	for (uint i = lane; i < 256; i += 32)
 		places[i] = float16_t(i);
+	for (uint i = lane; i < 128; i += 32)
+		wide_places[i] = float(i);
 	barrier();
-	const bool a = a_fits(lane), b = b_fits(lane);
-	Words(p.to).v[lane] = uint(a && b);
+	const bool a = a_fits(lane), b = b_fits(lane), sums = sums_fit(lane);
+	Words(p.to).v[lane] = uint(a && b && sums);
 }

@@ -3,7 +3,8 @@
 //
 // Of A (16 rows of 16 k) a lane holds rows lane_row and lane_row + 8, of B column
 // lane_row, and of each row or column four k: 2 t, 2 t + 1, 2 t + 8, 2 t + 9, where t is
-// lane_part. Which elements of a row these are is for us to say, as long as both
+// lane_part. Of their product it holds rows lane_row and lane_row + 8 of columns 2 t and
+// 2 t + 1. Which elements of a row these are is for us to say, as long as both
 // operands agree: a chunk of 256 elements is 16 operations; lane_part t takes the 64
 // elements from 64 t on, two blocks of weights, four elements in each operation.
 const uint CHUNK = 256;

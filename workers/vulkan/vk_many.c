@@ -1,5 +1,5 @@
-/* Products of many rows: on matrix units where the device has them and the weights fit
- * halves, otherwise in float32. */
+/* Products of many rows: as vk_skinny.c does them where it can; on matrix units through
+ * tiles in shared memory where the weights fit halves; otherwise in float32. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include "base/base.h"
@@ -74,7 +74,7 @@ int vk_many_take(struct vulkan_device *d, uint32_t rows)
 	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
 		if (b != GP_BUF_LOGITS && d->width[b] > width)
 			width = d->width[b];
-	if ((rc = vk_skinny_take(d, width)) < 0 || !d->many.tiling[0].rows)
+	if ((rc = vk_skinny_take(d, rows, width)) < 0 || !d->many.tiling[0].rows)
 		return rc;
 	if (!gp_size_round_up(rows, TILE_STEP, &up) || !gp_size_round_up(width, ELEMENT_STEP, &width) ||
 	    !gp_size_mul(up, width, &all) || !gp_size_mul(all, 2, &all))
@@ -112,12 +112,12 @@ int vk_many_prepare(struct vulkan_device *d, enum gp_type type)
 	VkPipeline p;
 	int rc;
 
-	if ((rc = vk_pipeline(d, VK_MATMUL_MANY, (uint32_t)type, &p)) < 0 || !has_halves(d, type))
+	if ((rc = vk_pipeline(d, VK_MATMUL_MANY, (uint32_t)type, &p)) < 0 ||
+	    (rc = vk_skinny_prepare(d, type)) < 0 || !has_halves(d, type))
 		return rc;
 	for (uint32_t t = 0; t < VK_TILINGS && rc == 0; t++)
 		rc = create_coopmat(d, t, type);
-	if (rc < 0 || (rc = vk_skinny_prepare(d, type)) < 0 ||
-	    (rc = vk_pipeline(d, VK_PACK_ROWS, 0, &p)) < 0)
+	if (rc < 0 || (rc = vk_pipeline(d, VK_PACK_ROWS, 0, &p)) < 0)
 		return rc;
 	return vk_pipeline(d, VK_SUM_PARTS, 0, &p);
 }
@@ -239,7 +239,7 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 {
 	int rc = 0;
 
-	if (vk_skinny_takes(d, in->rows, out, n))
+	if (vk_skinny_takes(d, out, n))
 		return vk_skinny_multiply(d, in, out, n);
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		const bool halves = takes_halves(d, out[i].w);

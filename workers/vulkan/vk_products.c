@@ -124,8 +124,10 @@ static struct push push_of(const struct vulkan_device *d, enum gp_buffer from, e
 static bool are_few(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
                     size_t n)
 {
-	return rows <= (vk_skinny_takes(d, rows, out, n) ? VK_FEW_ROWS_SKINNY :
-	                d->many.tiling[0].rows ? VK_FEW_ROWS : VK_FEW_ROWS_WITHOUT);
+	if (rows > VK_FEW_ROWS)
+		return rows <= VK_FEW_ROWS_WITHOUT && !d->many.tiling[0].rows;
+	return rows <= VK_FEW_ROWS_SKINNY || vk_is_plain(out[0].w->type) ||
+	       !vk_skinny_takes(d, out, n);
 }
 
 /* ---- few rows ------------------------------------------------------------------- */
@@ -301,6 +303,6 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)
 		return rc;
-	return !few && vk_skinny_takes(d, d->rows, outs, 2) ? vk_skinny_geglu(d) :
+	return !few && vk_skinny_takes(d, outs, 2) ? vk_skinny_geglu(d) :
 	                                                      vulkan_geglu(dev);
 }

@@ -1,8 +1,7 @@
-/* Products of some rows, 8 to 32, on matrix units: more than fit the integer products of
- * few rows, too few to fill the tiles of vk_many.c. Weights go from memory into the
- * registers of matrix operations, which is faster than through shared memory, but takes
- * for granted what Vulkan leaves open: which lane holds what. So that is looked at first,
- * and where it is otherwise, these products are done as before. */
+/* Products of more than a few rows on matrix units, with weights that go from memory into
+ * the registers of matrix operations: faster than through the shared memory of vk_many.c,
+ * but it takes for granted what Vulkan leaves open, which lane holds what. So that is
+ * looked at first; where it is otherwise, these products are not used. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include "base/base.h"
@@ -12,17 +11,20 @@
 #define PACK_SIZE 1024u        /* of a work group of pack_skinny.comp, where there are so many */
 #define MOST_AT_ONCE 3u        /* matrices of a dispatch */
 #define LEAST_STEPS 2u         /* of a part */
+#define ROW_STEP 64u           /* rows of the largest work group */
 
-/* By rows: a work group's size, subgroups that share outputs, rows / 8, outputs / 16 of a
+/* A work group's size, subgroups of it that share outputs, rows / 8, outputs / 16 of a
  * subgroup, whether rows go through shared memory; how many work groups of a compute unit
  * are worth cutting elements into parts for. As an H200 likes them: docs/benchmarks.md. */
 struct shape {
 	uint32_t size, split, row_tiles, out_tiles, staged, at_once;
 };
 
-static const struct shape shapes[VK_SKINNY_TILES] = { { 128, 4, 1, 2, 0, 4 },
-                                                      { 256, 2, 2, 2, 1, 2 },
-                                                      { 192, 1, 4, 1, 1, 2 } };
+enum { UP_TO_8, UP_TO_16, UP_TO_32, MORE, MORE_WIDER };
+static const struct shape shapes[VK_SKINNY_SHAPES] = {
+	[UP_TO_8] = { 128, 4, 1, 2, 0, 4 }, [UP_TO_16] = { 256, 2, 2, 2, 1, 2 },
+	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [MORE] = { 256, 1, 8, 2, 1, 1 },
+	[MORE_WIDER] = { 384, 1, 8, 2, 1, 1 } };
 
 static uint32_t up_to(uint32_t n, uint32_t step)
 {
@@ -31,9 +33,9 @@ static uint32_t up_to(uint32_t n, uint32_t step)
 
 /* A lane holds the weights of two blocks for each 8 outputs: types of more than four bits
  * leave room for half as many. */
-static struct shape shape_for(uint32_t tile, enum gp_type type)
+static struct shape shape_of(uint32_t which, enum gp_type type)
 {
-	struct shape s = shapes[tile];
+	struct shape s = shapes[which];
 
 	if (type != GP_TYPE_Q4_0)
 		s.out_tiles = 1;
@@ -47,7 +49,8 @@ static uint32_t outputs_of(const struct shape *s)
 
 static uint32_t shared_bytes(const struct shape *s)
 {
-	const uint32_t sums = s->size / SUBGROUP * s->row_tiles * s->out_tiles * 512;
+	const uint32_t sums = s->row_tiles > 4 ? 0 :
+	                      s->size / SUBGROUP * s->row_tiles * s->out_tiles * 512;
 	const uint32_t rows = s->split * s->row_tiles * s->staged * 4096;
 
 	return (sums > rows ? sums : rows) + 16;
@@ -58,7 +61,7 @@ static bool may_be_usable(const struct vk_features *f)
 {
 	bool fits = f->has_16_8_16 && f->subgroup == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
 
-	for (uint32_t t = 0; t < VK_SKINNY_TILES; t++)
+	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
 		fits &= shapes[t].size <= f->invocations && shared_bytes(&shapes[t]) <= f->shared_bytes;
 	return fits;
 }
@@ -103,7 +106,7 @@ static int take_parts(struct vulkan_device *d)
 	size_t most = 0, groups = 0;
 	int rc;
 
-	for (uint32_t t = 0; t < VK_SKINNY_TILES; t++) {
+	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++) {
 		const size_t n = (size_t)shapes[t].at_once * d->features.units;
 		const size_t floats = n * outputs_of(&shapes[t]) * shapes[t].row_tiles * 8;
 
@@ -121,20 +124,20 @@ static int take_parts(struct vulkan_device *d)
 	return vk_run_commands(d);
 }
 
-int vk_skinny_take(struct vulkan_device *d, size_t width)
+int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width)
 {
-	size_t bytes;
+	size_t bytes, up;
 	int rc = 0;
 
 	if (may_be_usable(&d->features) && !d->skinny.is_probed)
 		rc = probe(d);
 	if (rc < 0 || !d->skinny.usable)
 		return rc;
-	if (!gp_size_round_up(width, CHUNK, &bytes) ||
-	    !gp_size_mul(bytes, VK_SKINNY_ROWS * 2, &bytes))
-		return gp_fail(EOVERFLOW, "activations of %zu elements are too large", width);
+	if (!gp_size_round_up(width, CHUNK, &bytes) || !gp_size_round_up(rows, ROW_STEP, &up) ||
+	    !gp_size_mul(bytes, up, &bytes) || !gp_size_mul(bytes, 2, &bytes))
+		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer", rows);
 	if ((rc = vk_take(d, &d->work_arena, bytes, "activations", &d->skinny.rows)) < 0 ||
-	    (rc = vk_take(d, &d->work_arena, VK_SKINNY_ROWS * sizeof(float), "activations",
+	    (rc = vk_take(d, &d->work_arena, up * sizeof(float), "activations",
 	                  &d->skinny.scales)) < 0)
 		return rc;
 	return take_parts(d);
@@ -148,12 +151,12 @@ static struct vk_constants pack_constants(const struct vulkan_device *d, bool ga
 	return (struct vk_constants){ { gated, 0, 0, most < PACK_SIZE ? most : PACK_SIZE } };
 }
 
-static int create(struct vulkan_device *d, enum gp_type type, uint32_t tile)
+static int create(struct vulkan_device *d, enum gp_type type, uint32_t which)
 {
-	const struct shape s = shape_for(tile, type);
+	const struct shape s = shape_of(which, type);
 	const uint32_t constants[] = { (uint32_t)type, s.size, s.split, s.row_tiles, s.out_tiles,
 	                               s.staged };
-	VkPipeline *p = &d->skinny.pipeline[tile][type];
+	VkPipeline *p = &d->skinny.pipeline[which][type];
 
 	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
 	                                   GP_ARRAY_LEN(constants), SUBGROUP, p);
@@ -166,7 +169,7 @@ int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type)
 
 	if (!d->skinny.usable || type == GP_TYPE_F32)
 		return 0;
-	for (uint32_t t = 0; t < VK_SKINNY_TILES && rc == 0; t++)
+	for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
 		rc = create(d, type, t);
 	for (uint32_t gated = 0; gated < 2 && rc == 0; gated++) {
 		const struct vk_constants c = pack_constants(d, gated);
@@ -178,20 +181,19 @@ int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type)
 
 void vk_skinny_destroy(struct vulkan_device *d)
 {
-	for (uint32_t t = 0; t < VK_SKINNY_TILES; t++)
+	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
 		for (uint32_t i = 0; i < VK_TYPES; i++)
 			vkDestroyPipeline(d->device, d->skinny.pipeline[t][i], NULL);
 }
 
 /* ---- a product ------------------------------------------------------------------ */
 /* Two blocks at a time, whose scales are read as one. */
-bool vk_skinny_takes(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
-                     size_t n)
+bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		if (out[i].w->type == GP_TYPE_F32 || out[i].w->cols % 64)
 			return false;
-	return d->skinny.usable && rows <= VK_SKINNY_ROWS;
+	return d->skinny.usable;
 }
 
 /* With the barrier after. up: an address, or 0. */
@@ -223,6 +225,34 @@ struct push {                  /* as in matmul_skinny_coopmat.comp */
 	uint32_t n[MOST_AT_ONCE], rows, cols, steps;
 };
 
+/* Work groups of these outputs and rows. */
+static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_many_out *out,
+                          size_t n)
+{
+	uint32_t groups = 0;
+
+	for (size_t i = 0; i < n; i++)
+		groups += up_to(out[i].w->rows, outputs_of(s));
+	return groups * up_to(rows, s->row_tiles * 8);
+}
+
+/* Wider work groups multiply faster, unless more of them stand idle at the end. */
+static uint32_t shape_for(const struct vulkan_device *d, uint32_t rows,
+                          const struct vk_many_out *out, size_t n)
+{
+	const uint32_t units = d->features.units;
+	uint32_t cost[2];
+
+	if (rows <= 32)
+		return rows <= 8 ? UP_TO_8 : rows <= 16 ? UP_TO_16 : UP_TO_32;
+	for (uint32_t i = 0; i < 2 && units; i++) {
+		const struct shape s = shape_of(MORE + i, out[0].w->type);
+
+		cost[i] = up_to(groups_of(&s, rows, out, n), units) * s.size;
+	}
+	return units && cost[1] <= cost[0] ? MORE_WIDER : MORE;
+}
+
 /* Into how many parts elements are cut where outputs alone are too few work groups. */
 static uint32_t parts_for(const struct vulkan_device *d, const struct shape *s, uint32_t groups,
                           uint32_t steps)
@@ -237,23 +267,25 @@ static uint32_t parts_for(const struct vulkan_device *d, const struct shape *s, 
 static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
                     const struct vk_many_out *out, size_t n)
 {
-	const uint32_t tile = in->rows > 16 ? 2 : in->rows > 8;
-	const struct shape s = shape_for(tile, out[0].w->type);
+	const enum gp_type type = out[0].w->type;
+	const uint32_t which = shape_for(d, in->rows, out, n);
+	const struct shape s = shape_of(which, type);
+	const uint32_t groups = groups_of(&s, in->rows, out, n);
+	const uint32_t row_groups = up_to(in->rows, s.row_tiles * 8);
 	const uint32_t steps = up_to(in->cols, s.split * CHUNK);
 	struct push p = { .from = d->skinny.rows.address, .scales = d->skinny.scales.address,
 	                  .parts = d->skinny.parts.address, .ended = d->skinny.ended.address,
 	                  .rows = in->rows, .cols = in->cols };
-	uint32_t groups = 0;
 
 	for (size_t i = 0; i < n; i++) {
 		p.w[i] = out[i].w->span.address;
 		p.to[i] = out[i].to;
 		p.n[i] = out[i].w->rows;
-		groups += up_to(p.n[i], outputs_of(&s));
 	}
 	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
-	return vk_dispatch_pipeline(d, d->skinny.pipeline[tile][out[0].w->type], &p, sizeof p,
-	                            (const uint32_t[]){ 1, groups, up_to(steps, p.steps) });
+	return vk_dispatch_pipeline(d, d->skinny.pipeline[which][type], &p, sizeof p,
+	                            (const uint32_t[]){ row_groups, groups / row_groups,
+	                                                up_to(steps, p.steps) });
 }
 
 int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,

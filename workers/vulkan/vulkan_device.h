@@ -149,7 +149,7 @@ const char *vk_lacking_limit(VkPhysicalDevice p);
 /* Up to so many the product of few rows is faster: where there are matrix units, and
  * where there are none. */
 #define VK_FEW_ROWS 8u
-#define VK_FEW_ROWS_SKINNY 4u  /* where vk_skinny.c takes those above */
+#define VK_FEW_ROWS_SKINNY 4u  /* quantised, where vk_skinny.c takes those above */
 #define VK_FEW_ROWS_WITHOUT 32u
 #define VK_ROW_STEP 16u
 #define VK_MOST_ROWS 65280u    /* tiles of them fit the 65535 work groups of any device */
@@ -189,24 +189,22 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
                      const struct vk_many_out *out, size_t n);
 void vk_many_destroy(struct vulkan_device *d);
 
-/* ---- products of some rows (vk_skinny.c) ----------------------------------------- */
-#define VK_SKINNY_ROWS 32u
-#define VK_SKINNY_TILES 3u     /* for up to 8, 16 and 32 rows */
+/* ---- products of more than a few rows, straight into registers (vk_skinny.c) ----- */
+#define VK_SKINNY_SHAPES 5u    /* of work groups */
 
 struct vk_skinny {
 	bool is_probed, usable;                /* on this device */
-	VkPipeline pipeline[VK_SKINNY_TILES][VK_TYPES];
+	VkPipeline pipeline[VK_SKINNY_SHAPES][VK_TYPES];
 	struct vk_span rows, scales;           /* as pack_skinny.comp leaves them */
 	struct vk_span parts, ended;           /* of work groups that share outputs */
 	uint64_t packed;                       /* address of the buffer that they are of, or 0 */
 };
 
-/* Finds out whether they can be done; what their inputs need, of up to width elements. */
-int vk_skinny_take(struct vulkan_device *d, size_t width);
+/* Finds out whether they can be done; then what inputs of so many rows and elements need. */
+int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width);
 int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type);
 void vk_skinny_destroy(struct vulkan_device *d);
-bool vk_skinny_takes(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
-                     size_t n);
+bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n);
 /* GEGLU of GATE and UP, left in GATE and ready for the product that comes next. */
 int vk_skinny_geglu(struct vulkan_device *d);
 /* As vk_multiply_many, which calls it. */
