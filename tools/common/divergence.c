@@ -31,12 +31,14 @@ double kl_divergence(const float *p, double p_log_sum, const float *q, double q_
 
 uint32_t largest_of(const float *x, uint32_t n)
 {
-	uint32_t best = 0;
+	float most = x[0];
+	uint32_t i = 0;
 
-	for (uint32_t i = 1; i < n; i++)
-		if (x[i] > x[best])
-			best = i;
-	return best;
+	for (uint32_t k = 1; k < n; k++)
+		most = x[k] > most ? x[k] : most;
+	while (i + 1 < n && x[i] < most)
+		i++;
+	return i;
 }
 
 struct estimate mean_of(const double *x, size_t n)
