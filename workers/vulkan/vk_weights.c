@@ -194,15 +194,16 @@ static struct gp_tensor rows_of(const struct gp_tensor *t, uint64_t first, uint6
 	return part;
 }
 
-static int load_rows(struct vulkan_device *d, const struct gp_tensor *t, uint64_t first,
-                     float offset)
+/* type: that of the whole, which a last part of one row must not change. */
+static int load_rows(struct vulkan_device *d, const struct gp_tensor *t, enum gp_type type,
+                     uint64_t first, float offset)
 {
 	int rc;
 
 	if ((rc = room_for_weight(d)) < 0)
 		return rc;
 	struct vk_weight *w = &d->weights[d->n_weights];
-	*w = (struct vk_weight){ .type = vk_kept_type(d, t), .rows = (uint32_t)t->rows,
+	*w = (struct vk_weight){ .type = type, .rows = (uint32_t)t->rows,
 	                         .cols = (uint32_t)t->cols, .first = (uint32_t)first };
 	if ((rc = load_weight(d, t, offset, w)) == 0)
 		d->n_weights++;
@@ -219,16 +220,16 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 	if ((rc = gp_tensor_check(t)) < 0)
 		return rc;
 	const uint64_t together = rows_together(d, t);
+	const enum gp_type type = vk_kept_type(d, t);
 	*out = d->n_weights + 1;
 	for (uint64_t first = 0, n; first < t->rows && rc == 0; first += n) {
 		n = t->rows - first < together ? t->rows - first : together;
 		const struct gp_tensor part = rows_of(t, first, n);
 
-		if ((rc = load_rows(d, &part, first, vector ? norm_offset : 0)) == 0 &&
+		if ((rc = load_rows(d, &part, type, first, vector ? norm_offset : 0)) == 0 &&
 		    first + n < t->rows)
 			d->weights[d->n_weights - 1].next = d->n_weights + 1;
 	}
-	const enum gp_type type = vk_kept_type(d, t);
 	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type)) == 0)
 		rc = vk_pipeline(d, VK_EMBED, (uint32_t)type, &p);
 	return rc;
