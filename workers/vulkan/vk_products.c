@@ -198,7 +198,7 @@ static int multiply(struct vulkan_device *d, enum gp_buffer from, const struct g
                     size_t n_out, uint64_t picked, uint32_t rows)
 {
 	const struct vk_many_in in = { d->buffer[from].address, picked, rows, d->width[from] };
-	struct vk_many_out outs[MOST_OUTS];
+	struct vk_many_out outs[MOST_OUTS] = { 0 };
 
 	if (n_out > MOST_OUTS)
 		return gp_fail(EINVAL, "%zu products at once; %u is the most", n_out, MOST_OUTS);
