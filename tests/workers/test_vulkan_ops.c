@@ -301,8 +301,12 @@ static int open_limited(void **dev, const struct gp_device_options *o)
 {
 	const int rc = gp_vulkan_device.open(dev, o);
 
-	if (rc == 0)
-		((struct vulkan_device *)*dev)->most_allocation = 4 << 20;
+	if (rc == 0) {
+		struct vulkan_device *d = *dev;
+
+		d->most_allocation = 4 << 20;
+		d->features.units = 0; /* nor is there room for partial sums of each */
+	}
 	return rc;
 }
 
