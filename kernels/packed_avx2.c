@@ -8,6 +8,7 @@ typedef __m256i vi;
 typedef __m256 vf;
 
 INLINE vi v_load(const void *p) { return _mm256_loadu_si256(p); }
+INLINE void v_store(void *p, vi v) { _mm256_storeu_si256(p, v); }
 INLINE vi v_byte(int v) { return _mm256_set1_epi8((char)v); }
 INLINE vi v_word(int v) { return _mm256_set1_epi32(v); }
 INLINE vi v_and(vi a, vi b) { return _mm256_and_si256(a, b); }

@@ -158,26 +158,25 @@ INLINE void unpack_small(struct part *p, const uint8_t *head, const uint8_t *bod
 }
 
 /* ---- blocks of 256 ------------------------------------------------------------ */
-/* Byte i of the rows' 12 bytes of 6-bit scales and minima, see gp_scale_min_k4. */
-INLINE vi scale_byte(const uint8_t *w, unsigned i)
-{
-	return v_bytes(w + 4 * LANES + i * LANES);
-}
+/* The scales of 12 bytes a row are put together as bytes, those of a sub-block side by
+ * side, four at once: a vector has 4 LANES of them. */
 
+/* 6-bit scales and minima, see gp_scale_min_k4. */
 INLINE void k4_scales(struct scales *s, const uint8_t *w)
 {
 	const vf d = v_half(w), min = v_mul(v_half(w + 2 * LANES), v_set(0.125f));
-	const vi low6 = v_word(63), low4 = v_word(15);
+	const vi a = v_load(w + 4 * LANES), b = v_load(w + 8 * LANES), c = v_load(w + 12 * LANES);
+	const vi low = v_byte(15), high = v_byte(48), low6 = v_byte(63);
+	uint8_t scale[SUPER * LANES], below[SUPER * LANES];
 
-	for (unsigned j = 0; j < 4; j++) {
-		const vi a = scale_byte(w, j), b = scale_byte(w, j + 4), c = scale_byte(w, j + 8);
-		const vi scale = v_or(v_and(c, low4), v_sll(v_srl(a, 6), 4));
-		const vi below = v_or(v_srl(c, 4), v_sll(v_srl(b, 6), 4));
-
-		s->scale[2 * j] = v_mul(d, v_float(v_and(a, low6)));
-		s->min[j] = v_mul(min, v_float(v_and(b, low6)));
-		s->scale[2 * j + 8] = v_mul(d, v_float(scale));
-		s->min[j + 4] = v_mul(min, v_float(below));
+	v_store(scale, v_and(a, low6));
+	v_store(scale + 4 * LANES, v_or(v_and(c, low), v_and(v_srl(a, 2), high)));
+	v_store(below, v_and(b, low6));
+	v_store(below + 4 * LANES, v_or(v_and(v_srl(c, 4), low), v_and(v_srl(b, 2), high)));
+#pragma GCC unroll 8
+	for (unsigned j = 0; j < SUPER; j++) {
+		s->scale[2 * j] = v_mul(d, v_float(v_bytes(scale + j * LANES)));
+		s->min[j] = v_mul(min, v_float(v_bytes(below + j * LANES)));
 	}
 }
 
@@ -193,16 +192,20 @@ INLINE void q6_scales(struct scales *s, const uint8_t *w)
  * bits of four. Quants are doubled, see unpack_q3. */
 INLINE void q3_scales(struct scales *s, const uint8_t *w)
 {
-	const vf d = v_mul(v_half(w), v_set(0.5f));
+	const vf d = v_mul(v_half(w), v_set(0.5f)), offset = v_mul(d, v_set(-32.0f));
+	const vi high = v_load(w + 10 * LANES);
+	uint8_t scale[2 * SUPER * LANES];
 
-#pragma GCC unroll 16
-	for (unsigned j = 0; j < 2 * SUPER; j++) {
-		const vi low = v_srl(v_bytes(w + (2 + j % 8) * LANES), 4 * (j / 8));
-		const vi high = v_srl(v_bytes(w + (10 + j % 4) * LANES), 2 * (j / 4));
-		const vi both = v_or(v_and(low, v_word(15)), v_sll(v_and(high, v_word(3)), 4));
+#pragma GCC unroll 4
+	for (unsigned j = 0; j < 4; j++) {
+		const vi low = nibbles(w + (2 + j % 2 * 4) * LANES, j / 2);
+		const vi placed = j < 2 ? v_sll(high, 4 - 2 * j) : v_srl(high, 2 * j - 4);
 
-		s->scale[j] = v_mul(d, v_sub(v_float(both), v_set(32.0f)));
+		v_store(scale + j * 4 * LANES, v_or(low, v_and(placed, v_byte(48))));
 	}
+#pragma GCC unroll 16
+	for (unsigned j = 0; j < 2 * SUPER; j++)
+		s->scale[j] = v_fma(d, v_float(v_bytes(scale + j * LANES)), offset);
 }
 
 /* 6-bit scales less 32: low nibbles of two parts share a byte, the upper two

@@ -11,6 +11,7 @@ typedef __m512i vi;
 typedef __m512 vf;
 
 INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void v_store(void *p, vi v) { _mm512_storeu_si512(p, v); }
 INLINE vi v_byte(int v) { return _mm512_set1_epi8((char)v); }
 INLINE vi v_word(int v) { return _mm512_set1_epi32(v); }
 INLINE vi v_and(vi a, vi b) { return _mm512_and_si512(a, b); }
