@@ -22,7 +22,8 @@ enum { VOCAB = 128, CHUNKS = 2, CTX = 5, ROWS = CHUNKS * (CTX - 1) };
 
 static char *folder, *model_path, *path, *part;
 static struct gp_model *model;
-static uint32_t ids[CHUNKS * CTX] = { 3, 1, 4, 1, 5, 9, 2, 6, 5, 3 };
+/* As many as a longer chunk needs. */
+static uint32_t ids[CHUNKS * (CTX + 1)] = { 3, 1, 4, 1, 5, 9, 2, 6, 5, 3 };
 static float logits[ROWS][VOCAB];
 
 /* Uniform in [-1, 1). */
