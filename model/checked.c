@@ -63,7 +63,7 @@ static int checked_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, g
 	const int rc = look(c, c->ops->qk_rope_append(c->dev, layer, q_norm, k_norm),
 	                    "qk_rope_append", GP_BUF_Q);
 
-	return look(c, rc, "qk_rope_append", GP_BUF_K);
+	return rc < 0 ? rc : look(c, rc, "qk_rope_append", GP_BUF_K);
 }
 
 static int checked_attention(void *dev, uint32_t layer)
@@ -115,7 +115,7 @@ static int checked_add_norm(void *dev, gp_handle w, gp_handle next)
 	struct gp_checked *c = dev;
 	const int rc = look(c, c->ops->add_norm(c->dev, w, next), "add_norm", GP_BUF_HIDDEN);
 
-	return next ? look(c, rc, "add_norm", GP_BUF_NORMED) : rc;
+	return rc < 0 || !next ? rc : look(c, rc, "add_norm", GP_BUF_NORMED);
 }
 
 static int checked_gated_matmul(void *dev, gp_handle gate, gp_handle up)

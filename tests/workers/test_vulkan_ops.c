@@ -320,7 +320,7 @@ static void test_split_table(void **state)
 		.rope_base_local = 10000, .rope_base_global = 10000, .rope_scale_global = 1,
 		.attn_scale = 0.2f, .rms_eps = 1e-6f, .norm_offset = 1, .bos = 2, .eos = 1,
 	};
-	static const char *const types[] = { "f16", "q4_0", "q6_k" };
+	static const char *const types[] = { "f16", "q4_0" };   /* whole, and taken apart */
 	struct gp_worker_device limited = gp_vulkan_device;
 	char path[64], folder[] = "/tmp/gp-vulkan.XXXXXX", small[64];
 	uint32_t ids[12];
