@@ -74,7 +74,7 @@ INLINE bool is_wide(const enum gp_type t)
 	return t == GP_TYPE_Q8_0 || t == GP_TYPE_IQ4_NL || t == GP_TYPE_IQ4_XS;
 }
 
-/* The largest quant as a byte, of which dot's 16-bit sums must know. */
+/* The largest quant as a byte, of which dot's 16-bit sums must know (Q3_K: twice 7). */
 INLINE unsigned most_of(const enum gp_type t)
 {
 	return is_wide(t) ? 255 : t == GP_TYPE_Q6_K ? 63 :

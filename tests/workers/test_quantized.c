@@ -69,7 +69,7 @@ static uint32_t chunks_wanted(void)
 
 static void perplexity_is_that_of_the_weights(void **state)
 {
-	static const char *const types[] = { "q4_0", "q8_0", "q4_k", "q6_k" };
+	static const char *const types[] = { "q4_0", "q8_0", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs" };
 	struct golden *g = golden_open(MINI_GOLDEN);
 	const uint32_t *ids = golden_ids(g, "valid.ids", ALL_CHUNKS * CHUNK);
 	const uint32_t n = chunks_wanted();

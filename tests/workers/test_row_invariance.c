@@ -223,7 +223,7 @@ static void test_wide(void **state)
 /* Integer products: the same model in formats whose blocks fit it. */
 static void test_quantized(void **state)
 {
-	static const char *const types[] = { "q4_0", "q8_0", "q4_k", "q6_k" };
+	static const char *const types[] = { "q4_0", "q8_0", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs" };
 	const enum gp_type kv[] = { GP_TYPE_F16 };
 	char path[96];
 
