@@ -35,6 +35,17 @@ void gp_grid_steps(const struct gp_format *f, struct gp_grid *g);
 int8_t gp_format_code(const struct gp_format *f, float v);
 float gp_format_value(const struct gp_format *f, int8_t code);
 
+/* sums_*.c: over n elements and the values v of their nearest codes. */
+struct gp_grid_sums {
+	float wv, wxv, wvv;
+};
+typedef void gp_grid_sums_fn(const struct gp_format *f, const float *x, const float *w, uint32_t n,
+                             float step, float base, struct gp_grid_sums *s);
+typedef float gp_grid_squares_fn(const struct gp_format *f, const float *x, const float *w,
+                                 uint32_t n, float step, float base);
+gp_grid_sums_fn gp_grid_sums_any, gp_grid_sums_avx2;
+gp_grid_squares_fn gp_grid_squares_any, gp_grid_squares_avx2; /* sum w (x - base - step v)^2 */
+
 /* search.c: the grid for x that makes sum w (x - nearest)^2 small. */
 void gp_grid_fit(const struct gp_format *f, const float *x, const float *w, struct gp_grid *g);
 

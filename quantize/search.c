@@ -3,7 +3,7 @@
  * format stores, then the factors that all parts share, as halves. */
 #include "quantize/internal.h"
 
-#include <string.h>
+#include <pthread.h>
 
 enum { TRIES = 12, ROUNDS = 2 };
 
@@ -17,22 +17,35 @@ struct sums { /* over a part's elements, of the value v that the nearest code ha
 	double w, wx, wv, wxv, wvv;
 };
 
+/* Asked once: in a virtual machine the question alone takes longer than a block's search. */
+static pthread_once_t asked = PTHREAD_ONCE_INIT;
+static bool avx2;
+
+static void ask(void)
+{
+	avx2 = (gp_cpu_flags() & GP_CPU_AVX2) != 0;
+}
+
+static bool has_avx2(void)
+{
+	pthread_once(&asked, ask);
+	return avx2;
+}
+
 static struct sums sum_up(const struct gp_format *f, const float *x, const float *w, uint32_t n,
                           float step, float base)
 {
-	const float inverse = step != 0.0f ? 1.0f / step : 0.0f;
 	struct sums s = { 0 };
+	struct gp_grid_sums of;
 
-	for (uint32_t i = 0; i < n; i++) {
-		const double v = (double)gp_format_value(f, gp_format_code(f, (x[i] - base) * inverse));
-		const double wi = (double)w[i], xi = (double)x[i];
-
-		s.w += wi;
-		s.wx += wi * xi;
-		s.wv += wi * v;
-		s.wxv += wi * xi * v;
-		s.wvv += wi * v * v;
+	(has_avx2() ? gp_grid_sums_avx2 : gp_grid_sums_any)(f, x, w, n, step, base, &of);
+	for (uint32_t i = 0; i < n && f->min_most; i++) {
+		s.w += (double)w[i];
+		s.wx += (double)w[i] * (double)x[i];
 	}
+	s.wv = (double)of.wv;
+	s.wxv = (double)of.wxv;
+	s.wvv = (double)of.wvv;
 	return s;
 }
 
@@ -200,16 +213,7 @@ static void share_minima(const struct gp_format *f, const struct part *p, struct
 static double part_error(const struct gp_format *f, const float *x, const float *w, uint32_t n,
                          float step, float base)
 {
-	const float inverse = step != 0.0f ? 1.0f / step : 0.0f;
-	double sum = 0;
-
-	for (uint32_t i = 0; i < n; i++) {
-		const float v = gp_format_value(f, gp_format_code(f, (x[i] - base) * inverse));
-		const double e = (double)(x[i] - base - step * v);
-
-		sum += (double)w[i] * e * e;
-	}
-	return sum;
+	return (double)(has_avx2() ? gp_grid_squares_avx2 : gp_grid_squares_any)(f, x, w, n, step, base);
 }
 
 /* The scale and minimum of a part, each one up or down if that is better. */
