@@ -15,7 +15,7 @@
 #include "base/base.h"
 #include "quantize/internal.h"
 
-enum { SAMPLE_ROWS = 256, PIECE_ROWS = 16 };
+enum { SAMPLE_ROWS = 64, PIECE_ROWS = 16 };
 
 static const enum gp_tensor_id of_layer[] = {
 	GP_T_ATTN_Q, GP_T_ATTN_K, GP_T_ATTN_V, GP_T_ATTN_OUT,

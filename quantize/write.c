@@ -18,7 +18,7 @@ struct writing {
 	struct gp_moments moments[GP_T_COUNT];
 };
 
-enum { CHECKPOINT = 64 << 20 };
+enum { CHECKPOINT = 4 << 20 };
 
 typedef int visit_fn(void *user, enum gp_tensor_id id, uint32_t layer);
 
