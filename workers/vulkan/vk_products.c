@@ -190,6 +190,7 @@ static int multiply_outs(struct vulkan_device *d, enum gp_buffer from, const str
 	const int rc = are_few(d, in->rows, outs, n) ? multiply_runs(d, from, in, outs, n) :
 	                                               vk_multiply_many(d, in, outs, n);
 
+	d->skinny.packed = 0; /* was for this product, whoever did it */
 	vk_barrier(d);
 	return rc;
 }
@@ -303,6 +304,7 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)
 		return rc;
-	return !few && vk_skinny_takes(d, outs, 2) ? vk_skinny_geglu(d) :
-	                                                      vulkan_geglu(dev);
+	/* What the next product could not take is not packed for it. */
+	return !few && vk_skinny_takes(d, outs, 2) && g->rows % 64 == 0 ? vk_skinny_geglu(d) :
+	                                                                  vulkan_geglu(dev);
 }

@@ -293,7 +293,7 @@ int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
 {
 	int rc = d->skinny.packed == in->from && !in->picked ? 0 : pack(d, in, 0);
 
-	d->skinny.packed = 0; /* what comes next writes that buffer, or another */
+	d->skinny.packed = 0; /* the rows are this input's now */
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		for (run = 1; i + run < n && run < MOST_AT_ONCE; run++)
 			if (out[i + run].w->type != out[i].w->type)
