@@ -59,7 +59,7 @@ static uint32_t shared_bytes(const struct shape *s)
 /* ---- whether they can be done ---------------------------------------------------- */
 static bool may_be_usable(const struct vk_features *f)
 {
-	bool fits = f->has_16_8_16 && f->subgroup == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
+	bool fits = f->has_16_8_16 && f->lanes == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
 
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
 		fits &= shapes[t].size <= f->invocations && shared_bytes(&shapes[t]) <= f->shared_bytes;
