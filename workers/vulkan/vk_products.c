@@ -124,10 +124,13 @@ static struct push push_of(const struct vulkan_device *d, enum gp_buffer from, e
 static bool are_few(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
                     size_t n)
 {
+	bool any_plain = false;
+
 	if (rows > VK_FEW_ROWS)
 		return rows <= VK_FEW_ROWS_WITHOUT && !d->many.tiling[0].rows;
-	return rows <= VK_FEW_ROWS_SKINNY || vk_is_plain(out[0].w->type) ||
-	       !vk_skinny_takes(d, out, n);
+	for (size_t i = 0; i < n; i++)
+		any_plain |= vk_is_plain(out[i].w->type);
+	return rows <= VK_FEW_ROWS_SKINNY || any_plain || !vk_skinny_takes(d, out, n);
 }
 
 /* ---- few rows ------------------------------------------------------------------- */
