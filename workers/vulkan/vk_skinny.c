@@ -4,6 +4,8 @@
  * looked at first; where it is otherwise, these products are not used. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <string.h>
+
 #include "base/base.h"
 
 #define CHUNK 256u             /* elements of a subgroup at a time, as in skinny.glsl */
@@ -70,6 +72,7 @@ static int run_probe(struct vulkan_device *d, VkPipeline p, const struct vk_span
 {
 	int rc;
 
+	memset(to->host, 0, SUBGROUP * sizeof(uint32_t)); /* a lane that writes nothing does not fit */
 	if ((rc = vk_begin_commands(d)) < 0 ||
 	    (rc = vk_dispatch_pipeline(d, p, &to->address, sizeof to->address,
 	                               (const uint32_t[]){ 1, 1, 1 })) < 0)
