@@ -40,11 +40,12 @@ const uint X_ROOM = STAGED * 2 * X_STEP;
 shared uvec4 xs[X_ROOM > SUMS ? X_ROOM : SUMS];
 shared uint before;
 
-layout(buffer_reference, scalar, buffer_reference_align = 4) queuefamilycoherent buffer Parts {
-	float v[];
+// Of members: said of a block that is reached by its address, glslang 15 forgets it.
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Parts {
+	queuefamilycoherent float v[];
 };
-layout(buffer_reference, scalar, buffer_reference_align = 4) queuefamilycoherent buffer Counts {
-	uint v[];
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Counts {
+	queuefamilycoherent uint v[];
 };
 
 uvec4 x_next[X_LOADS];

@@ -78,7 +78,8 @@ static json_t *ask(const char *kind, bool verbose)
 	char path[GP_WORKER_PATH];
 	json_t *found;
 
-	if (gp_worker_path(getenv("GEMPIPE_WORKER_DIR"), kind, path) == 0 && read_worker(path, verbose, &found) == 0)
+	if (gp_worker_path(getenv("GEMPIPE_WORKER_DIR"), kind, path) == 0 &&
+	    read_worker(path, verbose, &found) == 0)
 		return found;
 	return json_pack("{s:s, s:[], s:s}", "kind", kind, "devices", "problem", gp_error());
 }

@@ -91,7 +91,8 @@ static void check_shape(enum gp_type type, uint32_t rows, uint32_t cols, uint32_
 }
 
 /* Rows and outputs that fill no tile, and more than one; as many columns as a type's
- * blocks allow, and odd ones where it has none. */
+ * blocks allow, and odd ones where it has none; 64 and no more divides the last, whose
+ * products go straight into registers where any do. */
 static void test_shapes(void **state)
 {
 	static const uint32_t shapes[][2] = { { 33, 5 }, { 64, 32 }, { 65, 144 }, { 128, 129 },
@@ -101,7 +102,7 @@ static void test_shapes(void **state)
 	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++) {
 		const uint32_t block = gp_type_info(types[i])->block_elems;
 		const uint32_t cols[] = { block == 1 ? 7 : block, block == 1 ? 100 : block * 3,
-		                          block == 256 ? 1280 : 352 };
+		                          block == 256 ? 1280 : 352, block == 256 ? 512 : 320 };
 
 		for (size_t s = 0; s < GP_ARRAY_LEN(shapes); s++)
 			for (size_t c = 0; c < GP_ARRAY_LEN(cols); c++)

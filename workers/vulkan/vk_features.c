@@ -1,5 +1,5 @@
-/* What a device must have; and what it may have, and is used where it has it: dot products of bytes, matrix
- * units, a choice of subgroup sizes, the number of its compute units. */
+/* What a device must have; and what it may have, and is used where it has it: dot products
+ * of bytes, matrix units, a choice of subgroup sizes, the number of its compute units. */
 #include "workers/vulkan/vulkan_device.h"
 
 #include <stddef.h>
@@ -117,7 +117,7 @@ static void choose_subgroups(struct vk_features *f,
 	const bool has_32 = sizes->minSubgroupSize <= 32 && sizes->maxSubgroupSize >= 32;
 
 	f->subgroup = has_32 ? 32 : sizes->maxSubgroupSize;
-	f->lanes = has_32 && sizes->maxComputeWorkgroupSubgroups * 32 >= f->invocations ? 32 : 0;
+	f->lanes = has_32 && sizes->maxComputeWorkgroupSubgroups >= f->invocations / 32 ? 32 : 0;
 	f->whole_subgroups = f->lanes || 32 % usual == 0;
 }
 
@@ -202,8 +202,10 @@ void vk_find_features(struct vulkan_device *d)
 	VkPhysicalDeviceProperties p;
 
 	vkGetPhysicalDeviceProperties(d->physical, &p);
+	const uint32_t most = p.limits.maxComputeWorkGroupInvocations;
+	const uint32_t wide = p.limits.maxComputeWorkGroupSize[0];
 	*f = (struct vk_features){ .shared_bytes = p.limits.maxComputeSharedMemorySize,
-	                           .invocations = p.limits.maxComputeWorkGroupInvocations };
+	                           .invocations = most < wide ? most : wide };
 	if (vk_has_extension(d->physical, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
 		find_subgroups(d);
 	if (vk_has_extension(d->physical, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))

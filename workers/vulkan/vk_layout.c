@@ -214,6 +214,8 @@ void vulkan_release(struct vulkan_device *d)
 
 	/* A load that failed may have left some on their way. */
 	vk_end_uploads(d);
+	if (d->is_lost) /* and uses all this still */
+		return;
 	vk_give_recordings(d);
 	for (size_t i = 0; i < GP_ARRAY_LEN(arenas); i++)
 		vk_give_all(d, arenas[i]);

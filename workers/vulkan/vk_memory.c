@@ -132,8 +132,9 @@ static int grow(struct vulkan_device *d, struct vk_arena *a, VkDeviceSize bytes,
 
 	if (bytes > d->most_allocation)
 		return gp_fail(E2BIG, "Vulkan: %s of %s in one piece; the device takes %s at most: "
-		               "use a smaller --max-rows", what, gp_size_text(need, bytes),
-		               gp_size_text(most, d->most_allocation));
+		               "use %s", what, gp_size_text(need, bytes),
+		               gp_size_text(most, d->most_allocation),
+		               a == &d->weights_arena ? "cpu for them" : "a smaller --max-rows");
 	if (a->n == a->room) {
 		const uint32_t room = a->room ? a->room * 2 : 8;
 		struct vk_block *grown = realloc(a->blocks, room * sizeof *grown);

@@ -228,6 +228,7 @@ int vk_record_begin(struct vulkan_device *d)
 	const int rc = vk_begin_recording(d);
 
 	memset(d->is_quantized, 0, sizeof d->is_quantized);
+	d->skinny.packed = 0;
 	if (rc != 0)
 		return rc;
 	vk_barrier_of_begin(d);

@@ -124,10 +124,13 @@ static struct push push_of(const struct vulkan_device *d, enum gp_buffer from, e
 static bool are_few(const struct vulkan_device *d, uint32_t rows, const struct vk_many_out *out,
                     size_t n)
 {
+	bool any_plain = false;
+
 	if (rows > VK_FEW_ROWS)
 		return rows <= VK_FEW_ROWS_WITHOUT && !d->many.tiling[0].rows;
-	return rows <= VK_FEW_ROWS_SKINNY || vk_is_plain(out[0].w->type) ||
-	       !vk_skinny_takes(d, out, n);
+	for (size_t i = 0; i < n; i++)
+		any_plain |= vk_is_plain(out[i].w->type);
+	return rows <= VK_FEW_ROWS_SKINNY || any_plain || !vk_skinny_takes(d, out, n);
 }
 
 /* ---- few rows ------------------------------------------------------------------- */
@@ -190,6 +193,7 @@ static int multiply_outs(struct vulkan_device *d, enum gp_buffer from, const str
 	const int rc = are_few(d, in->rows, outs, n) ? multiply_runs(d, from, in, outs, n) :
 	                                               vk_multiply_many(d, in, outs, n);
 
+	d->skinny.packed = 0; /* was for this product, whoever did it */
 	vk_barrier(d);
 	return rc;
 }
@@ -303,6 +307,7 @@ int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 		return gated_few(d, g, u);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)
 		return rc;
-	return !few && vk_skinny_takes(d, outs, 2) ? vk_skinny_geglu(d) :
-	                                                      vulkan_geglu(dev);
+	/* What the next product could not take is not packed for it. */
+	return !few && vk_skinny_takes(d, outs, 2) && g->rows % 64 == 0 ? vk_skinny_geglu(d) :
+	                                                                  vulkan_geglu(dev);
 }

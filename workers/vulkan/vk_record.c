@@ -8,6 +8,7 @@
 
 #define FEW 32u                /* up to here powers of two; then multiples of MANY_STEP */
 #define MANY_STEP 64u
+#define MOST_AHEAD 1024u       /* rows of a prompt whose steps are recorded at load */
 
 uint32_t vk_round_rows(uint32_t n)
 {
@@ -120,7 +121,7 @@ static bool is_expected(const struct vulkan_device *d, uint32_t rows, uint32_t l
 	if (rows == 0 || (d->picks && logit_rows == 0))
 		return false;
 	if (!d->alone)
-		return rows > 1 && logit_rows <= has_head;
+		return rows > 1 && rows <= MOST_AHEAD && logit_rows <= has_head;
 	return rows <= vk_round_rows(d->shape.max_sequences) &&
 	       (logit_rows == (has_head ? rows : 0) || (rows == 1 && logit_rows == 0));
 }

@@ -4,6 +4,8 @@
  * looked at first; where it is otherwise, these products are not used. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <string.h>
+
 #include "base/base.h"
 
 #define CHUNK 256u             /* elements of a subgroup at a time, as in skinny.glsl */
@@ -59,7 +61,7 @@ static uint32_t shared_bytes(const struct shape *s)
 /* ---- whether they can be done ---------------------------------------------------- */
 static bool may_be_usable(const struct vk_features *f)
 {
-	bool fits = f->has_16_8_16 && f->subgroup == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
+	bool fits = f->has_16_8_16 && f->lanes == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
 
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
 		fits &= shapes[t].size <= f->invocations && shared_bytes(&shapes[t]) <= f->shared_bytes;
@@ -70,6 +72,7 @@ static int run_probe(struct vulkan_device *d, VkPipeline p, const struct vk_span
 {
 	int rc;
 
+	memset(to->host, 0, SUBGROUP * sizeof(uint32_t)); /* a lane that writes nothing does not fit */
 	if ((rc = vk_begin_commands(d)) < 0 ||
 	    (rc = vk_dispatch_pipeline(d, p, &to->address, sizeof to->address,
 	                               (const uint32_t[]){ 1, 1, 1 })) < 0)
@@ -293,7 +296,7 @@ int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
 {
 	int rc = d->skinny.packed == in->from && !in->picked ? 0 : pack(d, in, 0);
 
-	d->skinny.packed = 0; /* what comes next writes that buffer, or another */
+	d->skinny.packed = 0; /* the rows are this input's now */
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		for (run = 1; i + run < n && run < MOST_AT_ONCE; run++)
 			if (out[i + run].w->type != out[i].w->type)

@@ -35,7 +35,8 @@ int vk_wait(struct vulkan_device *d, uint64_t submission, const char *what)
 	                                   .pValues = &submission };
 	const VkResult r = vkWaitSemaphores(d->device, &wait, seconds * 1000000000u);
 
-	d->is_lost |= r == VK_ERROR_DEVICE_LOST || r == VK_TIMEOUT;
+	/* Whatever the reason: what the device still uses must be left alone. */
+	d->is_lost |= r != VK_SUCCESS;
 	if (r == VK_TIMEOUT)
 		return gp_fail(ETIMEDOUT, "Vulkan: the device hangs: %s took over %llu s; "
 		               "use a smaller --max-rows if it is only slow; --check-numerics "
