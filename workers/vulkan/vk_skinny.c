@@ -94,12 +94,14 @@ static int probe(struct vulkan_device *d)
 		for (uint32_t i = 0; i < SUBGROUP; i++)
 			fitting += ((const uint32_t *)(const void *)found.host)[i] == 1;
 	d->skinny.usable = fitting == SUBGROUP;
-	d->skinny.is_probed = rc == 0;
 	if (d->is_lost) /* what it still uses must not be given back */
 		return rc;
+	if (rc < 0)
+		gp_log(GP_LOG_INFO, "Vulkan: no products in registers: %s", gp_error());
+	d->skinny.is_probed = true;
 	vkDestroyPipeline(d->device, p, NULL);
 	vk_give_all(d, &arena);
-	return rc;
+	return 0;
 }
 
 /* Sums of work groups along z, of which there are at most so many for each compute unit,
