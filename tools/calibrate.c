@@ -51,11 +51,11 @@ struct calibrate {
 static int own_option(struct calibrate *c, int o)
 {
 	switch (o) {
-	case 'f': c->text.file = optarg; return 0;
+	case 'f': c->text.text.file = optarg; return 0;
 	case 'o': c->out = optarg; return 0;
-	case OPT_IDS: c->text.ids_file = optarg; return 0;
-	case CLI_CTX: return gp_parse_u64("--ctx", optarg, 2, 1u << 24, &c->text.chunk);
-	case OPT_CHUNKS: return gp_parse_u64("--chunks", optarg, 1, 1u << 24, &c->text.chunks);
+	case OPT_IDS: c->text.text.ids_file = optarg; return 0;
+	case CLI_CTX: return gp_parse_u64("--ctx", optarg, 2, 1u << 24, &c->text.text.ctx);
+	case OPT_CHUNKS: return gp_parse_u64("--chunks", optarg, 1, 1u << 24, &c->text.text.most_chunks);
 	default: return gp_parse_u64("--probe-chunks", optarg, 1, 1u << 24, &c->probe_chunks);
 	}
 }
@@ -75,7 +75,7 @@ static int parse(struct calibrate *c, int argc, char **argv)
 	}
 	if (optind < argc)
 		return cli_misused(&c->cli, "'%s' is no option", argv[optind]);
-	if (!c->cli.model || !c->out || (c->text.file != NULL) + (c->text.ids_file != NULL) != 1)
+	if (!c->cli.model || !c->out || (c->text.text.file != NULL) + (c->text.text.ids_file != NULL) != 1)
 		return cli_misused(&c->cli, "-m, -o and one of -f and --ids are needed");
 	return 0;
 }
@@ -118,7 +118,7 @@ static int calibrate(struct calibrate *c)
 {
 	struct gp_calibrate_options o = { .probe_chunks = (size_t)c->probe_chunks,
 	                                  .progress = on_progress, .user = c };
-	const char *text = c->text.file ? c->text.file : c->text.ids_file;
+	const char *text = c->text.text.file ? c->text.text.file : c->text.text.ids_file;
 	const char *slash = strrchr(text, '/');
 	int rc = gp_model_open(&c->model, c->cli.model);
 

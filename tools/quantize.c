@@ -143,9 +143,9 @@ static int own_option(struct quantize *q, int o)
 	case OPT_BITS: return bits_option(q);
 	case OPT_SIZE: return size_option(q);
 	case OPT_CALIBRATION: q->calibration_file = optarg; return 0;
-	case OPT_TEXT: q->text.file = optarg; return 0;
-	case OPT_IDS: q->text.ids_file = optarg; return 0;
-	case OPT_CHUNKS: return number_option(q, "--chunks", 1, &q->text.chunks);
+	case OPT_TEXT: q->text.text.file = optarg; return 0;
+	case OPT_IDS: q->text.text.ids_file = optarg; return 0;
+	case OPT_CHUNKS: return number_option(q, "--chunks", 1, &q->text.text.most_chunks);
 	case OPT_NEAREST: q->nearest = true; return 0;
 	case OPT_RESTART: q->restart = true; return 0;
 	default: q->plan = true; return 0;
@@ -154,7 +154,7 @@ static int own_option(struct quantize *q, int o)
 
 static bool has_text(const struct quantize *q)
 {
-	return q->text.file || q->text.ids_file;
+	return q->text.text.file || q->text.text.ids_file;
 }
 
 static int check_arguments(struct quantize *q)
@@ -164,7 +164,7 @@ static int check_arguments(struct quantize *q)
 	if (!q->plan && (!q->out || goals != 1))
 		return cli_misused(&q->cli, "one SOURCE, -o OUT.gguf, and one of --type, --bits and "
 		                   "--target-size are needed");
-	if (q->text.file && q->text.ids_file)
+	if (q->text.text.file && q->text.text.ids_file)
 		return cli_misused(&q->cli, "--text and --ids are two ways to say the same: give one");
 	if (q->nearest && (has_text(q) || q->calibration_file))
 		return cli_misused(&q->cli, "--nearest rounds without looking at a calibration: leave one out");
@@ -181,7 +181,7 @@ static int parse(struct quantize *q, int argc, char **argv)
 		if (o == '?')
 			return cli_bad_option(&q->cli, argv);
 		if (o == CLI_CTX) {
-			status = number_option(q, "--ctx", 2, &q->text.chunk);
+			status = number_option(q, "--ctx", 2, &q->text.text.ctx);
 			continue;
 		}
 		if ((rc = cli_option(&q->cli, o, help)) < 0)
@@ -339,7 +339,7 @@ static int add_string(struct quantize *q, const char *key, const char *s)
 static int add_recipe(struct quantize *q)
 {
 	const char *method = q->nearest ? "nearest" : has_text(q) ? "search, error compensation" : "search";
-	const char *text = q->text.file ? q->text.file : q->text.ids_file;
+	const char *text = q->text.text.file ? q->text.text.file : q->text.text.ids_file;
 	char goal[64], recipe[RECIPE_TEXT];
 	int rc;
 

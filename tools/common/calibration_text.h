@@ -3,15 +3,14 @@
 #define GP_CALIBRATION_TEXT_H
 
 #include "quantize/quantize.h"
+#include "tools/common/score.h"
 
 struct calibration_text {
-	const char *file, *ids_file;   /* one of them */
-	uint64_t chunk, chunks;        /* tokens of a chunk; at most so many chunks (0: all) */
+	struct score_text text;        /* its skip is not used */
 	uint32_t threads;              /* 0: one a core */
-	uint32_t *ids;
-	struct gp_walk walk;           /* ready to use after opening */
+	struct gp_walk walk;           /* since opening */
 };
-#define CALIBRATION_TEXT_DEFAULTS { .chunk = 512 }
+#define CALIBRATION_TEXT_DEFAULTS { .text.ctx = 512 }
 /* Reads and cuts the text, opens the CPU as a device. */
 int calibration_text_open(struct calibration_text *t, struct gp_model *m);
 void calibration_text_close(struct calibration_text *t);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "tools/common/ask_devices.h"
 #include "tools/common/cli.h"
 #include "tools/common/model_out.h"
 
@@ -33,13 +34,41 @@ struct budget {
 
 enum { MOST_DEVICES = 16 };
 
+/* Memory of the device's own: the largest heap that is. */
+static uint64_t heap_of(const json_t *device)
+{
+	uint64_t most = 0;
+	json_t *h;
+	size_t i;
+
+	json_array_foreach(json_object_get(device, "heaps"), i, h) {
+		const uint64_t bytes = (uint64_t)json_integer_value(json_object_get(h, "bytes"));
+
+		if (json_is_true(json_object_get(h, "device_local")) && bytes > most)
+			most = bytes;
+	}
+	return most;
+}
+
 static size_t list_budgets(struct budget b[MOST_DEVICES])
 {
 	const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+	json_t *all = ask_devices(false), *kind, *d;
+	size_t n = 1, i, k;
 
 	snprintf(b[0].name, sizeof b[0].name, "cpu");
 	b[0].bytes = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
-	return 1;
+	json_array_foreach(all, i, kind)
+		json_array_foreach(json_object_get(kind, "devices"), k, d) {
+			const char *name = json_string_value(json_object_get(d, "device"));
+
+			if (!name || n == MOST_DEVICES || !json_is_true(json_object_get(d, "usable")))
+				continue;
+			snprintf(b[n].name, sizeof b[n].name, "%s", name);
+			b[n++].bytes = heap_of(d);
+		}
+	json_decref(all);
+	return n;
 }
 
 /* ---- a line a choice ---------------------------------------------------------------------------- */
