@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,6 +36,8 @@ struct gp_gguf_writer {
 	size_t data_bytes;              /* of all tensors with their padding */
 	bool header_written;
 	bool resumable;                 /* what is written stays, and done tells how much of it */
+	bool created;                   /* the part is this run's, not an earlier one's */
+	uint64_t key;                   /* of what the data is made from: resumable only */
 	char *done;                     /* path of a file with the number of whole tensors */
 	size_t current, in_current;     /* tensor being written, bytes it has */
 };
@@ -84,11 +87,24 @@ static int append_string(const struct gp_gguf_writer *w, struct bytes *b, const 
 }
 
 /* A part of an earlier run is opened as it is. */
-static FILE *open_part(const struct gp_gguf_writer *w)
+static FILE *open_part(struct gp_gguf_writer *w)
 {
 	FILE *f = w->resumable ? fopen(w->part, "r+be") : NULL;
 
+	w->created = !f;
 	return f ? f : fopen(w->part, w->resumable ? "w+be" : "wbe");
+}
+
+/* Two runs must not write one part, nor one the file that the other has just renamed. */
+static int lock_part(struct gp_gguf_writer *w)
+{
+	struct stat mine, there;
+
+	if (flock(fileno(w->file), LOCK_EX | LOCK_NB) == 0 && fstat(fileno(w->file), &mine) == 0 &&
+	    stat(w->part, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev)
+		return 0;
+	w->created = false;             /* not ours to remove */
+	return gp_fail(EBUSY, "%s: another run writes it; wait, or name another output", w->part);
 }
 
 static int open_files(struct gp_gguf_writer *w, const char *path)
@@ -110,7 +126,7 @@ static int open_files(struct gp_gguf_writer *w, const char *path)
 	w->file = open_part(w);
 	if (!w->file)
 		return gp_fail(errno, "%s: can't be written: %s", w->part, strerror(errno));
-	return 0;
+	return w->resumable ? lock_part(w) : 0;
 }
 
 static int create(struct gp_gguf_writer **out, const char *path, bool resumable)
@@ -148,7 +164,7 @@ void gp_gguf_writer_destroy(struct gp_gguf_writer *w)
 		return;
 	if (w->file) {
 		fclose(w->file);
-		if (!w->resumable || !w->header_written)
+		if (w->created && (!w->resumable || !w->header_written))
 			unlink(w->part);
 	}
 	for (size_t i = 0; i < w->n_keys; i++)
@@ -397,7 +413,9 @@ static int count_done(const struct gp_gguf_writer *w, size_t *n)
 {
 	FILE *f = fopen(w->done, "re");
 	unsigned long long v = 0;
-	const bool read = f && fscanf(f, "%llu", &v) == 1 && v <= w->n_tensors;
+	unsigned long long key = 0;
+	const bool read = f && fscanf(f, "%20llu %16llx", &v, &key) == 2 && v <= w->n_tensors &&
+	                  key == w->key;
 
 	if (f)
 		fclose(f);
@@ -429,13 +447,14 @@ static int go_on_at(struct gp_gguf_writer *w, size_t at)
 	return 0;
 }
 
-int gp_gguf_writer_resume(struct gp_gguf_writer *w, size_t *done)
+int gp_gguf_writer_resume(struct gp_gguf_writer *w, uint64_t key, size_t *done)
 {
 	struct bytes header = { 0 };
-	size_t begin, end;
+	size_t begin, end = 0;
 	int rc = fill_header(w, &header);
 
 	*done = 0;
+	w->key = key;
 	if (rc < 0 || !gp_size_round_up(header.n, ALIGNMENT, &begin)) {
 		free(header.data);
 		return rc < 0 ? rc : no_memory(w);
@@ -450,23 +469,28 @@ int gp_gguf_writer_resume(struct gp_gguf_writer *w, size_t *done)
 	free(header.data);
 	w->header_written = *done != 0;
 	w->current = *done;
+	if (!*done)
+		unlink(w->done);
 	return go_on_at(w, *done ? end : 0);
 }
 
 /* The count may only get ahead of nothing that a power cut could take. */
 int gp_gguf_writer_checkpoint(struct gp_gguf_writer *w)
 {
-	FILE *f;
+	char text[48];
 	bool kept;
+	int fd, n, why;
 
 	if (fflush(w->file) != 0 || fdatasync(fileno(w->file)) < 0)
 		return gp_fail(errno, "%s: writing failed: %s", w->part, strerror(errno));
-	f = fopen(w->done, "we");
-	kept = f && fprintf(f, "%zu\n", w->current) > 0 && fflush(f) == 0 &&
-	       fdatasync(fileno(f)) == 0;
-	if ((f && fclose(f) != 0) || !kept)
-		return gp_fail(errno, "%s: writing failed: %s", w->done, strerror(errno));
-	return 0;
+	/* In place and of one width: killed at any moment, it says the last count or this. */
+	n = snprintf(text, sizeof text, "%20zu %016llx\n", w->current, (unsigned long long)w->key);
+	fd = open(w->done, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	kept = fd >= 0 && pwrite(fd, text, (size_t)n, 0) == n && fdatasync(fd) == 0;
+	why = errno;
+	if (fd >= 0)
+		close(fd);
+	return kept ? 0 : gp_fail(why, "%s: writing failed: %s", w->done, strerror(why));
 }
 
 size_t gp_gguf_writer_bytes(const struct gp_gguf_writer *w, size_t *data)
@@ -504,7 +528,8 @@ static int commit(struct gp_gguf_writer *w)
 	w->file = NULL;
 	if (fclose(f) != 0 || rename(w->part, w->path) < 0) {
 		rc = gp_fail(errno, "%s: writing failed: %s", w->path, strerror(errno));
-		unlink(w->part);
+		if (!w->resumable)
+			unlink(w->part);
 		return rc;
 	}
 	if (w->resumable)

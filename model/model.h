@@ -96,11 +96,13 @@ struct gp_gguf_writer;
 int gp_gguf_writer_create(struct gp_gguf_writer **w, const char *path); /* NULL: no file, to
                                                                     * ask for sizes only */
 /* Destroyed before finish, it leaves PATH.part, and PATH.part.done with the number of tensors
- * that are whole as of the last checkpoint. */
+ * that are whole as of the last checkpoint. Until resume an earlier run's part stays as it
+ * is. -EBUSY: another process writes it. */
 int gp_gguf_writer_create_resumable(struct gp_gguf_writer **w, const char *path);
 /* After all is declared, before any data: *done tensors are there from an earlier run whose
- * header was the same, byte for byte; writing goes on behind them. 0: all anew. */
-int gp_gguf_writer_resume(struct gp_gguf_writer *w, size_t *done);
+ * header was the same, byte for byte, and whose key, which stands for all that the data is
+ * made from; writing goes on behind them. 0: all anew, and what was there is gone. */
+int gp_gguf_writer_resume(struct gp_gguf_writer *w, uint64_t key, size_t *done);
 int gp_gguf_writer_checkpoint(struct gp_gguf_writer *w); /* between two tensors */
 /* Bytes of the header as declared so far (0: no memory); *data: of the tensors behind it. */
 size_t gp_gguf_writer_bytes(const struct gp_gguf_writer *w, size_t *data);

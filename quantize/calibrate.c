@@ -71,8 +71,10 @@ int gp_calibration_init(struct gp_calibration *c, const struct gp_model *m)
 
 	*c = (struct gp_calibration){ .n = gp_matrix_count(config) };
 	c->matrix = calloc(c->n, sizeof *c->matrix);
-	if (!c->matrix)
-		return gp_fail(ENOMEM, "no memory for the calibration of %zu matrices", c->n);
+	if (!c->matrix) {
+		c->n = 0;
+		return gp_fail(ENOMEM, "no memory for the calibration of this model");
+	}
 	for (size_t i = 0; i < c->n && rc == 0; i++) {
 		struct gp_matrix_cost *x = &c->matrix[i];
 		const struct gp_tensor *t;
@@ -116,15 +118,19 @@ static int begin_moments(struct calibrator *c, enum gp_tensor_id id, uint32_t co
 }
 
 /* A column that was never used counts a little: real text may use it. */
-static void keep_importance(const struct calibrator *c, struct gp_matrix_cost *x)
+static int keep_importance(const struct calibrator *c, struct gp_matrix_cost *x)
 {
 	const struct gp_moments *m = &c->moments[gp_observed_by(x->id)];
 	double mean = 0;
 
 	for (uint32_t i = 0; i < x->cols; i++)
 		mean += (double)m->diagonal[i] / (double)m->rows / x->cols;
+	if (!isfinite(mean))
+		return gp_fail(EDOM, "the inputs of a product are not finite; look for where with "
+		               "--check-numerics");
 	for (uint32_t i = 0; i < x->cols; i++)
 		x->importance[i] = m->diagonal[i] / (float)m->rows + 1e-4f * (float)mean + 1e-30f;
+	return 0;
 }
 
 /* ---- errors of every type, on a sample of rows -------------------------------------------------- */
@@ -137,11 +143,17 @@ struct sample {
 	double error[SAMPLE_ROWS / PIECE_ROWS];
 };
 
-static void read_row(const struct gp_tensor *t, uint64_t row, float *out)
+static int read_row(const struct gp_tensor *t, uint64_t row, float *out)
 {
 	const size_t bytes = t->bytes / (size_t)t->rows;
+	uint8_t *raw = malloc(bytes);
+	int rc = raw ? gp_tensor_read(t, row * bytes, bytes, raw) :
+	               gp_fail(ENOMEM, "no memory for a row of tensor '%s'", t->name);
 
-	gp_dequantize(t->type, (const uint8_t *)t->data + row * bytes, out, (size_t)t->cols);
+	if (rc == 0)
+		gp_dequantize(t->type, raw, out, (size_t)t->cols);
+	free(raw);
+	return rc;
 }
 
 static int sample_piece(void *user, size_t i)
@@ -155,7 +167,7 @@ static int sample_piece(void *user, size_t i)
 	int rc = w && encoded ? 0 : gp_fail(ENOMEM, "no memory for a sample of %u rows", n);
 
 	for (uint32_t r = 0; r < n && rc == 0; r++)
-		read_row(s->t, (first + r) * s->stride, w + (size_t)r * cols);
+		rc = read_row(s->t, (first + r) * s->stride, w + (size_t)r * cols);
 	if (rc == 0)
 		rc = gp_encode(&e, w, n, encoded, &s->error[i]);
 	free(w);
@@ -200,7 +212,7 @@ static int probe_piece(void *user, size_t i)
 	int rc = w && encoded ? 0 : gp_fail(ENOMEM, "no memory for %u rows", n);
 
 	for (uint32_t r = 0; r < n && rc == 0; r++)
-		read_row(p->t, first + r, w + (size_t)r * cols);
+		rc = read_row(p->t, first + r, w + (size_t)r * cols);
 	if (rc == 0 && (rc = gp_encode(&e, w, n, encoded, &error)) == 0) {
 		gp_dequantize(p->type, encoded, w, elements);
 		rc = gp_quantize(GP_TYPE_BF16, w, p->out + first * cols, elements);
@@ -220,6 +232,7 @@ static int probe_tensor(const struct calibrator *c, const struct gp_tensor *t,
 	int rc;
 
 	*out = *t;
+	out->data = NULL;              /* the caller frees what is there */
 	if (!gp_size_mul((size_t)t->rows, (size_t)t->cols, &n) || !(p.out = calloc(n, sizeof *p.out)))
 		return gp_fail(ENOMEM, "no memory for a copy of tensor '%s'", t->name);
 	rc = gp_parallel((size_t)((t->rows + PIECE_ROWS - 1) / PIECE_ROWS), c->o->threads, probe_piece, &p);
@@ -407,7 +420,8 @@ static int probe_embedding(struct calibrator *c, struct divergence *d, double *c
 		rc = gp_walk_embed(&walk, c->changed);
 	gp_model_replace(m, GP_T_TOKEN_EMBD, 0, t);
 	free((void *)(uintptr_t)probed.data);
-	*cost += damage(c, c->in, c->changed) * c->nats;
+	if (rc == 0)
+		*cost += damage(c, c->in, c->changed) * c->nats;
 	return rc;
 }
 
@@ -416,7 +430,7 @@ static int calibrate_head(struct calibrator *c, struct divergence *d)
 	struct gp_matrix_cost *x = &c->c->matrix[c->c->n - 1];
 	const struct gp_tensor *t = gp_model_tensor(c->walk.model, GP_T_TOKEN_EMBD, 0);
 	struct gp_walk walk = c->walk;
-	double cost;
+	double cost = 0;
 	int rc = begin_moments(c, GP_T_TOKEN_EMBD, x->cols);
 
 	walk.observe = observe;
@@ -424,15 +438,18 @@ static int calibrate_head(struct calibrator *c, struct divergence *d)
 	/* All chunks for the importance; the first ones' logits stay. */
 	if (rc < 0 || (rc = gp_walk_head(&walk, walk.n_chunks, c->out, NULL)) < 0)
 		return rc;
-	keep_importance(c, x);
 	walk.observe = NULL;
 	walk.user = d;
-	if ((rc = gp_walk_head(&walk, d->chunks, c->out, keep_logits)) < 0)
+	if ((rc = keep_importance(c, x)) < 0 ||
+	    (rc = gp_walk_head(&walk, d->chunks, c->out, keep_logits)) < 0)
 		return rc;
 	add_noise(c, d->chunks * c->walk.chunk);
 	if ((rc = diverge(c, d, c->changed, &c->nats)) < 0)
 		return rc;
 	c->nats *= NOISE;
+	if (!(c->nats > 0) || !isfinite(c->nats))
+		return gp_fail(EDOM, "a change of the residual stream changes the logits by %g; look for "
+		               "what is wrong with --check-numerics", c->nats);
 	rc = probe_embedding(c, d, &cost);
 	return rc < 0 ? rc : spread_costs(c, t, x, cost / c->nats);
 }
@@ -462,8 +479,8 @@ static int calibrate_layer(struct calibrator *c, uint32_t layer)
 	for (size_t i = 0; i < GP_ARRAY_LEN(of_layer) && rc == 0; i++) {
 		struct gp_matrix_cost *x = &c->c->matrix[layer * GP_ARRAY_LEN(of_layer) + i];
 
-		keep_importance(c, x);
-		rc = probe_matrix(c, x);
+		if ((rc = keep_importance(c, x)) == 0)
+			rc = probe_matrix(c, x);
 	}
 	next = c->in;
 	c->in = c->out;
@@ -534,8 +551,10 @@ int gp_calibrate(struct gp_calibration *out, const struct gp_walk *walk,
 	if (rc < 0)
 		return rc;
 	c.probe_chunks = o->probe_chunks < walk->n_chunks ? o->probe_chunks : walk->n_chunks;
-	if ((rc = take_activations(&c)) == 0 && (rc = all_layers(&c)) == 0)
-		rc = head(&c);
+	if ((rc = take_activations(&c)) == 0 && (rc = all_layers(&c)) == 0 && (rc = head(&c)) == 0 &&
+	    o->progress)
+		o->progress(o->user, gp_model_config(walk->model)->n_layers + 1,
+		            gp_model_config(walk->model)->n_layers + 1);
 	for (size_t i = 0; i < GP_T_COUNT; i++)
 		gp_moments_free(&c.moments[i]);
 	free(c.in);

@@ -69,14 +69,11 @@ static int write_header(struct gp_gguf_writer *w, const struct gp_calibration *c
 	return 0;
 }
 
-int gp_calibration_write(const struct gp_calibration *c, const char *path, const char *text)
+int gp_calibration_write(const struct gp_calibration *c, struct gp_gguf_writer *w, const char *text)
 {
 	const float tokens = (float)c->chunks * (float)c->chunk;
-	struct gp_gguf_writer *w;
-	int rc = gp_gguf_writer_create(&w, path);
+	int rc = write_header(w, c, text);
 
-	if (rc == 0)
-		rc = write_header(w, c, text);
 	for (size_t i = 0; i < c->n && rc == 0; i++) {
 		const struct gp_matrix_cost *x = &c->matrix[i];
 
@@ -88,10 +85,7 @@ int gp_calibration_write(const struct gp_calibration *c, const char *path, const
 		if (rc == 0)
 			rc = gp_gguf_write(w, &tokens, sizeof tokens);
 	}
-	if (rc == 0)
-		rc = gp_gguf_writer_finish(w);
-	gp_gguf_writer_destroy(w);
-	return rc;
+	return rc < 0 ? rc : gp_gguf_writer_finish(w);
 }
 
 /* ---- reading ------------------------------------------------------------------------------ */
@@ -135,6 +129,9 @@ static int read_matrix(const struct gp_gguf *g, struct gp_matrix_cost *x, bool *
 		return gp_fail(EINVAL, "%s: '%s' is not of %u columns; it is another model's",
 		               gp_gguf_path(g), name, x->cols);
 	count = float_at(counts, 0);
+	if (!(count > 0))
+		return gp_fail(EINVAL, "%s: '%s' was counted %g times; make the file again",
+		               gp_gguf_path(g), name, (double)count);
 	for (uint32_t k = 0; k < x->cols; k++) {
 		const float v = float_at(sums, k) / count;
 
@@ -146,6 +143,21 @@ static int read_matrix(const struct gp_gguf *g, struct gp_matrix_cost *x, bool *
 	return 0;
 }
 
+/* Every type whose blocks divide the rows must have one. */
+static int check_costs(const struct gp_gguf *g, const struct gp_calibration *c)
+{
+	for (size_t i = 0; i < c->n; i++)
+		for (size_t t = 0; t < GP_COST_TYPES; t++) {
+			const struct gp_type_info *type = gp_type_info(gp_cost_types[t]);
+			const double v = c->matrix[i].cost[t];
+
+			if (c->matrix[i].cols % type->block_elems == 0 && !(v >= 0 && isfinite(v)))
+				return gp_fail(EINVAL, "%s: a cost of %g as %s; make the file again",
+				               gp_gguf_path(g), v, type->name);
+		}
+	return 1;
+}
+
 /* A file without costs is llama.cpp's: there are none. */
 static int read_costs(const struct gp_gguf *g, struct gp_calibration *c)
 {
@@ -155,6 +167,8 @@ static int read_costs(const struct gp_gguf *g, struct gp_calibration *c)
 	if ((rc = gp_gguf_get_array(g, TYPES, GP_GGUF_STRING, &types)) <= 0 ||
 	    (rc = gp_gguf_get_array(g, COSTS, GP_GGUF_F32, &costs)) <= 0)
 		return rc;
+	if (types->n == 0)
+		return 0;
 	if (costs->n != c->n * types->n)
 		return gp_fail(EINVAL, "%s: %llu costs for %zu matrices; it is another model's",
 		               gp_gguf_path(g), (unsigned long long)costs->n, c->n);
@@ -171,7 +185,16 @@ static int read_costs(const struct gp_gguf *g, struct gp_calibration *c)
 					c->matrix[i].cost[t] = (double)gp_gguf_f32_at(costs, i * types->n + k);
 			}
 	}
-	return 1;
+	return check_costs(g, c);
+}
+
+static int read_chunks(const struct gp_gguf *g, struct gp_calibration *c)
+{
+	uint32_t chunks = 0;
+	int rc = gp_gguf_get_u32(g, "imatrix.chunk_count", &chunks);
+
+	c->chunks = chunks;
+	return rc < 0 ? rc : gp_gguf_get_u32(g, "imatrix.chunk_size", &c->chunk);
 }
 
 int gp_calibration_read(struct gp_calibration *c, const char *path, const struct gp_model *m)
@@ -195,7 +218,7 @@ int gp_calibration_read(struct gp_calibration *c, const char *path, const struct
 	if (rc == 0 && n_found == 0)
 		rc = gp_fail(EINVAL, "%s: holds no importance of this model's matrices; make it with "
 		             "gempipe calibrate", path);
-	if (rc == 0)
+	if (rc == 0 && (rc = read_chunks(g, c)) >= 0)
 		rc = read_costs(g, c);
 	gp_gguf_close(g);
 	if (rc < 0)

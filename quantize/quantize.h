@@ -108,8 +108,8 @@ int gp_calibrate(struct gp_calibration *out, const struct gp_walk *walk,
                  const struct gp_calibrate_options *o);
 
 /* ---- as a file (quantize/calibration_file.c) ---------------------------------------------------
- * text: what it was calibrated on, for people. */
-int gp_calibration_write(const struct gp_calibration *c, const char *path, const char *text);
+ * w is new, and finished by this; text: what it was calibrated on, for people. */
+int gp_calibration_write(const struct gp_calibration *c, struct gp_gguf_writer *w, const char *text);
 /* Of this file's or llama.cpp's making, for m. 1: with costs; 0: importance alone. */
 int gp_calibration_read(struct gp_calibration *c, const char *path, const struct gp_model *m);
 

@@ -1,5 +1,7 @@
 /* Tensors from the source's file to encoded bytes, a batch of pieces at a time: the pieces are
  * worked on side by side, and leave in order. */
+#include <cblas.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +30,10 @@ static int read_rows(const struct stream *s, uint64_t first, uint32_t n, float *
 
 	if (rc == 0)
 		gp_dequantize(s->t->type, raw, w, elements);
+	for (size_t i = 0; i < elements && rc == 0; i++)
+		if (!isfinite(w[i]))
+			rc = gp_fail(EDOM, "row %llu holds %g; the source is damaged, fetch it again",
+			             (unsigned long long)(first + i / s->t->cols), (double)w[i]);
 	for (size_t i = 0; i < elements && s->t->rows == 1 && rc == 0; i++)
 		w[i] += s->norm_offset;
 	free(raw);
@@ -77,10 +83,13 @@ int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, flo
 		return gp_fail_in(rc, "tensor '%s'", t->name);
 	s.row_in = t->bytes / (size_t)t->rows;
 	s.piece_rows = fit < 1 ? 1 : (uint32_t)fit;
+	n_threads = n_threads ? n_threads : 1;
 	batch = (uint64_t)s.piece_rows * n_threads * PIECES_A_THREAD;
 	batch = batch < t->rows ? batch : t->rows;
 	s.out = malloc((size_t)batch * s.row_out);
 	s.error = calloc((size_t)n_threads * PIECES_A_THREAD, sizeof *s.error);
+	if (e->factor)
+		openblas_set_num_threads(1); /* the pieces are what runs side by side */
 	if (!s.out || !s.error)
 		rc = gp_fail(ENOMEM, "no memory for a batch of tensor '%s'", t->name);
 	while (rc == 0 && s.first < t->rows)

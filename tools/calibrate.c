@@ -5,6 +5,7 @@
 
 #include "tools/common/calibration_text.h"
 #include "tools/common/cli.h"
+#include "tools/common/unlink_on_signal.h"
 
 static const char help[] =
 	"Usage: gempipe calibrate -m MODEL -f TEXT | --ids F.npy -o OUT [options]\n"
@@ -45,6 +46,7 @@ struct calibrate {
 	struct calibration_text text;
 	struct gp_model *model;
 	struct gp_calibration found;
+	struct gp_gguf_writer *writer;
 	uint64_t begun_ns;
 };
 
@@ -124,15 +126,18 @@ static int calibrate(struct calibrate *c)
 
 	c->text.threads = c->cli.plan.threads;
 	o.threads = calibration_threads(c->text.threads);
-	if (rc < 0 || (rc = calibration_text_open(&c->text, c->model)) < 0)
+	/* Before the long work: a name that can't be written shows now. */
+	if (rc < 0 || (rc = gp_gguf_writer_create(&c->writer, c->out)) < 0)
+		return rc;
+	cli_unlink_part_on_signal(c->out);
+	if ((rc = calibration_text_open(&c->text, c->model)) < 0)
 		return rc;
 	c->begun_ns = gp_now_ns();
 	if ((rc = gp_calibrate(&c->found, &c->text.walk, &o)) < 0)
 		return rc;
-	on_progress(c, 1, 1);
 	if (!c->cli.quiet && isatty(STDERR_FILENO))
 		fputc('\n', stderr);
-	if ((rc = gp_calibration_write(&c->found, c->out, slash ? slash + 1 : text)) < 0)
+	if ((rc = gp_calibration_write(&c->found, c->writer, slash ? slash + 1 : text)) < 0)
 		return rc;
 	if (c->cli.json)
 		print_costs(c);
@@ -149,6 +154,7 @@ int main(int argc, char **argv)
 		return status;
 	if (calibrate(&c) < 0)
 		status = cli_failed(&c.cli);
+	gp_gguf_writer_destroy(c.writer);
 	gp_calibration_free(&c.found);
 	calibration_text_close(&c.text);
 	gp_model_close(c.model);

@@ -1,5 +1,5 @@
 /* gempipe quantize: a model in fewer bits. */
-#include <math.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -75,7 +75,7 @@ struct quantize {
 	struct gp_calibration calibration;
 	struct gp_recipe recipe;
 	struct gp_gguf_writer *writer;
-	uint64_t begun_ns, first;      /* parameters that were there */
+	uint64_t begun_ns, first;      /* parameters that were there when the first was written */
 	unsigned last_percent;
 };
 
@@ -111,7 +111,8 @@ static int size_option(struct quantize *q)
 	const double v = strtod(optarg, &end);
 
 	for (size_t i = 0; i < GP_ARRAY_LEN(units); i++)
-		if (end != optarg && strcmp(end, units[i].unit) == 0 && v > 0 && v * units[i].bytes < 1e15) {
+		if (end != optarg && strcmp(end, units[i].unit) == 0 && v * units[i].bytes >= 1 &&
+		    v * units[i].bytes < 1e15) {
 			q->target = (uint64_t)(v * units[i].bytes);
 			return 0;
 		}
@@ -168,6 +169,9 @@ static int check_arguments(struct quantize *q)
 		return cli_misused(&q->cli, "--text and --ids are two ways to say the same: give one");
 	if (q->nearest && (has_text(q) || q->calibration_file))
 		return cli_misused(&q->cli, "--nearest rounds without looking at a calibration: leave one out");
+	if (has_text(q) && q->type && q->type->block_elems == 1)
+		return cli_misused(&q->cli, "--type %s has no errors that a text could compensate: leave "
+		                   "one out", q->type->name);
 	if (q->embedding && !q->type)
 		return cli_misused(&q->cli, "--embedding goes with --type; a budget chooses it itself");
 	return 0;
@@ -202,6 +206,11 @@ static void on_progress(void *user, uint64_t done, uint64_t total)
 {
 	struct quantize *q = user;
 	const unsigned percent = (unsigned)(100 * done / total);
+
+	if (q->last_percent > 100) {
+		q->first = done;
+		q->begun_ns = gp_now_ns();
+	}
 	const double seconds = (double)(gp_now_ns() - q->begun_ns) / 1e9;
 	const double left = done > q->first ?
 		seconds * (double)(total - done) / (double)(done - q->first) : 0;
@@ -323,13 +332,6 @@ static enum gp_type main_type(const struct quantize *q)
 	return most;
 }
 
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash && slash[1] ? slash + 1 : path;
-}
-
 static int add_string(struct quantize *q, const char *key, const char *s)
 {
 	return gp_gguf_add_string(q->writer, key, s, strlen(s));
@@ -340,7 +342,7 @@ static int add_recipe(struct quantize *q)
 {
 	const char *method = q->nearest ? "nearest" : has_text(q) ? "search, error compensation" : "search";
 	const char *text = q->text.text.file ? q->text.text.file : q->text.text.ids_file;
-	char goal[64], recipe[RECIPE_TEXT];
+	char goal[64], source[128], of[128] = "", recipe[RECIPE_TEXT], with[256] = "";
 	int rc;
 
 	if (q->type)
@@ -349,13 +351,20 @@ static int add_recipe(struct quantize *q)
 		snprintf(goal, sizeof goal, "at most %g bits a weight", q->bits);
 	else
 		snprintf(goal, sizeof goal, "at most %llu bytes", (unsigned long long)q->target);
-	snprintf(recipe, sizeof recipe, "gempipe " GP_VERSION ": %s; %s; of %.100s%s%.100s, %zu chunks of %u",
-	         goal, method, base_name(q->source), text ? "; text " : "", text ? base_name(text) : "",
-	         q->text.walk.n_chunks, q->text.walk.chunk);
+	model_out_name(source, sizeof source, q->source);
+	if (text) {
+		model_out_name(of, sizeof of, text);
+		snprintf(with, sizeof with, "; text %s, %zu chunks of %u", of, q->text.walk.n_chunks,
+		         q->text.walk.chunk);
+	}
+	snprintf(recipe, sizeof recipe, "gempipe " GP_VERSION ": %s; %s; of %s%s", goal, method, source,
+	         with);
 	if ((rc = add_string(q, "gempipe.recipe", recipe)) < 0 || !q->calibration.n)
 		return rc;
-	if ((rc = add_string(q, "quantize.imatrix.file", q->calibration_file ?
-	                     base_name(q->calibration_file) : "")) < 0 ||
+	of[0] = '\0';
+	if (q->calibration_file)
+		model_out_name(of, sizeof of, q->calibration_file);
+	if ((rc = add_string(q, "quantize.imatrix.file", of)) < 0 ||
 	    (rc = gp_gguf_add_u32(q->writer, "quantize.imatrix.entries_count",
 	                          (uint32_t)q->calibration.n)) < 0)
 		return rc;
@@ -366,12 +375,15 @@ static int add_recipe(struct quantize *q)
 static int check_room(const struct quantize *q)
 {
 	char folder[4096], need[32], there[32];
-	size_t data, bytes = gp_gguf_writer_bytes(q->writer, &data) + data;
+	size_t data = 0, bytes = gp_gguf_writer_bytes(q->writer, &data);
 	struct statvfs fs;
 	struct stat part;
 	uint64_t room;
 	char *slash;
 
+	if (!bytes)
+		return gp_fail(ENOMEM, "no memory for the header of %s", q->out);
+	bytes += data;
 	snprintf(folder, sizeof folder, "%s.part", q->out);
 	room = stat(folder, &part) == 0 ? (uint64_t)part.st_blocks * 512 : 0;
 	slash = strrchr(folder, '/');
@@ -384,32 +396,113 @@ static int check_room(const struct quantize *q)
 	                                   gp_size_text(there, room));
 }
 
-static int open_writer(struct quantize *q, const struct gp_quantize_job *j, size_t *done)
+/* FNV-1a. */
+static void hash(uint64_t *key, const void *data, size_t bytes)
 {
-	char part[4096];
+	const uint8_t *p = data;
+
+	for (size_t i = 0; i < bytes; i++)
+		*key = (*key ^ p[i]) * 0x100000001b3u;
+}
+
+static void hash_tensor(uint64_t *key, const struct gp_tensor *t)
+{
+	struct stat st;
+
+	if (!t->mapped || fstat(t->fd, &st) < 0)
+		return;
+	hash(key, &st.st_dev, sizeof st.st_dev);
+	hash(key, &st.st_ino, sizeof st.st_ino);
+	hash(key, &st.st_size, sizeof st.st_size);
+	hash(key, &st.st_mtim, sizeof st.st_mtim);
+	hash(key, &t->offset, sizeof t->offset);
+}
+
+/* Of what an interrupted run must have in common with this one, beside the header: the very
+ * files of the source, the importance of columns, the text. */
+static uint64_t key_of(const struct quantize *q)
+{
+	const struct gp_config *c = gp_model_config(q->model);
+	uint64_t key = 0xcbf29ce484222325u;
+
+	for (uint32_t l = 0; l < c->n_layers; l++)
+		for (uint32_t id = 0; id < GP_T_COUNT; id++)
+			hash_tensor(&key, gp_model_tensor(q->model, id, l));
+	for (size_t i = 0; i < q->calibration.n; i++)
+		hash(&key, q->calibration.matrix[i].importance,
+		     q->calibration.matrix[i].cols * sizeof(float));
+	if (has_text(q))
+		hash(&key, q->text.walk.ids,
+		     q->text.walk.n_chunks * q->text.walk.chunk * sizeof *q->text.walk.ids);
+	return key;
+}
+
+static bool has_part(const struct quantize *q, const char *end)
+{
+	char path[4096];
+	struct stat st;
+
+	snprintf(path, sizeof path, "%s.part%s", q->out, end);
+	return stat(path, &st) == 0 && st.st_size > 0;
+}
+
+/* Early: a name that can't be written shows before the long work. */
+static int create_writer(struct quantize *q)
+{
+	char done[4096];
+	int rc = gp_gguf_writer_create_resumable(&q->writer, q->out);
+
+	snprintf(done, sizeof done, "%s.part.done", q->out);
+	if (rc == 0 && q->restart)
+		unlink(done);
+	return rc;
+}
+
+static int prepare_file(struct quantize *q, const struct gp_quantize_job *j, size_t *done)
+{
+	const bool earlier = has_part(q, ".done");
 	int rc;
 
-	if (q->restart && (size_t)snprintf(part, sizeof part, "%s.part", q->out) < sizeof part)
-		unlink(part);
-	if ((rc = gp_gguf_writer_create_resumable(&q->writer, q->out)) < 0 ||
-	    (rc = model_out_metadata(q->writer, q->model, main_type(q), q->cli.verb)) < 0 ||
+	if ((rc = model_out_metadata(q->writer, q->model, main_type(q), q->cli.verb)) < 0 ||
 	    (rc = add_recipe(q)) < 0 || (rc = gp_quantize_declare(j, q->writer)) < 0 ||
 	    (rc = check_room(q)) < 0)
 		return rc;
-	return gp_gguf_writer_resume(q->writer, done);
+	if ((rc = gp_gguf_writer_resume(q->writer, key_of(q), done)) < 0 || q->cli.quiet)
+		return rc;
+	if (*done)
+		fprintf(stderr, "gempipe quantize: goes on behind %zu tensors of an earlier run "
+		        "(--restart: anew)\n", *done);
+	else if (earlier)
+		fprintf(stderr, "gempipe quantize: %s.part was of another source or recipe: begins "
+		        "anew\n", q->out);
+	return 0;
 }
 
-static void print_result(const struct quantize *q, double seconds)
+static void print_json(const struct quantize *q, double bits, double seconds)
+{
+	struct stat st = { 0 };
+	json_t *o;
+
+	stat(q->out, &st);
+	o = json_pack("{s:s, s:I, s:I, s:I, s:f, s:f}", "file", q->out, "file_bytes",
+	              (json_int_t)st.st_size, "weight_bytes", (json_int_t)q->recipe.bytes,
+	              "parameters", (json_int_t)q->recipe.parameters, "bits_per_weight", bits,
+	              "seconds", seconds);
+	json_dumpf(o, stdout, JSON_REAL_PRECISION(6));
+	putchar('\n');
+	json_decref(o);
+}
+
+static int print_result(const struct quantize *q, double seconds)
 {
 	const double bits = 8 * (double)q->recipe.bytes / (double)q->recipe.parameters;
 
 	if (q->cli.json)
-		printf("{\"file\": \"%s\", \"bytes\": %llu, \"parameters\": %llu, \"bits_per_weight\": %.4f, "
-		       "\"seconds\": %.1f}\n", q->out, (unsigned long long)q->recipe.bytes,
-		       (unsigned long long)q->recipe.parameters, bits, seconds);
+		print_json(q, bits, seconds);
 	else if (!q->cli.quiet)
 		fprintf(stderr, "gempipe quantize: %s: %.4f bits a weight, %.3f GB of weights, %.0f s\n",
 		        q->out, bits, (double)q->recipe.bytes / 1e9, seconds);
+	return cli_flush_stdout();
 }
 
 static int write_file(struct quantize *q)
@@ -422,20 +515,17 @@ static int write_file(struct quantize *q)
 		.progress = on_progress, .user = q,
 	};
 	size_t done;
-	int rc = open_writer(q, &j, &done);
+	int rc = prepare_file(q, &j, &done);
 
 	if (rc < 0)
 		return rc;
-	if (done && !q->cli.quiet)
-		fprintf(stderr, "gempipe quantize: goes on behind %zu tensors of an earlier run "
-		        "(--restart: anew)\n", done);
 	q->begun_ns = gp_now_ns();
 	q->last_percent = 101;
 	if ((rc = gp_quantize_write(&j, q->writer, done)) < 0 ||
 	    (rc = gp_gguf_writer_finish(q->writer)) < 0)
-		return gp_fail_in(rc, "%s.part keeps what is done; run the same again to go on", q->out);
-	print_result(q, (double)(gp_now_ns() - q->begun_ns) / 1e9);
-	return 0;
+		return !has_part(q, ".done") ? rc :
+		       gp_fail_in(rc, "%s.part keeps what is done; run the same again to go on", q->out);
+	return print_result(q, (double)(gp_now_ns() - q->begun_ns) / 1e9);
 }
 
 /* ---- all ---------------------------------------------------------------------------------------------- */
@@ -446,6 +536,8 @@ static int quantize(struct quantize *q)
 	if (rc < 0)
 		return rc;
 	q->text.threads = q->cli.plan.threads;
+	if (!q->plan && (rc = create_writer(q)) < 0)
+		return rc;
 	if (has_text(q) && !q->plan && (rc = calibration_text_open(&q->text, q->model)) < 0)
 		return rc;
 	if ((rc = calibrate(q)) < 0)

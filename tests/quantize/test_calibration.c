@@ -39,7 +39,11 @@ static int set_up(void **state)
 	}
 	made.chunks = 3;
 	made.chunk = 512;
-	return gp_calibration_write(&made, path, "a text");
+	struct gp_gguf_writer *w;
+	const int rc = gp_gguf_writer_create(&w, path) < 0 ? -1 : gp_calibration_write(&made, w, "a text");
+
+	gp_gguf_writer_destroy(w);
+	return rc;
 }
 
 static int tear_down(void **state)

@@ -144,10 +144,10 @@ static void search_beats_rounding(void **s)
 	for (size_t t = 0; t < GP_COST_TYPES; t++) {
 		const enum gp_type type = gp_cost_types[t];
 		struct matrix *m = any_matrix();
-		double plain = INFINITY, searched, told;
+		double plain, searched, told;
 
-		if (gp_quantize(type, m->w, m->encoded, ROWS * COLS) == 0)
-			plain = weighted_error(m, type, true);
+		assert_int_equal(gp_quantize(type, m->w, m->encoded, ROWS * COLS), 0);
+		plain = weighted_error(m, type, true);
 		told = encode(m, type, m->importance, NULL);
 		searched = weighted_error(m, type, true);
 		if (!(searched < plain) || !(fabs(told - searched) <= 1e-4 * searched))

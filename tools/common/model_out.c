@@ -20,8 +20,7 @@ static uint32_t file_type(enum gp_type t)
 	return number[t];
 }
 
-/* The last part of the source's path, without slashes and ".gguf". */
-static void source_name(char *name, size_t room, const char *path)
+void model_out_name(char *name, size_t room, const char *path)
 {
 	size_t end = strlen(path), begin;
 
@@ -64,7 +63,7 @@ int model_out_metadata(struct gp_gguf_writer *w, const struct gp_model *m, enum 
 	char name[128];
 	int rc;
 
-	source_name(name, sizeof name, source);
+	model_out_name(name, sizeof name, source);
 	if ((rc = gp_gguf_add_config(w, gp_model_config(m), name)) < 0 ||
 	    (rc = gp_gguf_add_u32(w, "general.file_type", file_type(type))) < 0)
 		return rc;

@@ -73,8 +73,8 @@ int score_read(struct score_text *t, const char *model)
 	if (t->most_chunks && t->most_chunks < t->n_chunks)
 		t->n_chunks = (size_t)t->most_chunks;
 	if (!t->n_chunks)
-		return gp_fail(EINVAL, "%s: %zu ids are less than one chunk of %llu",
-			       t->file ? t->file : t->ids_file, t->n_ids, (unsigned long long)t->ctx);
+		return gp_fail(EINVAL, "%s: %zu ids are less than one chunk of %llu; give a longer text or "
+			       "a smaller --ctx", t->file ? t->file : t->ids_file, t->n_ids, (unsigned long long)t->ctx);
 	t->per_chunk = (size_t)(t->ctx - 1 - t->skip);
 	t->n = t->n_chunks * t->per_chunk;
 	return 0;
