@@ -204,7 +204,8 @@ static void gather_uses(struct inspect *in)
 {
 	json_t *uses = json_object_get(in->out, "uses");
 	const struct gp_vocab *v = in->tokenizer ? gp_tokenizer_vocab(in->tokenizer) : NULL;
-	const char *const with_ids[] = { "logits", "bench", "convert" };
+	const char *const with_bos[] = { "perplexity", "evaluate", "calibrate" };
+	const char *const with_ids[] = { "logits", "bench", "convert", "quantize" };
 
 	if (!in->model)
 		return;
@@ -213,8 +214,8 @@ static void gather_uses(struct inspect *in)
 	if (v && v->end_of_turn >= 0)
 		json_array_append_new(uses, json_string("chat"));
 	/* Every chunk begins with <bos>. */
-	if (gp_model_config(in->model)->bos >= 0)
-		json_array_append_new(uses, json_string("perplexity"));
+	for (size_t i = 0; i < GP_ARRAY_LEN(with_bos) && gp_model_config(in->model)->bos >= 0; i++)
+		json_array_append_new(uses, json_string(with_bos[i]));
 	for (size_t i = 0; i < GP_ARRAY_LEN(with_ids); i++)
 		json_array_append_new(uses, json_string(with_ids[i]));
 	if (gp_model_config(in->model)->has_vision)

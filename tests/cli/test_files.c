@@ -206,13 +206,13 @@ static void test_convert_without_vision(void **state)
 	/* This one names no <bos> either. */
 	RUN(&r, program("inspect"), out);
 	assert_int_equal(r.status, 0);
-	assert_non_null(strstr(r.out, "gempipe can: logits, bench, convert\n"));
+	assert_non_null(strstr(r.out, "gempipe can: logits, bench, convert, quantize\n"));
 	result_free(&r);
 	unlink(out);
 	unlink(source);
 	free(source);
 	RUN(&r, program("inspect"), "tests/data/gemma3-random-text");
-	assert_non_null(strstr(r.out, "gempipe can: perplexity, logits, bench, convert\n"));
+	assert_non_null(strstr(r.out, "gempipe can: perplexity, evaluate, calibrate, logits, bench, convert, quantize\n"));
 	result_free(&r);
 }
 
