@@ -13,7 +13,10 @@ CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
 ALL_CFLAGS = -std=c17 $(WARN) -pthread -ffp-contract=off $(CFLAGS) $(SAN_FLAGS) $(PKG_CFLAGS)
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+# OpenBLAS starts threads when it is loaded, which take signals from those who wait for
+# them: only what uses it may be linked to it.
+PKG_LIBS := $(shell pkg-config --libs $(filter-out openblas,$(PKGS)) 2>/dev/null) \
+	-Wl,--push-state,--as-needed $(shell pkg-config --libs openblas 2>/dev/null) -Wl,--pop-state
 SAN_FLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 LDFLAGS += -pthread $(SAN_FLAGS)
 LIBS = $(PKG_LIBS) -lm

@@ -60,6 +60,10 @@ static float extreme(const float *x, uint32_t n)
 	return e;
 }
 
+/* Of steps that are alike but for rounding the first is taken, so that parts which hold the
+ * same choose the same, and a common factor suits them all. */
+static const double ALIKE = 1 + 1e-5;
+
 /* With the best step for its codes, the error is sum w x^2 - gain. */
 static double symmetric_gain(const struct sums *s)
 {
@@ -82,7 +86,7 @@ static struct part fit_symmetric(const struct gp_format *f, const float *x, cons
 			struct sums s = sum_up(f, x, w, n, e / reach, 0);
 
 			for (int again = 0; again < 2 && s.wvv > 0; again++) {
-				if (symmetric_gain(&s) > most) {
+				if (symmetric_gain(&s) > most * ALIKE) {
 					most = symmetric_gain(&s);
 					best = (struct part){ (float)(s.wxv / s.wvv), 0, (float)s.wvv };
 				}
@@ -134,7 +138,7 @@ static struct part fit_affine(const struct gp_format *f, const float *x, const f
 			const struct sums s = sum_up(f, x, w, n, p.step, p.base);
 
 			p = solve_affine(&s, p.step);
-			if (p.step > 0 && affine_error(&s, &p) < least) {
+			if (p.step > 0 && affine_error(&s, &p) < least * ALIKE) {
 				least = affine_error(&s, &p);
 				best = p;
 			}
