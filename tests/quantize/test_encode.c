@@ -53,7 +53,7 @@ static struct gp_grid any_grid(const struct gp_format *f)
 		g.dmin = gp_f16_to_f32(gp_f32_to_f16(uniform(0, 0.1f)));
 	for (uint32_t p = 0; p < f->parts && f->parts > 1; p++) {
 		g.scale[p] = (int8_t)(f->scale_least + (int)(any() % (uint32_t)(f->scale_most - f->scale_least + 1)));
-		g.min[p] = f->min_most ? (uint8_t)(any() % (uint32_t)(f->min_most + 1) & 255u) : 0;
+		g.min[p] = (uint8_t)(f->min_most ? any() % (uint32_t)(f->min_most + 1) : 0);
 	}
 	gp_grid_steps(f, &g);
 	return g;
