@@ -170,7 +170,7 @@ PREFIX ?= /usr/local
 ONLY ?=
 CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TESTS))),tools/check-style $(if $(VULKAN),tools/check-shaders) $(TESTS))
 # Parts where threads or processes meet.
-THREADED := shm proto workers coordinator cli
+THREADED := shm proto quantize workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
 .PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench \
