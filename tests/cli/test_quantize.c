@@ -17,6 +17,13 @@
 #include "tests/common/process.h"
 #include "tests/common/tiny_model.h"
 
+/* Under ThreadSanitizer arithmetic takes minutes; its threads are those of tests/quantize. */
+#ifdef __SANITIZE_THREAD__
+#define NOT_TOO_LONG() skip()
+#else
+#define NOT_TOO_LONG() (void)0
+#endif
+
 static char *folder, *out, *part, *done, *again, *calibration;
 
 static int set_up(void **state)
@@ -99,6 +106,7 @@ static void a_budget_is_kept(void **state)
 	bool differ = false;
 
 	(void)state;
+	NOT_TOO_LONG();
 	RUN(&r, program("calibrate"), "-q", "-m", MINI, "-f", "models/gemma3-mini/TRAINING-DATA.md",
 	    "-o", calibration, "--probe-chunks", "1", "--ctx", "256", "--json");
 	must(&r, 0, "");
@@ -128,6 +136,7 @@ static void every_method_works(void **state)
 	const double was = perplexity(MINI);
 
 	(void)state;
+	NOT_TOO_LONG();
 	for (size_t i = 0; i < GP_ARRAY_LEN(method); i++) {
 		struct result r;
 
@@ -162,6 +171,7 @@ static void a_killed_run_goes_on(void **state)
 	struct result r;
 
 	(void)state;
+	NOT_TOO_LONG();
 	RUN(&r, program("quantize"), "-q", MINI, "-o", again, "--type", "q8_0");
 	must(&r, 0, "");
 	result_free(&r);
@@ -191,6 +201,7 @@ static void a_full_disk_is_told(void **state)
 	struct result r;
 
 	(void)state;
+	NOT_TOO_LONG();
 	snprintf(command, sizeof command, "ulimit -f 10240; trap '' XFSZ; exec %s -q %s -o %s --type q8_0 "
 	         "--nearest", program("quantize"), MINI, out);
 	RUN(&r, "/bin/bash", "-c", command);
@@ -255,13 +266,10 @@ static void the_plan_reads_headers_alone(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		/* Arithmetic takes minutes there; its threads are those of tests/quantize. */
-#ifndef __SANITIZE_THREAD__
 		cmocka_unit_test_setup_teardown(a_budget_is_kept, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(every_method_works, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_killed_run_goes_on, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_told, set_up, tear_down),
-#endif
 		cmocka_unit_test_setup_teardown(wrong_words_are_named, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_plan_reads_headers_alone, set_up, tear_down),
 	};
