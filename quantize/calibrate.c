@@ -319,29 +319,10 @@ static int keep_logits(void *user, size_t i, const float *logits)
 	return 0;
 }
 
-static double log_sum(const float *x, uint32_t n)
-{
-	double most = (double)x[0], sum = 0;
-
-	for (uint32_t i = 1; i < n; i++)
-		most = (double)x[i] > most ? (double)x[i] : most;
-	for (uint32_t i = 0; i < n; i++)
-		sum += exp((double)x[i] - most);
-	return most + log(sum);
-}
-
 /* KL(p || q) of two rows of logits. */
 static double divergence_of(const float *p, const float *q, uint32_t n)
 {
-	const double lp = log_sum(p, n), lq = log_sum(q, n);
-	double sum = 0;
-
-	for (uint32_t i = 0; i < n; i++) {
-		const double a = (double)p[i] - lp;
-
-		sum += exp(a) * (a - ((double)q[i] - lq));
-	}
-	return sum;
+	return gp_kl_divergence(p, gp_log_sum_exp(p, n), q, gp_log_sum_exp(q, n), n);
 }
 
 static int compare_logits(void *user, size_t i, const float *logits)

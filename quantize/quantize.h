@@ -73,6 +73,15 @@ int gp_walk_layer(const struct gp_walk *w, uint32_t layer, size_t n_chunks, cons
 /* take: of each chunk its logits; may be NULL. */
 int gp_walk_head(const struct gp_walk *w, size_t n_chunks, const float *in, gp_walk_logits *take);
 
+/* ---- distributions over a vocabulary (quantize/divergence.c) ------------------------------
+ * Sums are in double. A NaN anywhere makes the result one. */
+/* log of the sum of exp(x[i]). */
+double gp_log_sum_exp(const float *x, uint32_t n);
+/* KL(P || Q) in nats of the softmax of p and of q, whose log sums are given. Equal
+ * logits: exactly 0. */
+double gp_kl_divergence(const float *p, double p_log_sum, const float *q, double q_log_sum,
+                        uint32_t n);
+
 /* ---- what matrices multiply, and what they would cost (quantize/calibrate.c) -------------------
  * The matrices of a model in order: of each layer Q, K, V, attention output, gate, up, down;
  * then the embedding, which is the head too. */
@@ -137,6 +146,11 @@ struct gp_recipe {
 	double cost;                /* predicted KL divergence, nats a token; NaN: nothing to tell it by */
 };
 void gp_recipe_free(struct gp_recipe *r);
+/* The type itself, or what a row of cols gets that its block does not divide: Q8_0, or F16. */
+enum gp_type gp_fitting_type(enum gp_type wanted, uint64_t cols);
+/* What the embedding, which is the head too, is best kept in beside matrices of a type: Q6_K
+ * where that has less than 6 bits a weight. */
+enum gp_type gp_embedding_type(enum gp_type matrices);
 /* One type for all matrices, another for the embedding. What a type's blocks do not divide
  * gets Q8_0, or F16. */
 int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_type type,

@@ -114,11 +114,18 @@ static bool divides(enum gp_type t, uint64_t cols)
 	return cols % gp_type_info(t)->block_elems == 0;
 }
 
-static enum gp_type fitting(enum gp_type wanted, uint64_t cols)
+enum gp_type gp_fitting_type(enum gp_type wanted, uint64_t cols)
 {
 	if (divides(wanted, cols))
 		return wanted;
 	return divides(GP_TYPE_Q8_0, cols) ? GP_TYPE_Q8_0 : GP_TYPE_F16;
+}
+
+enum gp_type gp_embedding_type(enum gp_type matrices)
+{
+	const struct gp_type_info *t = gp_type_info(matrices);
+
+	return 8 * t->block_bytes < 6 * t->block_elems ? GP_TYPE_Q6_K : matrices;
 }
 
 int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_type type,
@@ -132,7 +139,7 @@ int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_typ
 		uint32_t layer;
 
 		gp_matrix_at(config, i, &id, &layer);
-		r->type[i] = fitting(id == GP_T_TOKEN_EMBD ? embedding : type,
+		r->type[i] = gp_fitting_type(id == GP_T_TOKEN_EMBD ? embedding : type,
 		                     gp_model_tensor(m, id, layer)->cols);
 	}
 	return rc < 0 ? rc : sum_up(r, m, c);

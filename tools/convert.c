@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "model/model.h"
+#include "quantize/quantize.h"
 #include "tools/common/cli.h"
 #include "tools/common/model_out.h"
 #include "tools/common/unlink_on_signal.h"
@@ -47,18 +48,6 @@ struct convert {
 };
 
 /* ---- which type ------------------------------------------------------------------ */
-static enum gp_type fitting(enum gp_type wanted, uint64_t cols)
-{
-	if (cols % gp_type_info(wanted)->block_elems == 0)
-		return wanted;
-	return cols % gp_type_info(GP_TYPE_Q8_0)->block_elems == 0 ? GP_TYPE_Q8_0 : GP_TYPE_F16;
-}
-
-static bool bits_below_6(const struct gp_type_info *t)
-{
-	return 8 * t->block_bytes < 6 * t->block_elems;
-}
-
 static enum gp_type out_type(const struct convert *c, enum gp_tensor_id id,
 			     const struct gp_tensor *t)
 {
@@ -66,9 +55,8 @@ static enum gp_type out_type(const struct convert *c, enum gp_tensor_id id,
 		return GP_TYPE_F32;
 	if (!c->type)
 		return t->type;
-	if (id == GP_T_TOKEN_EMBD && bits_below_6(c->type))
-		return fitting(GP_TYPE_Q6_K, t->cols);
-	return fitting(c->type->type, t->cols);
+	return gp_fitting_type(id == GP_T_TOKEN_EMBD ? gp_embedding_type(c->type->type) : c->type->type,
+	                       t->cols);
 }
 
 /* ---- all tensors in order ----------------------------------------------------------- */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "tools/common/cli.h"
+#include "quantize/quantize.h"
 #include "tools/common/divergence.h"
 #include "tools/common/reference.h"
 #include "tools/common/score.h"
@@ -114,7 +115,7 @@ static int compare_row(void *user, const struct score_row *row)
 	e->nll[row->i] = row->nll;
 	e->nll_reference[row->i] = nll;
 	e->nll_change[row->i] = row->nll - nll;
-	e->kl[row->i] = kl_divergence(e->row, log_sum_exp(e->row, row->vocab), row->logits,
+	e->kl[row->i] = gp_kl_divergence(e->row, gp_log_sum_exp(e->row, row->vocab), row->logits,
 				      row->log_sum, row->vocab);
 	e->p_change[row->i] = p_change;
 	e->p_change_squared[row->i] = p_change * p_change;

@@ -266,12 +266,7 @@ static int budget(struct quantize *q, uint64_t *bytes)
 
 static enum gp_type embedding_type(const struct quantize *q)
 {
-	const struct gp_type_info *six = gp_type_info(GP_TYPE_Q6_K);
-
-	if (q->embedding)
-		return q->embedding->type;
-	return q->type->block_bytes * six->block_elems < six->block_bytes * q->type->block_elems ?
-	       GP_TYPE_Q6_K : q->type->type;
+	return q->embedding ? q->embedding->type : gp_embedding_type(q->type->type);
 }
 
 static int choose_types(struct quantize *q)

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "tests/common/tiny_model.h"
+#include "quantize/quantize.h"
 #include "tools/common/divergence.h"
 #include "tools/common/reference.h"
 
@@ -44,7 +45,7 @@ static struct score_text text_of(void)
 static struct score_row row_of(size_t i)
 {
 	return (struct score_row){ .i = i, .logits = logits[i], .vocab = VOCAB,
-				   .log_sum = log_sum_exp(logits[i], VOCAB),
+				   .log_sum = gp_log_sum_exp(logits[i], VOCAB),
 				   .nll = 1 / (1.0 + (double)i) };
 }
 
@@ -88,16 +89,16 @@ static void test_log_sum(void **state)
 	const float unsure[] = { 1, NAN, 3 }, first[] = { NAN, 1 }, never[] = { -INFINITY, 1 };
 
 	(void)state;
-	assert_close(log_sum_exp(same, 4), 2 + log(4), 1e-14);
-	assert_close(log_sum_exp(large, 3), 90000 + log1p(exp(-1)), 1e-10);
-	assert_close(log_sum_exp(never, 2), 1, 0);
-	assert_true(isnan(log_sum_exp(unsure, 3)));
-	assert_true(isnan(log_sum_exp(first, 2)));
+	assert_close(gp_log_sum_exp(same, 4), 2 + log(4), 1e-14);
+	assert_close(gp_log_sum_exp(large, 3), 90000 + log1p(exp(-1)), 1e-10);
+	assert_close(gp_log_sum_exp(never, 2), 1, 0);
+	assert_true(isnan(gp_log_sum_exp(unsure, 3)));
+	assert_true(isnan(gp_log_sum_exp(first, 2)));
 }
 
 static double kl_of(const float *p, const float *q, uint32_t n)
 {
-	return kl_divergence(p, log_sum_exp(p, n), q, log_sum_exp(q, n), n);
+	return gp_kl_divergence(p, gp_log_sum_exp(p, n), q, gp_log_sum_exp(q, n), n);
 }
 
 static void test_kl_divergence(void **state)

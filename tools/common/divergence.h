@@ -1,4 +1,4 @@
-/* Distributions over a vocabulary compared, and figures over many such comparisons.
+/* Figures over many comparisons of distributions.
  * All sums are in double. A NaN anywhere makes the result one. */
 #ifndef GP_DIVERGENCE_H
 #define GP_DIVERGENCE_H
@@ -6,12 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* log of the sum of exp(x[i]). */
-double log_sum_exp(const float *x, uint32_t n);
-/* KL(P || Q) in nats of the softmax of p and of q, whose log sums are given. Equal
- * logits: exactly 0. */
-double kl_divergence(const float *p, double p_log_sum, const float *q, double q_log_sum,
-		     uint32_t n);
 /* The lowest index of the largest. */
 uint32_t largest_of(const float *x, uint32_t n);
 

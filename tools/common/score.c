@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "quantize/quantize.h"
 #include "tools/common/divergence.h"
 
 /* ---- what to score ------------------------------------------------------------- */
@@ -117,7 +118,7 @@ static void on_logits(void *user, uint32_t pos, const float *logits)
 		return;
 	struct score_row row = {
 		.i = c->index * t->per_chunk + pos - (size_t)t->skip, .logits = logits,
-		.vocab = s->vocab, .log_sum = log_sum_exp(logits, s->vocab),
+		.vocab = s->vocab, .log_sum = gp_log_sum_exp(logits, s->vocab),
 	};
 	row.nll = row.log_sum - (double)logits[t->ids[c->index * (size_t)t->ctx + pos]];
 	c->nll += row.nll;
