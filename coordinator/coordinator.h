@@ -68,6 +68,7 @@ int gp_sampler_pick(struct gp_sampler *s, const struct gp_slot_logits *logits,
 struct gp_engine_options {
 	const char *model;
 	struct gp_plan_request plan;
+	uint32_t max_queue;         /* requests that wait; 0: no limit */
 	const char *trace;          /* NULL: none */
 	const char *worker_dir;     /* folder of the gempipe-worker-* binaries; NULL: this program's */
 	/* Bytes of weights loaded so far, over all stages. From the control thread. */
@@ -90,6 +91,8 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	 * prompt is not computed again. 0: none. */
 	uint32_t reuse;
 	bool keep;                  /* keep this request's sequence after it finished */
+	int32_t priority;           /* higher ones first, and in place of lower ones */
+	uint64_t owner;             /* owners that wait share the pipeline evenly */
 	void *user;
 	/* Each generated token, stop tokens included (is_stop). Non-zero: finish. */
 	int (*on_token)(void *user, uint32_t token, bool is_stop);
@@ -114,6 +117,7 @@ struct gp_engine_stats {
 	                                            time with a request in decode */
 	uint64_t load_ns;
 	uint32_t epoch;
+	uint64_t preempted;                      /* sequences that made room and began again */
 	bool huge_pages;                         /* all rings on huge pages */
 };
 
@@ -130,12 +134,19 @@ int gp_engine_destroy(struct gp_engine *e);
 const struct gp_config *gp_engine_config(const struct gp_engine *e);
 const struct gp_model *gp_engine_model(const struct gp_engine *e);
 const struct gp_plan *gp_engine_plan(const struct gp_engine *e);
-/* *id > 0. More requests than sequences wait their turn. -E2BIG: longer than
- * the context. */
+/* Any thread. *id > 0; callbacks may come before it is stored. More requests than
+ * sequences wait their turn. -E2BIG: longer than the context; -EAGAIN: max_queue
+ * are waiting. */
 int gp_engine_submit(struct gp_engine *e, const struct gp_request *r, uint32_t *id);
+/* Any thread. Ends a request with GP_FINISH_CANCELLED before the next step; its
+ * sequence is free from there on. One that has finished is left alone. */
+void gp_engine_cancel(struct gp_engine *e, uint32_t id);
 /* Runs until every request is finished. Callbacks come from this thread; they
- * may submit. -EINTR after gp_engine_interrupt: all requests are cancelled. */
+ * may submit and cancel. -EINTR after gp_engine_interrupt: all requests are
+ * cancelled. */
 int gp_engine_run(struct gp_engine *e);
+/* The same, and waits for more, until gp_engine_interrupt: 0. */
+int gp_engine_serve(struct gp_engine *e);
 /* From a signal handler or any thread. */
 void gp_engine_interrupt(struct gp_engine *e);
 void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s);

@@ -16,10 +16,16 @@ static int allocate(struct gp_engine *e)
 	const struct gp_plan *p = &e->plan;
 
 	e->slots = calloc(p->max_sequences, sizeof(struct job *));
+	e->order = calloc(p->max_sequences, sizeof(struct job *));
+	e->tenures = calloc(p->max_sequences, sizeof *e->tenures);
 	e->ops = calloc(2 * (size_t)p->max_sequences, sizeof *e->ops);
 	e->rows = calloc(p->max_rows, sizeof *e->rows);
 	e->meters = calloc(p->n_stages, sizeof *e->meters);
-	if (!e->slots || !e->ops || !e->rows || !e->meters)
+	e->flights = calloc(p->n_stages + 1, sizeof *e->flights);
+	bool ok = e->slots && e->order && e->tenures && e->ops && e->rows && e->meters && e->flights;
+	for (uint32_t i = 0; i <= p->n_stages && ok; i++)
+		ok = (e->flights[i].tenures = calloc(p->max_rows, sizeof(uint32_t))) != NULL;
+	if (!ok)
 		return gp_fail(ENOMEM, "no memory for %u sequences", p->max_sequences);
 	gp_plan_geometry(p, gp_model_config(e->model), 0, &e->in_geometry);
 	gp_plan_geometry(p, gp_model_config(e->model), p->n_stages, &e->out_geometry);
@@ -59,9 +65,6 @@ static int start(struct gp_engine *e, const struct gp_engine_options *o)
 	    (rc = open_trace(e)) < 0 ||
 	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0)
 		return rc;
-	/* One step in each stage and one on its way to the first. */
-	e->max_in_flight = e->plan.n_stages + 1 < e->plan.ring_slots ? e->plan.n_stages + 1
-								     : e->plan.ring_slots;
 	e->load_ns = gp_now_ns() - begin;
 	e->account_ns = gp_now_ns();
 	return 0;
@@ -73,7 +76,10 @@ int gp_engine_create(struct gp_engine **out, const struct gp_engine_options *o)
 
 	if (!e)
 		return gp_fail(ENOMEM, "no memory for the engine");
-	e->queue_end = &e->queue;
+	if (gp_inbox_create(e) < 0) {
+		free(e);
+		return gp_fail(ENOMEM, "no mutex for the engine");
+	}
 	/* Visible before the workers are up: a signal must reach a long load. */
 	*out = e;
 	const int rc = start(e, o);
@@ -87,21 +93,36 @@ int gp_engine_create(struct gp_engine **out, const struct gp_engine_options *o)
 	return gp_fail(-rc, "%s", why);
 }
 
+static void destroy_jobs(struct gp_engine *e)
+{
+	for (struct owner *o = e->owners, *next_owner; o; o = next_owner) {
+		for (struct job *j = o->queue, *next; j; j = next) {
+			next = j->next;
+			gp_job_destroy(j);
+		}
+		next_owner = o->next;
+		free(o);
+	}
+	for (uint32_t i = 0; e->slots && i < e->plan.max_sequences; i++)
+		gp_job_destroy(e->slots[i]);
+}
+
 int gp_engine_destroy(struct gp_engine *e)
 {
 	if (!e)
 		return 0;
 	const int rc = gp_pool_destroy(e->pool);
-	for (struct job *j = e->queue, *next; j; j = next) {
-		next = j->next;
-		gp_job_destroy(j);
-	}
-	for (uint32_t i = 0; e->slots && i < e->plan.max_sequences; i++)
-		gp_job_destroy(e->slots[i]);
+	destroy_jobs(e);
+	gp_inbox_destroy(e);
 	gp_slot_view_finish(&e->view);
+	for (uint32_t i = 0; e->flights && i <= e->plan.n_stages; i++)
+		free(e->flights[i].tenures);
+	free(e->flights);
 	free(e->meters);
 	free(e->rows);
 	free(e->ops);
+	free(e->tenures);
+	free(e->order);
 	free(e->slots);
 	gp_model_close(e->model);
 	free(e->trace_path);
@@ -129,19 +150,6 @@ void gp_engine_interrupt(struct gp_engine *e)
 	atomic_store(&e->interrupted, true);
 }
 
-int gp_engine_submit(struct gp_engine *e, const struct gp_request *r, uint32_t *id)
-{
-	struct job *j;
-	const int rc = gp_job_create(e, r, &j);
-
-	if (rc < 0)
-		return rc;
-	*id = j->id;
-	*e->queue_end = j;
-	e->queue_end = &j->next;
-	return 0;
-}
-
 /* ---- steps out ------------------------------------------------------------------ */
 
 static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
@@ -164,16 +172,36 @@ static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
 	return 0;
 }
 
-/* As many steps as the pipeline holds. */
+/* The place of the next step, or of the step that has come back. */
+static struct flight *flight_of(struct gp_engine *e, uint64_t step)
+{
+	return &e->flights[step % (e->plan.n_stages + 1)];
+}
+
+/* One step in each stage. Prompts alone have one more on its way to the first, so that
+ * nothing waits for the coordinator; beside rows in decode it would only come between
+ * two of their tokens. */
+static bool may_send(const struct gp_engine *e)
+{
+	if (e->in_flight < e->plan.n_stages)
+		return true;
+	if (e->in_flight > e->plan.n_stages)
+		return false;
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
+		if (e->slots[i] && gp_in_decode(e->slots[i]))
+			return false;
+	return true;
+}
+
 static int feed(struct gp_engine *e)
 {
 	void *slot;
 	int rc = 0;
 
 	/* The slot comes first: rows that were scheduled count as sent. */
-	while (rc == 0 && e->in_flight < e->max_in_flight &&
+	while (rc == 0 && may_send(e) &&
 	       (rc = gp_ring_reserve(&e->pool->rings[0], 0, &slot)) == 0) {
-		const uint32_t n = gp_schedule(e);
+		const uint32_t n = gp_schedule(e, flight_of(e, e->next_step + 1));
 
 		if (!n)
 			break;
@@ -186,18 +214,20 @@ static int feed(struct gp_engine *e)
 
 static int deliver_rows(struct gp_engine *e)
 {
+	const struct flight *f = flight_of(e, e->view.header.step);
 	const struct gp_slot_logits *logits = e->view.logits;
 	int rc = 0;
 
-	for (uint32_t i = 0; i < e->view.header.n_rows && rc == 0; i++) {
+	if (e->view.header.n_rows != f->n_rows)
+		return gp_fail(EPROTO, "step %llu came back with %u rows, it went with %u",
+			       (unsigned long long)e->view.header.step, e->view.header.n_rows, f->n_rows);
+	for (uint32_t i = 0; i < f->n_rows && rc == 0; i++) {
 		const struct gp_row *r = &e->view.rows[i];
-		const bool has_logits = r->flags & GP_ROW_WANTS_LOGITS;
-		struct job *j = e->slots[r->seq];
+		const struct gp_slot_logits *own = r->flags & GP_ROW_WANTS_LOGITS ? logits++ : NULL;
 
-		if (!j)
-			return gp_fail(EPROTO, "a row of sequence %u came back, which has none in "
-				       "flight", r->seq);
-		rc = gp_job_row_back(e, j, r->pos, has_logits ? logits++ : NULL);
+		/* Whose rows they were is gone, or will send them again. */
+		if (f->tenures[i] == e->tenures[r->seq] && gp_is_live(e->slots[r->seq]))
+			rc = gp_job_row_back(e, e->slots[r->seq], r->pos, own);
 	}
 	return rc;
 }
@@ -228,12 +258,8 @@ static void replay_all(struct gp_engine *e)
 	e->in_flight = 0;
 	e->n_ops = 0;
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
-		struct job *j = e->slots[i];
-
-		if (!j)
-			continue;
-		j->sent = j->back = 0;
-		gp_job_leave_when_idle(e, j);
+		if (e->slots[i])
+			e->slots[i]->sent = e->slots[i]->back = 0;
 	}
 }
 
@@ -249,35 +275,14 @@ static int recover(struct gp_engine *e)
 
 /* ---- the loop ------------------------------------------------------------------------- */
 
-static bool has_work(const struct gp_engine *e)
-{
-	if (e->queue)
-		return true;
-	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
-		if (e->slots[i] && e->slots[i]->state == JOB_LIVE)
-			return true;
-	return false;
-}
-
 static void cancel_all(struct gp_engine *e)
 {
-	while (e->queue) {
-		struct job *j = e->queue;
+	struct job *j;
 
-		e->queue = j->next;
-		if (j->request.on_done)
-			j->request.on_done(j->request.user, GP_FINISH_CANCELLED);
-		gp_job_destroy(j);
-	}
-	e->queue_end = &e->queue;
-	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
-		struct job *j = e->slots[i];
-
-		if (!j || j->state != JOB_LIVE)
-			continue;
+	while ((j = gp_queue_best(e)))
+		gp_queue_cancel(e, j);
+	while ((j = gp_seat_least(e)))
 		gp_job_finish(e, j, GP_FINISH_CANCELLED);
-		gp_job_leave_when_idle(e, j);
-	}
 }
 
 static int turn(struct gp_engine *e)
@@ -302,24 +307,45 @@ static void abandon_all(struct gp_engine *e)
 	replay_all(e);
 }
 
+/* All threads' wishes, then a step or what there is of one. 1: interrupted. */
+static int go_on(struct gp_engine *e)
+{
+	int rc = 0;
+
+	if (atomic_exchange(&e->interrupted, false)) {
+		cancel_all(e);
+		return 1;
+	}
+	rc = turn(e);
+	if (rc != -EINTR)
+		return rc;
+	abandon_all(e);
+	return 1;
+}
+
 int gp_engine_run(struct gp_engine *e)
 {
 	bool cancelled = false;
 	int rc = 0;
 
 	e->account_ns = gp_now_ns();
-	while (rc == 0 && has_work(e)) {
-		if (atomic_exchange(&e->interrupted, false)) {
-			cancel_all(e);
-			cancelled = true;
-		}
-		if (has_work(e))
-			rc = turn(e);
-		if (rc == -EINTR) {
-			abandon_all(e);
-			cancelled = true;
-			rc = 0;
-		}
+	for (gp_inbox_take(e); rc >= 0 && (e->n_live || e->n_queued); gp_inbox_take(e)) {
+		rc = go_on(e);
+		cancelled |= rc == 1;
 	}
 	return rc < 0 ? rc : cancelled ? gp_fail(EINTR, "interrupted") : 0;
+}
+
+int gp_engine_serve(struct gp_engine *e)
+{
+	int rc = 0;
+
+	e->account_ns = gp_now_ns();
+	atomic_store(&e->serving, true);
+	while (rc == 0) {
+		gp_inbox_take(e);
+		rc = go_on(e);
+	}
+	atomic_store(&e->serving, false);
+	return rc < 0 ? rc : 0;
 }

@@ -7,26 +7,45 @@
 #define HOP_SAMPLES 4096u
 
 /*
- *   QUEUED --gets a slot--> LIVE --finish--> KEPT   (keep: the slot stays)
- *                            |
- *                            +----finish--> LEAVING (rows still in flight) --> freed
+ *   QUEUED --gets a slot--> LIVE --finish--> KEPT (keep: the slot stays) or gone
+ *      ^_____preempted_______|
  */
-enum job_state { JOB_QUEUED, JOB_LIVE, JOB_LEAVING, JOB_KEPT };
+enum job_state { JOB_QUEUED, JOB_LIVE, JOB_KEPT };
+
+struct owner;
 
 /* A request on its way. Its token list is the only durable state: after a
- * worker's death sent falls to 0 and the list is fed again. */
+ * worker's death, and when it was preempted, sent falls to 0 and the list is fed
+ * again. */
 struct job {
-	struct gp_request request;  /* prompt and stops are owned copies */
+	struct gp_request request;  /* stops are an owned copy */
 	uint32_t id, slot;
 	enum job_state state;
-	uint32_t *tokens;           /* prompt, then generated; context of them fit */
-	uint32_t n_tokens;
-	uint32_t sent;              /* positions given to the pipeline in this epoch */
-	uint32_t back;              /* positions that came back in this epoch */
+	struct owner *owner;        /* NULL: KEPT */
+	uint32_t *tokens;           /* prompt, then generated */
+	uint32_t n_tokens, room;    /* room: the most that there will be */
+	uint32_t sent;              /* positions given to the pipeline */
+	uint32_t back;              /* positions that came back */
+	uint32_t charged;           /* positions that its owner was charged for */
 	uint32_t scored;            /* logits were delivered for positions below */
 	uint32_t generated;
 	struct gp_sampler *sampler;
-	struct job *next;
+	struct job *next;           /* in its owner's queue, or the inbox */
+};
+
+/* Whose requests share a queue; there while it has any that are not finished. */
+struct owner {
+	uint64_t key, served;       /* served: rows, since the pipeline's beginning as it were */
+	uint32_t n_jobs;
+	struct job *queue, *last;   /* by priority, then by id; last: where queue is not NULL */
+	struct owner *next;
+};
+
+/* A step in the pipeline. Its rows count only while their slots have not changed
+ * hands since. */
+struct flight {
+	uint32_t n_rows, n_prefill;
+	uint32_t *tenures;          /* of the rows' slots; max_rows of them */
 };
 
 struct stage_meter {
@@ -45,11 +64,24 @@ struct gp_engine {
 	struct gp_slot_view view;   /* of the last ring */
 	_Atomic bool interrupted;
 
-	uint32_t epoch, in_flight, max_in_flight;
+	uint32_t epoch, in_flight;
 	uint64_t next_step;
+	struct flight *flights;     /* n_stages + 1, by step */
 	struct job **slots;         /* by sequence slot; NULL: free */
-	struct job *queue, **queue_end;
-	uint32_t next_id, turn;     /* turn: whose slot is served first */
+	uint32_t *tenures;          /* by sequence slot: how often it changed hands */
+	uint32_t n_live, n_queued, turn; /* turn: whose slot is served first */
+	struct owner *owners;
+	struct job **order;         /* scratch: live jobs */
+	uint64_t preempted;
+
+	/* What other threads ask for, taken up between steps. */
+	pthread_mutex_t lock;
+	struct job *inbox, **inbox_end;
+	uint32_t *cancels;
+	size_t n_cancels, cancels_room;
+	uint32_t next_id, n_waiting; /* n_waiting: inbox and queues */
+	_Atomic bool serving;
+
 	struct gp_kv_op *ops;       /* to go with the next step */
 	uint32_t n_ops;
 	struct gp_row *rows;        /* scratch for composing a step */
@@ -64,16 +96,44 @@ void gp_job_destroy(struct job *j);
 bool gp_job_wants_logits(const struct job *j, uint32_t pos);
 /* Of a position that wants logits: 0: all of them, else how many of the best. */
 uint32_t gp_job_candidates(const struct job *j, uint32_t pos);
-/* Gives a queued job a slot; takes over a kept sequence's where it can. */
-bool gp_job_seat(struct gp_engine *e, struct job *j);
-/* A row of the job came back; logits: NULL when it wanted none. */
+/* A row of the job came back; logits: NULL when it wanted none. May free it. */
 int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 		    const struct gp_slot_logits *logits);
+/* Of a live one; may free it. */
 void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why);
-void gp_job_leave_when_idle(struct gp_engine *e, struct job *j);
 
-/* scheduler.c: fills e->rows for one step; the number of rows. */
-uint32_t gp_schedule(struct gp_engine *e);
+/* inbox.c */
+int gp_inbox_create(struct gp_engine *e);
+void gp_inbox_destroy(struct gp_engine *e);
+void gp_inbox_take(struct gp_engine *e); /* submissions to the queues, then cancellations */
+void gp_inbox_count(struct gp_engine *e, int waiting); /* so many more, or fewer */
+
+/* queue.c: a queued job stands in its owner's queue. */
+void gp_queue_admit(struct gp_engine *e, struct job *j); /* a new one */
+void gp_queue_put(struct gp_engine *e, struct job *j);
+struct job *gp_queue_best(const struct gp_engine *e);   /* whose turn it is; NULL: none */
+struct job *gp_queue_find(const struct gp_engine *e, uint32_t id);
+void gp_queue_take(struct gp_engine *e, struct job *j);
+void gp_queue_cancel(struct gp_engine *e, struct job *j); /* frees it */
+void gp_owner_leave(struct gp_engine *e, struct job *j);  /* a job is finished */
+/* Has a the right of way before b? */
+bool gp_goes_first(const struct job *a, const struct job *b);
+
+/* seats.c: who holds which slot. What leaves is dropped by the next step, before
+ * that step's rows, so that the slot is free at once. */
+bool gp_seat_take(struct gp_engine *e, struct job *j); /* false: no room now */
+void gp_seat_leave(struct gp_engine *e, struct job *j);
+void gp_seat_preempt(struct gp_engine *e, struct job *j); /* back into its queue */
+/* The live one that matters least; NULL: there is none. */
+struct job *gp_seat_least(const struct gp_engine *e);
+
+/* scheduler.c */
+bool gp_is_live(const struct job *j); /* NULL is fine, here and below */
+/* Generates, and nothing but the token sampled last is left to be sent, or it is on its
+ * way. */
+bool gp_in_decode(const struct job *j);
+/* Fills e->rows for one step, and f; the number of rows. */
+uint32_t gp_schedule(struct gp_engine *e, struct flight *f);
 
 /* stats.c */
 void gp_meter_step(struct gp_engine *e, const struct gp_slot_header *h);

@@ -24,10 +24,12 @@ static int copy_lists(const struct gp_engine *e, const struct gp_request *r, str
 {
 	uint32_t *stops = calloc(r->n_stops ? r->n_stops : 1, sizeof *stops);
 
-	j->tokens = calloc(e->plan.context, sizeof *j->tokens);
+	j->room = (uint32_t)r->n_prompt;
+	j->room += r->max_new < e->plan.context - j->room ? r->max_new : e->plan.context - j->room;
+	j->tokens = calloc(j->room, sizeof *j->tokens);
 	j->request.stops = stops;
 	if (!j->tokens || !stops)
-		return gp_fail(ENOMEM, "no memory for a request of %u tokens", e->plan.context);
+		return gp_fail(ENOMEM, "no memory for a request of %u tokens", j->room);
 	memcpy(j->tokens, r->prompt, r->n_prompt * sizeof *j->tokens);
 	if (r->n_stops)
 		memcpy(stops, r->stops, r->n_stops * sizeof *stops);
@@ -51,7 +53,6 @@ int gp_job_create(struct gp_engine *e, const struct gp_request *r, struct job **
 		return rc;
 	}
 	j->request.prompt = NULL; /* the caller's; tokens holds it */
-	j->id = ++e->next_id;
 	*out = j;
 	return 0;
 }
@@ -66,106 +67,19 @@ void gp_job_destroy(struct job *j)
 	free(j);
 }
 
-/* ---- slots ------------------------------------------------------------------ */
-
-/* Room for every slot's drop and truncate was made when the engine was. */
-static void push_op(struct gp_engine *e, enum gp_kv_op_kind kind, uint32_t seq, uint32_t pos)
-{
-	e->ops[e->n_ops++] = (struct gp_kv_op){ .kind = kind, .seq = seq, .pos = pos };
-}
-
-static uint32_t common_prefix(const struct job *a, const struct job *b, uint32_t most)
-{
-	uint32_t n = 0;
-
-	while (n < most && a->tokens[n] == b->tokens[n])
-		n++;
-	return n;
-}
-
-/* The kept sequence's tokens stay in the workers' caches as far as they agree
- * with the new prompt; the prompt's last token always runs, for its logits. */
-static void take_over(struct gp_engine *e, struct job *j, struct job *kept)
-{
-	const uint32_t most = kept->sent < j->n_tokens - 1 ? kept->sent : j->n_tokens - 1;
-	uint32_t same = j->request.on_logits ? 0 : common_prefix(j, kept, most);
-
-	if (kept->sent - same > GP_KV_SLACK)
-		same = 0; /* local layers have forgotten the window before it */
-	if (kept->sent && !same)
-		push_op(e, GP_KV_DROP, kept->slot, 0);
-	else if (same < kept->sent)
-		push_op(e, GP_KV_TRUNCATE, kept->slot, same);
-	j->slot = kept->slot;
-	j->sent = j->back = same;
-	gp_job_destroy(kept);
-}
-
-static struct job *find_kept(const struct gp_engine *e, uint32_t id)
-{
-	for (uint32_t i = 0; id && i < e->plan.max_sequences; i++)
-		if (e->slots[i] && e->slots[i]->state == JOB_KEPT && e->slots[i]->id == id)
-			return e->slots[i];
-	return NULL;
-}
-
-static struct job *oldest_kept(const struct gp_engine *e)
-{
-	struct job *oldest = NULL;
-
-	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
-		struct job *j = e->slots[i];
-
-		if (j && j->state == JOB_KEPT && (!oldest || j->id < oldest->id))
-			oldest = j;
-	}
-	return oldest;
-}
-
-static bool find_free(const struct gp_engine *e, uint32_t *slot)
-{
-	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
-		if (!e->slots[i]) {
-			*slot = i;
-			return true;
-		}
-	}
-	return false;
-}
-
-bool gp_job_seat(struct gp_engine *e, struct job *j)
-{
-	struct job *kept = find_kept(e, j->request.reuse);
-	const bool is_free = !kept && find_free(e, &j->slot);
-
-	if (!kept && !is_free)
-		kept = oldest_kept(e);
-	if (!kept && !is_free)
-		return false;
-	gp_meter_time(e);
-	if (kept)
-		take_over(e, j, kept); /* frees it; its slot is j's from here on */
-	e->slots[j->slot] = j;
-	j->state = JOB_LIVE;
-	return true;
-}
-
-void gp_job_leave_when_idle(struct gp_engine *e, struct job *j)
-{
-	if (j->state != JOB_LEAVING || j->back != j->sent)
-		return;
-	if (j->sent)
-		push_op(e, GP_KV_DROP, j->slot, 0);
-	e->slots[j->slot] = NULL;
-	gp_job_destroy(j);
-}
-
 void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why)
 {
 	gp_meter_time(e);
-	j->state = j->request.keep && j->back == j->sent ? JOB_KEPT : JOB_LEAVING;
+	gp_owner_leave(e, j);
+	e->n_live--;
 	if (j->request.on_done)
 		j->request.on_done(j->request.user, why);
+	if (j->request.keep) {
+		j->state = JOB_KEPT;
+		return;
+	}
+	gp_seat_leave(e, j);
+	gp_job_destroy(j);
 }
 
 /* ---- rows coming back ---------------------------------------------------------- */
@@ -194,6 +108,9 @@ static bool is_stop(const struct job *j, uint32_t token)
 	return false;
 }
 
+/* < 0, or why it is finished now, or GOES_ON. */
+enum { GOES_ON = GP_FINISH_CANCELLED + 1 };
+
 static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_logits *logits)
 {
 	uint32_t token;
@@ -207,16 +124,12 @@ static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_log
 	atomic_store(&e->pool->progressed, true);
 	const bool stop = is_stop(j, token);
 	const bool enough = j->request.on_token && j->request.on_token(j->request.user, token, stop);
-	if (stop || enough) {
-		gp_job_finish(e, j, GP_FINISH_STOP);
-	} else if (j->n_tokens == e->plan.context) {
-		gp_job_finish(e, j, GP_FINISH_CONTEXT);
-	} else {
-		j->tokens[j->n_tokens++] = token;
-		if (j->generated >= j->request.max_new)
-			gp_job_finish(e, j, GP_FINISH_LENGTH);
-	}
-	return 0;
+	if (stop || enough)
+		return GP_FINISH_STOP;
+	if (j->n_tokens == e->plan.context)
+		return GP_FINISH_CONTEXT;
+	j->tokens[j->n_tokens++] = token;
+	return j->generated >= j->request.max_new ? GP_FINISH_LENGTH : GOES_ON;
 }
 
 static int score(struct gp_engine *e, struct job *j, uint32_t pos, const float *row)
@@ -240,16 +153,16 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 			       pos, j->back);
 	j->back++;
 	e->prompt_tokens += pos < j->request.n_prompt && j->generated == 0;
-	if (j->state == JOB_LIVE && logits && is_scored(j, pos))
-		rc = score(e, j, pos, logits->row);
-	if (rc < 0)
+	if (logits && is_scored(j, pos) && (rc = score(e, j, pos, logits->row)) < 0)
 		return rc;
-	if (j->state == JOB_LIVE && j->back == j->n_tokens) {
-		if (j->request.max_new <= j->generated)
-			gp_job_finish(e, j, GP_FINISH_LENGTH);
-		else if (logits)
-			rc = generate(e, j, logits);
-	}
-	gp_job_leave_when_idle(e, j);
-	return rc;
+	if (j->back < j->n_tokens)
+		return 0;
+	if (j->request.max_new <= j->generated)
+		rc = GP_FINISH_LENGTH;
+	else
+		rc = logits ? generate(e, j, logits) : GOES_ON;
+	if (rc < 0 || rc == GOES_ON)
+		return rc < 0 ? rc : 0;
+	gp_job_finish(e, j, (enum gp_finish)rc);
+	return 0;
 }

@@ -1,5 +1,5 @@
-/* What the next step carries: decode rows first, for latency, then prefill
- * chunks, from whom it is the turn on. */
+/* What the next step carries: decode rows first, for latency, then prefill chunks, in
+ * the order of their rights of way. */
 #include "coordinator/engine_internal.h"
 
 /* With several stages a prompt is cut smaller, so that all of them have work. */
@@ -9,13 +9,25 @@ struct budget {
 	uint32_t rows, logit_rows;
 };
 
-/* One token is pending: the one sampled last (or a prompt's last). */
-static bool in_decode(const struct job *j)
+bool gp_is_live(const struct job *j)
 {
-	return j->n_tokens - j->sent == 1;
+	return j && j->state == JOB_LIVE;
 }
 
-static uint32_t take_rows(struct gp_engine *e, struct job *j, uint32_t n, uint32_t most,
+bool gp_in_decode(const struct job *j)
+{
+	return gp_is_live(j) && j->request.max_new && j->n_tokens - j->sent <= 1;
+}
+
+static void charge(struct job *j, uint32_t pos)
+{
+	if (pos < j->charged)
+		return; /* a replay is not the owner's fault */
+	j->charged = pos + 1;
+	j->owner->served++;
+}
+
+static uint32_t take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint32_t most,
 			  struct budget *left)
 {
 	uint32_t taken = 0;
@@ -27,50 +39,87 @@ static uint32_t take_rows(struct gp_engine *e, struct job *j, uint32_t n, uint32
 			break;
 		left->logit_rows -= wants;
 		left->rows--;
-		e->rows[n + taken++] = (struct gp_row){
+		e->rows[f->n_rows] = (struct gp_row){
 			.seq = j->slot, .pos = j->sent, .token = j->tokens[j->sent],
 			.flags = wants ? GP_ROW_WANTS_LOGITS : 0,
 			.candidates = wants ? (uint16_t)gp_job_candidates(j, j->sent) : 0,
 		};
-		j->sent++;
+		f->tenures[f->n_rows++] = e->tenures[j->slot];
+		charge(j, j->sent++);
+		taken++;
 	}
 	return taken;
 }
 
-static uint32_t take_from_all(struct gp_engine *e, bool decode, uint32_t n, struct budget *left)
+/* Sequences in decode are dealt out to as many steps as there are stages: all in one
+ * step would leave all stages but one idle. Those left out come first next time. */
+static void add_decode(struct gp_engine *e, struct flight *f, struct budget *left)
 {
-	const uint32_t most = e->plan.n_stages > 1 ? PIPELINE_CHUNK : e->plan.max_rows;
+	const uint32_t slots = e->plan.max_sequences, first = e->turn;
+	uint32_t n = 0, most;
+
+	for (uint32_t i = 0; i < slots; i++)
+		n += gp_in_decode(e->slots[i]);
+	most = (n + e->plan.n_stages - 1) / e->plan.n_stages;
+	for (uint32_t i = 0; i < slots && f->n_rows < most; i++) {
+		const uint32_t slot = (first + i) % slots;
+
+		if (gp_in_decode(e->slots[slot]) && take_rows(e, f, e->slots[slot], 1, left))
+			e->turn = (slot + 1) % slots;
+	}
+}
+
+/* Live jobs with more than a decode row to send, best first. */
+static uint32_t collect_prefill(struct gp_engine *e)
+{
+	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
-		struct job *j = e->slots[(e->turn + i) % e->plan.max_sequences];
+		struct job *j = e->slots[i];
+		uint32_t at = n;
 
-		if (j && j->state == JOB_LIVE && j->sent < j->n_tokens && in_decode(j) == decode)
-			n += take_rows(e, j, n, most, left);
+		if (!gp_is_live(j) || gp_in_decode(j))
+			continue;
+		for (; at && gp_goes_first(j, e->order[at - 1]); at--)
+			e->order[at] = e->order[at - 1];
+		e->order[at] = j;
+		n++;
 	}
 	return n;
+}
+
+static void add_prefill(struct gp_engine *e, struct flight *f, struct budget *left)
+{
+	const uint32_t most = e->plan.n_stages > 1 ? PIPELINE_CHUNK : e->plan.max_rows;
+	const uint32_t n = collect_prefill(e);
+
+	for (uint32_t i = 0; i < n; i++)
+		f->n_prefill += take_rows(e, f, e->order[i], most, left);
 }
 
 static void seat_queued(struct gp_engine *e)
 {
-	while (e->queue) {
-		struct job *j = e->queue;
+	struct job *j, *least;
 
-		if (!gp_job_seat(e, j))
+	while ((j = gp_queue_best(e))) {
+		if (gp_seat_take(e, j)) {
+			gp_queue_take(e, j);
+			continue;
+		}
+		least = gp_seat_least(e);
+		if (!least || least->request.priority >= j->request.priority)
 			return;
-		e->queue = j->next;
-		if (!e->queue)
-			e->queue_end = &e->queue;
+		gp_seat_preempt(e, least);
 	}
 }
 
-uint32_t gp_schedule(struct gp_engine *e)
+uint32_t gp_schedule(struct gp_engine *e, struct flight *f)
 {
 	struct budget left = { .rows = e->plan.max_rows, .logit_rows = e->plan.max_logit_rows };
-	uint32_t n;
 
+	f->n_rows = f->n_prefill = 0;
 	seat_queued(e);
-	n = take_from_all(e, true, 0, &left);
-	n = take_from_all(e, false, n, &left);
-	e->turn = (e->turn + 1) % e->plan.max_sequences;
-	return n;
+	add_decode(e, f, &left);
+	add_prefill(e, f, &left);
+	return f->n_rows;
 }

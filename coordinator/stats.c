@@ -75,6 +75,7 @@ void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s)
 		.n_stages = e->plan.n_stages, .prompt_tokens = e->prompt_tokens,
 		.prompt_ns = e->prompt_ns, .generated_tokens = e->generated_tokens,
 		.decoded_tokens = e->decoded_tokens, .generate_ns = e->generate_ns, .load_ns = e->load_ns, .epoch = e->epoch,
+		.preempted = e->preempted,
 		.huge_pages = true,
 	};
 	for (uint32_t k = 0; k <= e->plan.n_stages; k++)

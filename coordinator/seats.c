@@ -1,0 +1,123 @@
+/* Who holds which sequence slot. */
+#include "coordinator/engine_internal.h"
+
+/* Room for every slot's drop and truncate was made when the engine was: between two
+ * steps a slot is taken over once and left once at most, for what has not been sent
+ * needs no drop. */
+static void push_op(struct gp_engine *e, enum gp_kv_op_kind kind, uint32_t seq, uint32_t pos)
+{
+	e->ops[e->n_ops++] = (struct gp_kv_op){ .kind = kind, .seq = seq, .pos = pos };
+}
+
+static uint32_t common_prefix(const struct job *a, const struct job *b, uint32_t most)
+{
+	uint32_t n = 0;
+
+	while (n < most && a->tokens[n] == b->tokens[n])
+		n++;
+	return n;
+}
+
+/* The kept sequence's tokens stay in the workers' caches as far as they agree
+ * with the new prompt; the prompt's last token always runs, for its logits. */
+static void take_over(struct gp_engine *e, struct job *j, struct job *kept)
+{
+	const uint32_t most = kept->sent < j->n_tokens - 1 ? kept->sent : j->n_tokens - 1;
+	uint32_t same = j->request.on_logits ? 0 : common_prefix(j, kept, most);
+
+	if (kept->sent - same > GP_KV_SLACK)
+		same = 0; /* local layers have forgotten the window before it */
+	if (kept->sent && !same)
+		push_op(e, GP_KV_DROP, kept->slot, 0);
+	else if (same < kept->sent)
+		push_op(e, GP_KV_TRUNCATE, kept->slot, same);
+	j->slot = kept->slot;
+	j->sent = j->back = same;
+	gp_job_destroy(kept);
+}
+
+static struct job *find_kept(const struct gp_engine *e, uint32_t id)
+{
+	for (uint32_t i = 0; id && i < e->plan.max_sequences; i++)
+		if (e->slots[i] && e->slots[i]->state == JOB_KEPT && e->slots[i]->id == id)
+			return e->slots[i];
+	return NULL;
+}
+
+static struct job *oldest_kept(const struct gp_engine *e)
+{
+	struct job *oldest = NULL;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
+		struct job *j = e->slots[i];
+
+		if (j && j->state == JOB_KEPT && (!oldest || j->id < oldest->id))
+			oldest = j;
+	}
+	return oldest;
+}
+
+static bool find_free(const struct gp_engine *e, uint32_t *slot)
+{
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
+		if (!e->slots[i]) {
+			*slot = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+bool gp_seat_take(struct gp_engine *e, struct job *j)
+{
+	struct job *kept = find_kept(e, j->request.reuse);
+	const bool is_free = !kept && find_free(e, &j->slot);
+
+	if (!kept && !is_free)
+		kept = oldest_kept(e);
+	if (!kept && !is_free)
+		return false;
+	gp_meter_time(e);
+	if (kept)
+		take_over(e, j, kept); /* frees it; its slot is j's from here on */
+	e->slots[j->slot] = j;
+	e->tenures[j->slot]++;
+	e->n_live++;
+	j->state = JOB_LIVE;
+	return true;
+}
+
+void gp_seat_leave(struct gp_engine *e, struct job *j)
+{
+	if (j->sent)
+		push_op(e, GP_KV_DROP, j->slot, 0);
+	e->slots[j->slot] = NULL;
+	e->tenures[j->slot]++;
+	j->sent = j->back = 0;
+}
+
+void gp_seat_preempt(struct gp_engine *e, struct job *j)
+{
+	gp_meter_time(e);
+	e->n_live--;
+	e->preempted++;
+	gp_seat_leave(e, j);
+	gp_inbox_count(e, 1);
+	gp_queue_put(e, j);
+}
+
+struct job *gp_seat_least(const struct gp_engine *e)
+{
+	struct job *least = NULL;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
+		struct job *j = e->slots[i];
+
+		if (!gp_is_live(j))
+			continue;
+		if (!least || j->request.priority < least->request.priority ||
+		    (j->request.priority == least->request.priority && j->id > least->id))
+			least = j;
+	}
+	return least;
+}
