@@ -232,6 +232,19 @@ static int deliver_rows(struct gp_engine *e)
 	return rc;
 }
 
+static void learn_pace(struct gp_engine *e)
+{
+	const struct flight *f = flight_of(e, e->view.header.step);
+	uint64_t ns = 0;
+
+	for (uint32_t k = 0; k < e->plan.n_stages; k++) {
+		const struct gp_stage_times *t = &e->view.header.times[k];
+
+		ns += t->end_ns > t->start_ns ? t->end_ns - t->start_ns : 0;
+	}
+	gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
+}
+
 static int take_step(struct gp_engine *e, const void *slot)
 {
 	const uint64_t start = gp_now_ns();
@@ -242,6 +255,7 @@ static int take_step(struct gp_engine *e, const void *slot)
 	if (e->view.header.epoch == e->epoch) {
 		e->in_flight--;
 		gp_meter_step(e, &e->view.header);
+		learn_pace(e);
 		rc = deliver_rows(e);
 	}
 	gp_ring_release(&e->pool->rings[e->plan.n_stages]);

@@ -2,6 +2,7 @@
 #ifndef GP_ENGINE_INTERNAL_H
 #define GP_ENGINE_INTERNAL_H
 
+#include "coordinator/pace.h"
 #include "coordinator/pool.h"
 
 #define HOP_SAMPLES 4096u
@@ -70,6 +71,7 @@ struct gp_engine {
 	struct job **slots;         /* by sequence slot; NULL: free */
 	uint32_t *tenures;          /* by sequence slot: how often it changed hands */
 	uint32_t n_live, n_queued, turn; /* turn: whose slot is served first */
+	struct gp_pace pace;
 	struct owner *owners;
 	struct job **order;         /* scratch: live jobs */
 	uint64_t preempted;

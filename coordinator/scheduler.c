@@ -88,13 +88,31 @@ static uint32_t collect_prefill(struct gp_engine *e)
 	return n;
 }
 
+/* Tokens of others must not wait long for a prompt. A step with nothing else in it has
+ * some of it in any case. */
+static uint32_t most_prefill(const struct gp_engine *e, const struct flight *f)
+{
+	uint32_t n;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
+		if (!gp_in_decode(e->slots[i]))
+			continue;
+		n = gp_pace_rows(&e->pace, (uint64_t)((double)e->options.max_step_ms * 1e6));
+		return n || f->n_rows ? n : GP_PACE_LEAST;
+	}
+	return UINT32_MAX;
+}
+
 static void add_prefill(struct gp_engine *e, struct flight *f, struct budget *left)
 {
-	const uint32_t most = e->plan.n_stages > 1 ? PIPELINE_CHUNK : e->plan.max_rows;
-	const uint32_t n = collect_prefill(e);
+	const uint32_t chunk = e->plan.n_stages > 1 ? PIPELINE_CHUNK : e->plan.max_rows;
+	const uint32_t n = collect_prefill(e), most = most_prefill(e, f);
 
-	for (uint32_t i = 0; i < n; i++)
-		f->n_prefill += take_rows(e, f, e->order[i], most, left);
+	for (uint32_t i = 0; i < n && f->n_prefill < most; i++) {
+		const uint32_t room = most - f->n_prefill;
+
+		f->n_prefill += take_rows(e, f, e->order[i], chunk < room ? chunk : room, left);
+	}
 }
 
 static void seat_queued(struct gp_engine *e)

@@ -340,6 +340,32 @@ static void test_priorities(void **state)
 	gp_engine_destroy(e);
 }
 
+/* Tokens of one go on while another's prompt comes, in small pieces where steps must be
+ * short and in one where they need not. */
+static void test_steps_stay_short(void **state)
+{
+	static const float most_ms[] = { 0.0001f, 1e6f };
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(most_ms); i++) {
+		struct gp_engine *e = open_engine((struct gp_engine_options){
+			.max_step_ms = most_ms[i], .plan = { .max_sequences = 2 } });
+		struct talk *talks = mixed(2);
+		struct load l = { 0 };
+
+		talks[0].max_new = 60;
+		talks[1].arrives = 10;
+		run(&l, e, talks, 2);
+		/* 300 rows, 16 a step, one token of the other in each. */
+		assert_in_range(talks[1].first_at, i == 0 ? 10 + 18 : 11, i == 0 ? 10 + 21 : 13);
+		assert_memory_equal(talks[0].tokens, wanted[0].tokens,
+				    wanted[0].n * sizeof(uint32_t));
+		assert_same(&talks[1], &wanted[1], 1);
+		free(talks);
+		gp_engine_destroy(e);
+	}
+}
+
 static void test_queue_is_limited(void **state)
 {
 	struct gp_engine *e = open_engine((struct gp_engine_options){ .max_queue = 2 });
@@ -485,7 +511,8 @@ int main(void)
 		cmocka_unit_test(test_cancel), cmocka_unit_test(test_cancel_in_flight),
 		cmocka_unit_test(test_cancel_waiting),
 		cmocka_unit_test(test_owners_share), cmocka_unit_test(test_priorities),
-		cmocka_unit_test(test_queue_is_limited), cmocka_unit_test(test_serve),
+		cmocka_unit_test(test_steps_stay_short), cmocka_unit_test(test_queue_is_limited),
+		cmocka_unit_test(test_serve),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);
