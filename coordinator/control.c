@@ -196,6 +196,7 @@ static void send_load(struct gp_pool *p, uint32_t k)
 	l->log_level = gp_log_most();
 	l->memory_bytes = s->memory_bytes;
 	l->check_numerics = p->plan->check_numerics;
+	l->kv_blocks = p->plan->kv_blocks;
 	fill_ring(p, k, s->external, &l->in);
 	fill_ring(p, k + 1, s->external, &l->out);
 	if (p->options->trace)

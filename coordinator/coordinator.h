@@ -23,6 +23,7 @@ struct gp_plan {
 	uint32_t n_stages;
 	struct gp_plan_stage stage[GP_MAX_STAGES];
 	uint32_t context, max_sequences, max_rows, max_logit_rows, ring_slots;
+	uint32_t kv_blocks;         /* global layers', of all sequences together */
 	enum gp_type kv_type;
 	bool check_numerics;
 };
@@ -34,6 +35,8 @@ struct gp_plan_request {        /* zero: the default */
 	uint32_t context;           /* 0: the smaller of the trained one and 8192 */
 	uint32_t max_sequences;     /* 0: 1 */
 	uint32_t max_rows;          /* rows a step; 0: 512 */
+	uint64_t kv_tokens;         /* positions kept of all sequences together; 0: as many as
+	                               they can have */
 	uint32_t n_cpus;            /* 0: asked of the system */
 	int kv_type;                /* enum gp_type; -1: by the weights */
 };
@@ -50,6 +53,11 @@ struct gp_sampling {            /* all zero: greedy */
 	float top_p;                /* 0 or 1: off */
 	float min_p;                /* 0: off */
 	float repeat_penalty;       /* 0 or 1: off; over the last 64 tokens */
+	/* Off the logits of each token that this sampler has picked: once, and for each time.
+	 * Below 0 they make repetition likelier. */
+	float presence_penalty, frequency_penalty;
+	const struct gp_logit_bias { uint32_t token; float bias; } *bias; /* added to logits; copied */
+	size_t n_bias;
 	uint64_t seed;
 };
 struct gp_sampler;
@@ -98,6 +106,10 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	void *user;
 	/* Each generated token, stop tokens included (is_stop). Non-zero: finish. */
 	int (*on_token)(void *user, uint32_t token, bool is_stop);
+	/* Before on_token: the logarithms of the model's own probabilities, of the token and
+	 * of the n_top <= GP_SLOT_CANDIDATES likeliest (as logit), best first. */
+	uint32_t n_top;
+	void (*on_logprobs)(void *user, float logprob, const struct gp_slot_candidate *top);
 	/* Logits of every prompt position (teacher-forced), in order, once each. */
 	void (*on_logits)(void *user, uint32_t pos, const float *row);
 	void (*on_done)(void *user, enum gp_finish why);
@@ -119,6 +131,8 @@ struct gp_engine_stats {
 	                                            time with a request in decode */
 	uint64_t load_ns;
 	uint32_t epoch;
+	uint32_t live, queued;                   /* requests, now */
+	uint32_t kv_blocks, kv_blocks_held;      /* GP_KV_BLOCK positions each */
 	uint64_t preempted;                      /* sequences that made room and began again */
 	bool huge_pages;                         /* all rings on huge pages */
 };
@@ -149,6 +163,8 @@ void gp_engine_cancel(struct gp_engine *e, uint32_t id);
 int gp_engine_run(struct gp_engine *e);
 /* The same, and waits for more, until gp_engine_interrupt: 0. */
 int gp_engine_serve(struct gp_engine *e);
+/* As it was less than a second ago; any thread, while gp_engine_serve runs. */
+void gp_engine_snapshot(struct gp_engine *e, struct gp_engine_stats *s);
 /* From a signal handler or any thread. */
 void gp_engine_interrupt(struct gp_engine *e);
 void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s);

@@ -83,6 +83,8 @@ struct gp_engine {
 	size_t n_cancels, cancels_room;
 	uint32_t next_id, n_waiting; /* n_waiting: inbox and queues */
 	_Atomic bool serving;
+	struct gp_engine_stats shown; /* for other threads */
+	uint64_t shown_ns;
 
 	struct gp_kv_op *ops;       /* to go with the next step */
 	uint32_t n_ops;
@@ -104,10 +106,14 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 /* Of a live one; may free it. */
 void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why);
 
+/* logprobs.c: tells the request of them; row: vocab logits. */
+int gp_logprobs(const struct gp_request *r, const float *row, uint32_t vocab, uint32_t token);
+
 /* inbox.c */
 int gp_inbox_create(struct gp_engine *e);
 void gp_inbox_destroy(struct gp_engine *e);
 void gp_inbox_take(struct gp_engine *e); /* submissions to the queues, then cancellations */
+void gp_inbox_show(struct gp_engine *e); /* refreshes what gp_engine_snapshot gives */
 void gp_inbox_count(struct gp_engine *e, int waiting); /* so many more, or fewer */
 
 /* queue.c: a queued job stands in its owner's queue. */
@@ -126,6 +132,10 @@ bool gp_goes_first(const struct job *a, const struct job *b);
 bool gp_seat_take(struct gp_engine *e, struct job *j); /* false: no room now */
 void gp_seat_leave(struct gp_engine *e, struct job *j);
 void gp_seat_preempt(struct gp_engine *e, struct job *j); /* back into its queue */
+/* Blocks that sequences have in the global layers' cache. */
+uint32_t gp_seats_held(const struct gp_engine *e);
+/* So that each live sequence can go on by a row; the blocks that are free then. */
+uint32_t gp_seats_make_room(struct gp_engine *e);
 /* The live one that matters least; NULL: there is none. */
 struct job *gp_seat_least(const struct gp_engine *e);
 

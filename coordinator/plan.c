@@ -255,6 +255,25 @@ static uint32_t slots_for(uint32_t n_stages)
 	return n;
 }
 
+static uint32_t blocks_for(uint64_t positions)
+{
+	const uint64_t n = (positions + GP_KV_BLOCK - 1) / GP_KV_BLOCK;
+
+	return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
+/* One sequence of the whole context always fits, so that all get on. */
+static int choose_kv(struct gp_plan *p, uint64_t tokens)
+{
+	const uint64_t all = (uint64_t)p->max_sequences * blocks_for(p->context);
+
+	if (tokens && tokens < p->context)
+		return gp_fail(EINVAL, "--kv-tokens %llu: less than the context of %u; raise it or "
+			       "lower --ctx", (unsigned long long)tokens, p->context);
+	p->kv_blocks = blocks_for(tokens && tokens < all * GP_KV_BLOCK ? tokens : all * GP_KV_BLOCK);
+	return 0;
+}
+
 int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struct gp_model *m)
 {
 	const struct gp_config *c = gp_model_config(m);
@@ -279,6 +298,8 @@ int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struc
 	p->max_rows = r->max_rows ? r->max_rows : DEFAULT_ROWS;
 	if (p->max_rows < p->max_sequences)
 		p->max_rows = p->max_sequences;
+	if ((rc = choose_kv(p, r->kv_tokens)) < 0)
+		return rc;
 	p->max_logit_rows = logit_rows(p->max_rows, c->vocab);
 	p->ring_slots = slots_for(p->n_stages);
 	p->check_numerics = r->check_numerics;

@@ -6,7 +6,7 @@
 #define PIPELINE_CHUNK 128u
 
 struct budget {
-	uint32_t rows, logit_rows;
+	uint32_t rows, logit_rows, blocks;
 };
 
 bool gp_is_live(const struct job *j)
@@ -35,9 +35,12 @@ static uint32_t take_rows(struct gp_engine *e, struct flight *f, struct job *j, 
 	while (taken < most && j->sent < j->n_tokens && left->rows) {
 		const bool wants = gp_job_wants_logits(j, j->sent);
 
-		if (wants && !left->logit_rows)
+		const bool begins = j->sent % GP_KV_BLOCK == 0; /* a block */
+
+		if ((wants && !left->logit_rows) || (begins && !left->blocks))
 			break;
 		left->logit_rows -= wants;
+		left->blocks -= begins;
 		left->rows--;
 		e->rows[f->n_rows] = (struct gp_row){
 			.seq = j->slot, .pos = j->sent, .token = j->tokens[j->sent],
@@ -137,6 +140,7 @@ uint32_t gp_schedule(struct gp_engine *e, struct flight *f)
 
 	f->n_rows = f->n_prefill = 0;
 	seat_queued(e);
+	left.blocks = gp_seats_make_room(e);
 	add_decode(e, f, &left);
 	add_prefill(e, f, &left);
 	return f->n_rows;

@@ -44,14 +44,14 @@ static struct job *find_kept(const struct gp_engine *e, uint32_t id)
 	return NULL;
 }
 
-static struct job *oldest_kept(const struct gp_engine *e)
+static struct job *oldest_kept(const struct gp_engine *e, uint32_t except)
 {
 	struct job *oldest = NULL;
 
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		struct job *j = e->slots[i];
 
-		if (j && j->state == JOB_KEPT && (!oldest || j->id < oldest->id))
+		if (j && j->state == JOB_KEPT && j->id != except && (!oldest || j->id < oldest->id))
 			oldest = j;
 	}
 	return oldest;
@@ -68,13 +68,87 @@ static bool find_free(const struct gp_engine *e, uint32_t *slot)
 	return false;
 }
 
+/* ---- room in the KV cache ---------------------------------------------------- */
+
+static uint32_t blocks_for(uint32_t positions)
+{
+	return positions / GP_KV_BLOCK + (positions % GP_KV_BLOCK != 0);
+}
+
+uint32_t gp_seats_held(const struct gp_engine *e)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
+		n += e->slots[i] ? blocks_for(e->slots[i]->sent) : 0;
+	return n;
+}
+
+/* What it holds or soon will, with some room to go on. */
+static uint32_t claim(const struct job *j)
+{
+	const uint32_t soon = blocks_for(j->n_tokens) + 1, most = blocks_for(j->room);
+
+	if (j->state == JOB_KEPT)
+		return blocks_for(j->sent);
+	return soon < most ? soon : most;
+}
+
+static bool fits(const struct gp_engine *e, const struct job *j)
+{
+	uint64_t n = claim(j);
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
+		n += e->slots[i] && (!j->request.reuse || e->slots[i]->id != j->request.reuse)
+			     ? claim(e->slots[i]) : 0;
+	return n <= e->plan.kv_blocks;
+}
+
+static bool evict_kept(struct gp_engine *e, uint32_t except)
+{
+	struct job *kept = oldest_kept(e, except);
+
+	if (!kept)
+		return false;
+	gp_seat_leave(e, kept);
+	gp_job_destroy(kept);
+	return true;
+}
+
+/* The next step's rows may each begin a block. */
+static uint32_t needed(const struct gp_engine *e)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
+		const struct job *j = e->slots[i];
+
+		n += gp_is_live(j) && j->sent < j->n_tokens && j->sent % GP_KV_BLOCK == 0;
+	}
+	return n;
+}
+
+uint32_t gp_seats_make_room(struct gp_engine *e)
+{
+	while (gp_seats_held(e) + needed(e) > e->plan.kv_blocks)
+		if (!evict_kept(e, 0) && e->n_live > 1)
+			gp_seat_preempt(e, gp_seat_least(e));
+	return e->plan.kv_blocks - gp_seats_held(e);
+}
+
+/* ---- coming and going -------------------------------------------------------- */
+
 bool gp_seat_take(struct gp_engine *e, struct job *j)
 {
 	struct job *kept = find_kept(e, j->request.reuse);
+
+	while (!fits(e, j))
+		if (!evict_kept(e, kept ? kept->id : 0))
+			return false;
 	const bool is_free = !kept && find_free(e, &j->slot);
 
 	if (!kept && !is_free)
-		kept = oldest_kept(e);
+		kept = oldest_kept(e, 0);
 	if (!kept && !is_free)
 		return false;
 	gp_meter_time(e);

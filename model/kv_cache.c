@@ -373,6 +373,8 @@ uint32_t gp_kv_most_blocks(const struct gp_kv_limits *l, uint32_t max_rows, enum
 
 	if (!l->has_kind[kind])
 		return 0;
+	if (kind == GP_KV_GLOBAL && l->kv_blocks && l->kv_blocks < n)
+		n = l->kv_blocks;
 	if (kind == GP_KV_LOCAL && l->max_sequences * part + step < n)
 		n = l->max_sequences * part + step;
 	return n + 1 < UINT32_MAX ? (uint32_t)n + 1 : UINT32_MAX;

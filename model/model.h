@@ -198,6 +198,8 @@ struct gp_kv_cache;
 struct gp_kv_limits {
 	uint32_t max_sequences, context, window;
 	bool has_kind[GP_KV_KINDS];    /* does this stage have layers of it */
+	uint32_t kv_blocks;            /* global ones that whoever makes the steps will need at
+	                                * once; 0: as many as there are positions for */
 };
 /* The device's side: storage for block id (0, 1, ...: ids are reused). */
 struct gp_kv_storage {
@@ -252,6 +254,7 @@ struct gp_stage_shape {        /* what a device needs to lay out its memory */
 	bool embeds, has_head;
 	uint32_t max_rows, max_logit_rows;
 	uint32_t max_sequences, context;
+	uint32_t kv_blocks;            /* as in gp_kv_limits */
 	enum gp_type kv_type;
 	uint64_t weight_bytes;         /* all its weights, as the device keeps them; 0: unknown */
 	bool check_numerics;           /* search each operation's output (model/checked.c) */

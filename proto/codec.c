@@ -178,6 +178,7 @@ static void put_load(struct parts *p, const struct gp_msg_load *m)
 	w->log_level = m->log_level;
 	w->memory_bytes = m->memory_bytes;
 	w->check_numerics = m->check_numerics;
+	w->kv_blocks = m->kv_blocks;
 }
 
 static void put_hello(Gempipe__Hello *w, const struct gp_msg_hello *m)
@@ -340,6 +341,7 @@ static int take_load(struct gp_msg_load *m, const Gempipe__Load *w)
 	m->log_level = w->log_level;
 	m->memory_bytes = w->memory_bytes;
 	m->check_numerics = w->check_numerics;
+	m->kv_blocks = w->kv_blocks;
 	int rc = take_text("load.model", m->model, sizeof m->model, w->model);
 	if (rc == 0)
 		rc = take_text("load.trace_part", m->trace_part, sizeof m->trace_part,

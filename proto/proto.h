@@ -53,6 +53,7 @@ struct gp_msg_load {
 	char trace_part[GP_PROTO_TEXT]; /* "" : no trace */
 	uint32_t log_level;
 	uint64_t memory_bytes;       /* at most, on the device; 0: what is free there */
+	uint32_t kv_blocks;          /* of global layers' KV, all sequences together; 0: no limit */
 	bool check_numerics;         /* search each operation's output for NaN and infinity */
 };
 struct gp_msg_progress { uint64_t done_bytes, total_bytes; };

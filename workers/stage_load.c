@@ -109,7 +109,7 @@ int gp_worker_load(struct worker *w)
 		.max_logit_rows = l->has_head ? l->out.max_payload_rows : 0,
 		.max_sequences = l->max_sequences, .context = l->context,
 		.kv_type = (enum gp_type)l->kv_type,
-		.check_numerics = l->check_numerics,
+		.check_numerics = l->check_numerics, .kv_blocks = l->kv_blocks,
 	};
 	rc = gp_stage_create(&w->stage, w->model, &shape, w->device->ops, w->dev, on_progress, w);
 	if (rc < 0)

@@ -94,6 +94,7 @@ static int on_token(void *user, uint32_t token, bool is_stop)
 {
 	struct talk *t = user;
 	struct load *l = t->load;
+	struct gp_engine_stats s;
 
 	(void)is_stop;
 	t->tokens[t->n++] = token;
@@ -105,6 +106,8 @@ static int on_token(void *user, uint32_t token, bool is_stop)
 	if (l->victim && l->total == l->kill_at)
 		kill(l->victim, SIGKILL);
 	submit_due(l);
+	gp_engine_stats(l->engine, &s);
+	assert_true(s.kv_blocks_held <= s.kv_blocks);
 	return 0;
 }
 
@@ -340,6 +343,40 @@ static void test_priorities(void **state)
 	gp_engine_destroy(e);
 }
 
+/* Six sequences in the room of little more than one: those that came last make room for
+ * those before them, and begin again. */
+static void test_preemption(void **state)
+{
+	static const char *const stages[] = { "cpu:0-7", "cpu:0-3,cpu:4-7" };
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(stages); i++) {
+		struct gp_engine *e = open_engine((struct gp_engine_options){
+			.plan = { .stages = stages[i], .max_sequences = 6, .context = 400,
+				  .kv_tokens = 448 } });
+		struct talk *talks = mixed(TALKS);
+		struct load l = { 0 };
+		struct gp_engine_stats s;
+
+		for (size_t k = 0; k < TALKS; k++)
+			talks[k].max_new = 200;
+		run(&l, e, talks, TALKS);
+		gp_engine_stats(e, &s);
+		assert_in_range(s.preempted, 1, 40);
+		assert_int_equal(s.kv_blocks, 7);
+		assert_int_equal(s.kv_blocks_held, 0);
+		for (size_t k = 0; k < TALKS; k++) {
+			const uint32_t room = 400 - talks[k].n_prompt + 1;
+
+			assert_int_equal(talks[k].n, room < 200 ? room : 200);
+			assert_memory_equal(talks[k].tokens, wanted[k].tokens,
+					    wanted[k].n * sizeof(uint32_t));
+		}
+		free(talks);
+		gp_engine_destroy(e);
+	}
+}
+
 /* Tokens of one go on while another's prompt comes, in small pieces where steps must be
  * short and in one where they need not. */
 static void test_steps_stay_short(void **state)
@@ -511,7 +548,8 @@ int main(void)
 		cmocka_unit_test(test_cancel), cmocka_unit_test(test_cancel_in_flight),
 		cmocka_unit_test(test_cancel_waiting),
 		cmocka_unit_test(test_owners_share), cmocka_unit_test(test_priorities),
-		cmocka_unit_test(test_steps_stay_short), cmocka_unit_test(test_queue_is_limited),
+		cmocka_unit_test(test_preemption), cmocka_unit_test(test_steps_stay_short),
+		cmocka_unit_test(test_queue_is_limited),
 		cmocka_unit_test(test_serve),
 	};
 

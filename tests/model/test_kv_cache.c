@@ -45,7 +45,7 @@ static int copy(void *d, enum gp_kv_kind kind, uint32_t to, uint32_t from)
 
 static struct gp_kv_cache *make(uint32_t sequences, uint32_t context, uint32_t window)
 {
-	const struct gp_kv_limits l = { sequences, context, window, { true, true } };
+	const struct gp_kv_limits l = { sequences, context, window, { true, true }, 0 };
 	const struct gp_kv_storage s = { reserve, copy };
 	struct gp_kv_cache *kv;
 
@@ -228,7 +228,7 @@ static void test_extend_all_or_nothing(void **state)
 
 static void test_stage_of_one_kind(void **state)
 {
-	struct gp_kv_limits l = { 1, 4096, 16, { [GP_KV_GLOBAL] = true } };
+	struct gp_kv_limits l = { 1, 4096, 16, { [GP_KV_GLOBAL] = true }, 0 };
 	const struct gp_kv_storage s = { reserve, copy };
 	struct gp_kv_cache *kv;
 
@@ -297,7 +297,7 @@ static void test_random_walk(void **state)
 	/* A device that reserves so many beforehand never needs more. */
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
 		assert_in_range(dev.reserved[k], 1, gp_kv_most_blocks(
-			&(struct gp_kv_limits){ SEQUENCES, CONTEXT, WINDOW, { true, true } }, 90, k));
+			&(struct gp_kv_limits){ SEQUENCES, CONTEXT, WINDOW, { true, true }, 0 }, 90, k));
 	gp_kv_clear(kv);
 	assert_int_equal(gp_kv_blocks_used(kv, GP_KV_LOCAL), 0);
 	assert_int_equal(gp_kv_blocks_used(kv, GP_KV_GLOBAL), 0);
@@ -306,17 +306,20 @@ static void test_random_walk(void **state)
 
 static void test_most_blocks(void **state)
 {
-	struct gp_kv_limits l = { 2, 8192, 1024, { true, true } };
+	struct gp_kv_limits l = { 2, 8192, 1024, { true, true }, 0 };
 
 	(void)state;
 	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_GLOBAL), 2 * 128 + 1);
 	/* Window, slack and step, each sequence's last step as long as it may be. */
 	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_LOCAL), 2 * (26 + 2) + 9 + 1);
+	l.kv_blocks = 200;
+	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_GLOBAL), 200 + 1);
+	l.kv_blocks = 0;
 	l.context = 100;
 	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_LOCAL), 2 * 2 + 1);
 	l.has_kind[GP_KV_LOCAL] = false;
 	assert_int_equal(gp_kv_most_blocks(&l, 512, GP_KV_LOCAL), 0);
-	l = (struct gp_kv_limits){ UINT32_MAX, UINT32_MAX, UINT32_MAX, { true, true } };
+	l = (struct gp_kv_limits){ UINT32_MAX, UINT32_MAX, UINT32_MAX, { true, true }, 0 };
 	assert_int_equal(gp_kv_most_blocks(&l, UINT32_MAX, GP_KV_GLOBAL), UINT32_MAX);
 }
 

@@ -29,7 +29,7 @@ static struct gp_message load_message(void)
 		.kv_type = 30, .context = 4096, .max_sequences = 8, .vocab = 262144,
 		.coordinator_pid = 4321, .in = ring(1), .out = ring(2),
 		.trace_part = "/tmp/part", .log_level = GP_LOG_DEBUG,
-		.memory_bytes = (uint64_t)17 << 33, .check_numerics = true,
+		.memory_bytes = (uint64_t)17 << 33, .check_numerics = true, .kv_blocks = 77,
 	} };
 }
 

@@ -61,7 +61,7 @@ uint32_t vk_most_kv_blocks(const struct vulkan_device *d, enum gp_kv_kind kind)
 {
 	const struct gp_kv_limits limits = {
 		.max_sequences = d->shape.max_sequences, .context = d->shape.context,
-		.window = d->config.window,
+		.window = d->config.window, .kv_blocks = d->shape.kv_blocks,
 		.has_kind = { d->n_layers[GP_KV_LOCAL] > 0, d->n_layers[GP_KV_GLOBAL] > 0 } };
 
 	return gp_kv_most_blocks(&limits, d->shape.max_rows, kind);
