@@ -358,6 +358,7 @@ int gp_engine_serve(struct gp_engine *e)
 	atomic_store(&e->serving, true);
 	while (rc == 0) {
 		gp_inbox_take(e);
+		gp_inbox_show(e);
 		rc = go_on(e);
 	}
 	atomic_store(&e->serving, false);

@@ -3,6 +3,8 @@
 
 #include "coordinator/engine_internal.h"
 
+#define SHOW_NS 500000000u
+
 int gp_inbox_create(struct gp_engine *e)
 {
 	e->inbox_end = &e->inbox;
@@ -109,6 +111,27 @@ static bool pop_cancel(struct gp_engine *e, uint32_t *id)
 		*id = e->cancels[--e->n_cancels];
 	pthread_mutex_unlock(&e->lock);
 	return any;
+}
+
+void gp_inbox_show(struct gp_engine *e)
+{
+	const uint64_t now = gp_now_ns();
+	struct gp_engine_stats s;
+
+	if (now - e->shown_ns < SHOW_NS)
+		return;
+	e->shown_ns = now;
+	gp_engine_stats(e, &s);
+	pthread_mutex_lock(&e->lock);
+	e->shown = s;
+	pthread_mutex_unlock(&e->lock);
+}
+
+void gp_engine_snapshot(struct gp_engine *e, struct gp_engine_stats *s)
+{
+	pthread_mutex_lock(&e->lock);
+	*s = e->shown;
+	pthread_mutex_unlock(&e->lock);
 }
 
 /* Callbacks may call in again: the lock is not held meanwhile. */

@@ -13,6 +13,9 @@ static int check_request(const struct gp_engine *e, const struct gp_request *r)
 	if (r->n_prompt > e->plan.context)
 		return gp_fail(E2BIG, "the prompt has %zu tokens, the context %u; shorten it or "
 			       "raise --ctx", r->n_prompt, e->plan.context);
+	if (r->n_top > GP_SLOT_CANDIDATES)
+		return gp_fail(EINVAL, "%u likeliest tokens are too many; %u are the most", r->n_top,
+			       GP_SLOT_CANDIDATES);
 	for (size_t i = 0; i < r->n_prompt; i++)
 		if (r->prompt[i] >= vocab)
 			return gp_fail(EINVAL, "token id %u at position %zu is not in the "
@@ -97,7 +100,7 @@ bool gp_job_wants_logits(const struct job *j, uint32_t pos)
 
 uint32_t gp_job_candidates(const struct job *j, uint32_t pos)
 {
-	return is_scored(j, pos) ? 0 : gp_sampler_needs(j->sampler);
+	return is_scored(j, pos) || j->request.on_logprobs ? 0 : gp_sampler_needs(j->sampler);
 }
 
 static bool is_stop(const struct job *j, uint32_t token)
@@ -114,8 +117,10 @@ enum { GOES_ON = GP_FINISH_CANCELLED + 1 };
 static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_logits *logits)
 {
 	uint32_t token;
-	const int rc = gp_sampler_pick(j->sampler, logits, j->tokens, j->n_tokens, &token);
+	int rc = gp_sampler_pick(j->sampler, logits, j->tokens, j->n_tokens, &token);
 
+	if (rc == 0 && j->request.on_logprobs)
+		rc = gp_logprobs(&j->request, logits->row, gp_engine_config(e)->vocab, token);
 	if (rc < 0)
 		return rc;
 	gp_meter_time(e);

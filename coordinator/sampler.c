@@ -14,16 +14,23 @@ struct candidate {
 	uint32_t id;
 };
 
+struct picked {
+	uint32_t token, times;
+};
+
 struct gp_sampler {
-	struct gp_sampling how;
+	struct gp_sampling how;       /* bias is an owned copy */
+	struct picked *picked;        /* only where penalties look at them */
+	size_t n_picked, picked_room;
 	uint32_t vocab;
 	uint64_t random;
-	struct candidate *candidates; /* room for vocab */
+	struct candidate *candidates; /* room: grows to what a row brings */
+	uint32_t room;
 	uint32_t n;                   /* of the row in hand: vocab, or its best */
 	bool by_id;                   /* a whole row: candidate i is token i */
 };
 
-static int check_settings(const struct gp_sampling *s)
+static int check_settings(const struct gp_sampling *s, uint32_t vocab)
 {
 	if (!(s->temperature >= 0 && s->temperature <= 100))
 		return gp_fail(EINVAL, "temperature %g is not in 0..100", (double)s->temperature);
@@ -33,23 +40,33 @@ static int check_settings(const struct gp_sampling *s)
 	if (!(s->repeat_penalty >= 0 && s->repeat_penalty <= 100))
 		return gp_fail(EINVAL, "repeat penalty %g is not in 0..100",
 			       (double)s->repeat_penalty);
+	if (!(fabsf(s->presence_penalty) <= 100) || !(fabsf(s->frequency_penalty) <= 100))
+		return gp_fail(EINVAL, "presence penalty %g and frequency penalty %g must be in "
+			       "-100..100", (double)s->presence_penalty, (double)s->frequency_penalty);
+	for (size_t i = 0; i < s->n_bias; i++)
+		if (s->bias[i].token >= vocab || !isfinite(s->bias[i].bias))
+			return gp_fail(EINVAL, "logit bias %g of token %u: it must be a number, and one of "
+				       "the %u tokens", (double)s->bias[i].bias, s->bias[i].token, vocab);
 	return 0;
 }
 
 int gp_sampler_create(struct gp_sampler **out, const struct gp_sampling *how, uint32_t vocab)
 {
-	const int rc = check_settings(how);
+	const int rc = check_settings(how, vocab);
 
 	if (rc < 0)
 		return rc;
 	struct gp_sampler *s = calloc(1, sizeof *s);
-	if (s)
-		s->candidates = calloc(vocab, sizeof *s->candidates);
-	if (!s || !s->candidates) {
-		gp_sampler_destroy(s);
-		return gp_fail(ENOMEM, "no memory for a sampler over %u tokens", vocab);
+	struct gp_logit_bias *bias = calloc(how->n_bias + 1, sizeof *bias);
+	if (!s || !bias) {
+		free(bias);
+		free(s);
+		return gp_fail(ENOMEM, "no memory for a sampler");
 	}
+	if (how->n_bias)
+		memcpy(bias, how->bias, how->n_bias * sizeof *bias);
 	s->how = *how;
+	s->how.bias = bias;
 	s->vocab = vocab;
 	s->random = how->seed;
 	*out = s;
@@ -60,6 +77,8 @@ void gp_sampler_destroy(struct gp_sampler *s)
 {
 	if (!s)
 		return;
+	free((void *)(uintptr_t)s->how.bias);
+	free(s->picked);
 	free(s->candidates);
 	free(s);
 }
@@ -79,6 +98,11 @@ static bool penalises(const struct gp_sampling *h)
 	return h->repeat_penalty > 0 && h->repeat_penalty != 1;
 }
 
+static bool counts(const struct gp_sampling *h)
+{
+	return h->presence_penalty != 0 || h->frequency_penalty != 0;
+}
+
 static bool cuts_by_rank(const struct gp_sampler *s)
 {
 	return s->how.top_k && s->how.top_k < s->vocab;
@@ -86,7 +110,8 @@ static bool cuts_by_rank(const struct gp_sampler *s)
 
 /* A penalty above 1 only lowers, and at most PENALTY_WINDOW logits: whoever is
  * among the k best afterwards was among the k + PENALTY_WINDOW best before. One
- * below 1 may raise any token. Filters after top-k see only what it kept. */
+ * below 1 may raise any token, as a bias may; the other penalties lower as many as
+ * there are. Filters after top-k see only what it kept. */
 uint32_t gp_sampler_needs(const struct gp_sampler *s)
 {
 	const struct gp_sampling *h = &s->how;
@@ -95,7 +120,22 @@ uint32_t gp_sampler_needs(const struct gp_sampler *s)
 
 	if (penalises(h))
 		n += h->repeat_penalty > 1 ? PENALTY_WINDOW : s->vocab;
+	if (counts(h) || h->n_bias)
+		return 0;
 	return n <= most ? (uint32_t)n : 0;
+}
+
+/* Those who wait, and those who need few, hold little. */
+static int make_room(struct gp_sampler *s, uint32_t n)
+{
+	if (n <= s->room)
+		return 0;
+	struct candidate *more = realloc(s->candidates, n * sizeof *more);
+	if (!more)
+		return gp_fail(ENOMEM, "no memory for a sampler over %u tokens", n);
+	s->candidates = more;
+	s->room = n;
+	return 0;
 }
 
 /* Logits come from our own workers; one that is not finite means broken math,
@@ -111,7 +151,7 @@ static int load(struct gp_sampler *s, uint32_t at, float logit, uint32_t id)
 
 static int load_row(struct gp_sampler *s, const float *row)
 {
-	int rc = 0;
+	int rc = make_room(s, s->vocab);
 
 	s->n = s->vocab;
 	s->by_id = true;
@@ -128,6 +168,7 @@ static int load_best(struct gp_sampler *s, const struct gp_slot_candidate *best,
 	if (!needs || n < needs || n > s->vocab)
 		return gp_fail(EPROTO, "%u logits of a row came back, the sampler needs %u; a worker "
 			       "changed what was asked", n, needs ? needs : s->vocab);
+	rc = make_room(s, n);
 	s->n = n;
 	s->by_id = false;
 	for (uint32_t i = 0; i < n && rc == 0; i++)
@@ -168,6 +209,37 @@ static void penalise(struct gp_sampler *s, const uint32_t *recent, size_t n)
 		if (c)
 			c->logit = c->logit > 0 ? c->logit / penalty : c->logit * penalty;
 	}
+}
+
+/* Both need whole rows. */
+static void penalise_picked(struct gp_sampler *s)
+{
+	for (size_t i = 0; i < s->n_picked; i++)
+		s->candidates[s->picked[i].token].logit -= s->how.presence_penalty +
+			s->how.frequency_penalty * (float)s->picked[i].times;
+	for (size_t i = 0; i < s->how.n_bias; i++)
+		s->candidates[s->how.bias[i].token].logit += s->how.bias[i].bias;
+}
+
+static int count_picked(struct gp_sampler *s, uint32_t token)
+{
+	for (size_t i = 0; i < s->n_picked; i++) {
+		if (s->picked[i].token == token) {
+			s->picked[i].times++;
+			return 0;
+		}
+	}
+	if (s->n_picked == s->picked_room) {
+		const size_t room = 2 * s->picked_room + 64;
+		struct picked *more = realloc(s->picked, room * sizeof *more);
+
+		if (!more)
+			return gp_fail(ENOMEM, "no memory for the penalties of %zu tokens", room);
+		s->picked = more;
+		s->picked_room = room;
+	}
+	s->picked[s->n_picked++] = (struct picked){ token, 1 };
+	return 0;
 }
 
 /* Ties by id: the order, and with it the draw, is the same everywhere. */
@@ -311,6 +383,7 @@ int gp_sampler_pick(struct gp_sampler *s, const struct gp_slot_logits *logits,
 	if (rc < 0)
 		return rc;
 	penalise(s, recent, n_recent);
+	penalise_picked(s);
 	*token = s->how.temperature <= 0 ? best(s)->id : sample(s);
-	return 0;
+	return counts(&s->how) ? count_picked(s, *token) : 0;
 }
