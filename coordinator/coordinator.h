@@ -72,6 +72,18 @@ uint32_t gp_sampler_needs(const struct gp_sampler *s);
 int gp_sampler_pick(struct gp_sampler *s, const struct gp_slot_logits *logits,
                     const uint32_t *recent, size_t n_recent, uint32_t *token);
 
+/* ==== text (coordinator/text.c): tokens to text that ends where a stop string begins == */
+struct gp_text;
+/* Stop strings: UTF-8, not empty; copied. */
+int gp_text_create(struct gp_text **t, const struct gp_tokenizer *tokenizer,
+                   const char *const *stops, size_t n_stops);
+void gp_text_destroy(struct gp_text *t); /* NULL is fine */
+/* Text that is certain now: valid UTF-8, never the beginning of a stop string. It is t's,
+ * until the next call. 1: a stop string has come; what follows is of no interest. */
+int gp_text_push(struct gp_text *t, uint32_t token, const char **text, size_t *bytes);
+/* What was held back; there is no more. */
+int gp_text_flush(struct gp_text *t, const char **text, size_t *bytes);
+
 /* ==== engine (coordinator/engine.c, scheduler.c; pool.c keeps the workers) ===== */
 struct gp_engine_options {
 	const char *model;
@@ -109,7 +121,8 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	/* Before on_token: the logarithms of the model's own probabilities, of the token and
 	 * of the n_top <= GP_SLOT_CANDIDATES likeliest (as logit), best first. */
 	uint32_t n_top;
-	void (*on_logprobs)(void *user, float logprob, const struct gp_slot_candidate *top);
+	void (*on_logprobs)(void *user, uint32_t token, float logprob,
+	                     const struct gp_slot_candidate *top);
 	/* Logits of every prompt position (teacher-forced), in order, once each. */
 	void (*on_logits)(void *user, uint32_t pos, const float *row);
 	void (*on_done)(void *user, enum gp_finish why);
@@ -161,7 +174,8 @@ void gp_engine_cancel(struct gp_engine *e, uint32_t id);
  * may submit and cancel. -EINTR after gp_engine_interrupt: all requests are
  * cancelled. */
 int gp_engine_run(struct gp_engine *e);
-/* The same, and waits for more, until gp_engine_interrupt: 0. */
+/* The same, and waits for more, until gp_engine_interrupt: 0. Afterwards all requests
+ * have ended, and no more are taken (-ESHUTDOWN). */
 int gp_engine_serve(struct gp_engine *e);
 /* As it was less than a second ago; any thread, while gp_engine_serve runs. */
 void gp_engine_snapshot(struct gp_engine *e, struct gp_engine_stats *s);
@@ -170,5 +184,21 @@ void gp_engine_interrupt(struct gp_engine *e);
 void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s);
 /* Forgets counters so far (the hop histogram, tokens, times). */
 void gp_engine_stats_reset(struct gp_engine *e);
+
+/* ==== HTTP (coordinator/http/; needs libmicrohttpd) ============================ */
+struct gp_serve_options {
+	const char *address;        /* numeric; NULL: 127.0.0.1 */
+	uint16_t port;              /* 0: any free one */
+	const char *key_file;       /* a key a line; NULL: none is asked for, on loopback only */
+	const char *model_name;     /* as clients name it */
+	uint32_t max_connections;
+	/* Once it listens, with its address. */
+	void (*ready)(void *user, const char *url);
+	void *user;
+};
+/* Answers requests (OpenAI's API) until gp_engine_interrupt: 0. The engine is this
+ * thread's meanwhile. */
+int gp_http_serve(struct gp_engine *e, const struct gp_tokenizer *t,
+                  const struct gp_serve_options *o);
 
 #endif

@@ -362,5 +362,7 @@ int gp_engine_serve(struct gp_engine *e)
 		rc = go_on(e);
 	}
 	atomic_store(&e->serving, false);
+	gp_inbox_close(e);
+	cancel_all(e);
 	return rc < 0 ? rc : 0;
 }

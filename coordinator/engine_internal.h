@@ -83,6 +83,7 @@ struct gp_engine {
 	size_t n_cancels, cancels_room;
 	uint32_t next_id, n_waiting; /* n_waiting: inbox and queues */
 	_Atomic bool serving;
+	bool closed;
 	struct gp_engine_stats shown; /* for other threads */
 	uint64_t shown_ns;
 
@@ -113,6 +114,7 @@ int gp_logprobs(const struct gp_request *r, const float *row, uint32_t vocab, ui
 int gp_inbox_create(struct gp_engine *e);
 void gp_inbox_destroy(struct gp_engine *e);
 void gp_inbox_take(struct gp_engine *e); /* submissions to the queues, then cancellations */
+void gp_inbox_close(struct gp_engine *e); /* and takes what is in it */
 void gp_inbox_show(struct gp_engine *e); /* refreshes what gp_engine_snapshot gives */
 void gp_inbox_count(struct gp_engine *e, int waiting); /* so many more, or fewer */
 

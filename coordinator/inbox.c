@@ -29,34 +29,40 @@ static void wake(struct gp_engine *e)
 		gp_ring_interrupt(&e->pool->rings[e->plan.n_stages]);
 }
 
-static bool push(struct gp_engine *e, struct job *j, uint32_t *id)
+static int push(struct gp_engine *e, struct job *j, uint32_t *id)
 {
+	int rc = 0;
+
 	pthread_mutex_lock(&e->lock);
-	const bool fits = !e->options.max_queue || e->n_waiting < e->options.max_queue;
-	if (fits) {
+	if (e->closed)
+		rc = -ESHUTDOWN;
+	else if (e->options.max_queue && e->n_waiting >= e->options.max_queue)
+		rc = -EAGAIN;
+	if (rc == 0) {
 		*id = j->id = ++e->next_id;
 		*e->inbox_end = j;
 		e->inbox_end = &j->next;
 		e->n_waiting++;
 	}
 	pthread_mutex_unlock(&e->lock);
-	return fits;
+	return rc;
 }
 
 int gp_engine_submit(struct gp_engine *e, const struct gp_request *r, uint32_t *id)
 {
 	struct job *j;
-	const int rc = gp_job_create(e, r, &j);
+	int rc = gp_job_create(e, r, &j);
 
 	if (rc < 0)
 		return rc;
-	if (!push(e, j, id)) {
-		gp_job_destroy(j);
-		return gp_fail(EAGAIN, "%u requests are waiting already; try again later",
-			       e->options.max_queue);
+	if ((rc = push(e, j, id)) == 0) {
+		wake(e);
+		return 0;
 	}
-	wake(e);
-	return 0;
+	gp_job_destroy(j);
+	return rc == -ESHUTDOWN ? gp_fail(ESHUTDOWN, "the engine has ended") :
+	       gp_fail(EAGAIN, "%u requests are waiting already; try again later",
+		       e->options.max_queue);
 }
 
 void gp_engine_cancel(struct gp_engine *e, uint32_t id)
@@ -111,6 +117,14 @@ static bool pop_cancel(struct gp_engine *e, uint32_t *id)
 		*id = e->cancels[--e->n_cancels];
 	pthread_mutex_unlock(&e->lock);
 	return any;
+}
+
+void gp_inbox_close(struct gp_engine *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->closed = true;
+	pthread_mutex_unlock(&e->lock);
+	gp_inbox_take(e);
 }
 
 void gp_inbox_show(struct gp_engine *e)

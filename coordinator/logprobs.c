@@ -43,6 +43,6 @@ int gp_logprobs(const struct gp_request *r, const float *row, uint32_t vocab, ui
 	find_top(row, vocab, top, n);
 	for (uint32_t i = 0; i < n; i++)
 		top[i].logit = (float)((double)top[i].logit - all);
-	r->on_logprobs(r->user, (float)((double)row[token] - all), top);
+	r->on_logprobs(r->user, token, (float)((double)row[token] - all), top);
 	return 0;
 }
