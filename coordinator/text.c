@@ -64,40 +64,37 @@ static int append(struct gp_text *t, const char *text, size_t bytes)
 	return 0;
 }
 
-/* 2: the stop string is there, 1: its beginning is, with which the text ends. */
-static int matches(const struct gp_text *t, size_t at, const char *stop)
+/* Is a stop string at a place, whole or (begun) so much of it as there is text for? */
+static bool stop_at(const struct gp_text *t, size_t at, bool begun)
 {
-	const size_t bytes = strlen(stop), left = t->n - at;
+	const size_t left = t->n - at;
 
-	if (memcmp(t->held + at, stop, bytes < left ? bytes : left) != 0)
-		return 0;
-	return bytes <= left ? 2 : 1;
-}
+	for (size_t i = 0; i < t->n_stops; i++) {
+		const size_t bytes = strlen(t->stops[i]);
 
-/* Where the first stop string begins, or what may become one; n: nowhere. */
-static size_t find_stop(const struct gp_text *t, bool *whole)
-{
-	for (size_t at = 0; at < t->n; at++) {
-		int best = 0;
-
-		for (size_t i = 0; i < t->n_stops; i++) {
-			const int m = matches(t, at, t->stops[i]);
-
-			best = m > best ? m : best;
-		}
-		*whole = best == 2;
-		if (best)
-			return at;
+		if ((bytes <= left || begun) &&
+		    memcmp(t->held + at, t->stops[i], bytes < left ? bytes : left) == 0)
+			return true;
 	}
-	return t->n;
+	return false;
 }
 
-static int hand_out(struct gp_text *t, const char **text, size_t *bytes)
+static size_t find_stop(const struct gp_text *t, bool begun)
 {
-	bool whole = false;
+	size_t at = 0;
 
-	t->given = find_stop(t, &whole);
-	t->stopped = whole;
+	while (at < t->n && !stop_at(t, at, begun))
+		at++;
+	return at;
+}
+
+/* 1: stopped. last: nothing can become whole any more. */
+static int hand_out(struct gp_text *t, bool last, const char **text, size_t *bytes)
+{
+	t->given = find_stop(t, false);
+	t->stopped = t->given < t->n;
+	if (!t->stopped && !last)
+		t->given = find_stop(t, true);
 	*text = t->held ? t->held : "";
 	*bytes = t->given;
 	return t->stopped;
@@ -109,7 +106,7 @@ int gp_text_push(struct gp_text *t, uint32_t token, const char **text, size_t *b
 
 	if (rc < 0 || (rc = append(t, *text, *bytes)) < 0)
 		return rc;
-	return hand_out(t, text, bytes);
+	return hand_out(t, false, text, bytes);
 }
 
 int gp_text_flush(struct gp_text *t, const char **text, size_t *bytes)
@@ -123,7 +120,5 @@ int gp_text_flush(struct gp_text *t, const char **text, size_t *bytes)
 	if ((rc = gp_detokenizer_flush(t->detokenizer, text, bytes)) < 0 ||
 	    (rc = append(t, *text, *bytes)) < 0)
 		return rc;
-	rc = hand_out(t, text, bytes);
-	*bytes = rc ? *bytes : t->n;
-	return rc;
+	return hand_out(t, true, text, bytes);
 }

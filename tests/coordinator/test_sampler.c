@@ -290,9 +290,33 @@ static void test_bad_settings(void **state)
 		assert_int_equal(gp_sampler_create(&s, &bad[i], VOCAB), -EINVAL);
 }
 
+/* Each pick of a token takes from its logit; the bias counts from the beginning. */
+static void test_penalties_and_bias(void **state)
+{
+	static const struct gp_logit_bias bias[] = { { 7, 1.5f }, { 20, -100 } };
+	struct gp_sampling how = { .frequency_penalty = 0.4f, .presence_penalty = 0.3f, .bias = bias,
+				   .n_bias = 2 };
+	/* 7 leads by 0.5 + 1.5, and loses 0.7, 0.4, 0.4 ... */
+	static const uint32_t wanted[] = { 7, 7, 7, 7, 7, 9, 7 };
+	float logits[VOCAB] = { [7] = 3, [9] = 2.5f, [20] = 50 };
+	struct gp_sampler *s;
+
+	(void)state;
+	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), 0);
+	assert_int_equal(gp_sampler_needs(s), 0);
+	for (size_t i = 0; i < GP_ARRAY_LEN(wanted); i++)
+		assert_int_equal(pick(s, logits), wanted[i]);
+	gp_sampler_destroy(s);
+	how = (struct gp_sampling){ .bias = &(struct gp_logit_bias){ VOCAB, 1 }, .n_bias = 1 };
+	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), -EINVAL);
+	how = (struct gp_sampling){ .presence_penalty = NAN };
+	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_penalties_and_bias),
 		cmocka_unit_test(test_greedy_takes_lowest_of_ties),
 		cmocka_unit_test(test_broken_logits), cmocka_unit_test(test_distribution),
 		cmocka_unit_test(test_filters), cmocka_unit_test(test_repeat_penalty),
