@@ -8,6 +8,8 @@ SAN ?=
 Q := $(if $(filter 1,$(V)),,@)
 
 PKGS := libzmq libprotobuf-c jansson numa openblas
+# For coordinator/http alone.
+HTTP_LIBS := $(shell pkg-config --libs libmicrohttpd 2>/dev/null)
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
@@ -27,7 +29,7 @@ VULKAN_LIBS := $(if $(VULKAN),$(shell pkg-config --libs vulkan))
 .DEFAULT_GOAL := all
 
 # ---- libraries: one a folder, in the order in which they depend on each other
-FOLDERS := base shm proto kernels model quantize workers workers/cpu $(if $(VULKAN),workers/vulkan) coordinator
+FOLDERS := base shm proto kernels model quantize workers workers/cpu $(if $(VULKAN),workers/vulkan) coordinator coordinator/http
 SRC_base        := $(wildcard base/*.c)
 SRC_shm         := $(wildcard shm/*.c)
 SRC_proto       := $(wildcard proto/*.c)
@@ -38,6 +40,7 @@ SRC_workers     := $(wildcard workers/*.c)
 SRC_workers/cpu := $(filter-out workers/cpu/main.c,$(wildcard workers/cpu/*.c))
 SRC_workers/vulkan := $(filter-out workers/vulkan/main.c,$(wildcard workers/vulkan/*.c))
 SRC_coordinator := $(wildcard coordinator/*.c)
+SRC_coordinator/http := $(wildcard coordinator/http/*.c)
 lib = $(BUILD)/lib/libgp_$(subst /,_,$(1)).a
 
 define library
@@ -100,8 +103,8 @@ CLOSURE_kernels     := kernels base
 CLOSURE_model       := model kernels base
 CLOSURE_quantize    := quantize model kernels base
 CLOSURE_workers     := workers workers/cpu $(if $(VULKAN),workers/vulkan) model kernels proto shm base
-CLOSURE_coordinator := coordinator model kernels proto shm base
-CLOSURE_tools       := quantize coordinator workers/cpu workers model kernels proto shm base
+CLOSURE_coordinator := coordinator/http coordinator model kernels proto shm base
+CLOSURE_tools       := quantize coordinator/http coordinator workers/cpu workers model kernels proto shm base
 libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
 
 # ---- programs
@@ -122,6 +125,7 @@ $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(if $(filter vulkan,$*),$(VULKAN_LIBS))
+$(BUILD)/bin/gempipe-serve: TOOL_LIBS = $(HTTP_LIBS)
 $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"

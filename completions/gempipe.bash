@@ -11,6 +11,8 @@ _gempipe_options() { # VERB
 	run) echo "$engine $sampling --ctx --prompt --file --prompts --parallel --tokens --no-bos
 		--parse-special" ;;
 	chat) echo "$engine $sampling --ctx --system --tokens" ;;
+	serve) echo "$engine --ctx --host --port --api-key-file --name --max-sequences --max-queue
+		--max-connections --max-step-ms --kv-tokens" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
 	perplexity) echo "$engine --ctx --file --ids --chunks --skip --parallel" ;;
 	evaluate) echo "$engine --ctx --text --file --ids --chunks --skip --parallel --reference
@@ -49,7 +51,7 @@ _gempipe_values() { # VERB OPTION
 _gempipe() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
 	local verb=${COMP_WORDS[1]-} words
-	local verbs='run chat tokenize detokenize logits perplexity evaluate inspect convert calibrate
+	local verbs='run chat serve tokenize detokenize logits perplexity evaluate inspect convert calibrate
 		quantize synth bench devices worker demo version help --help --version'
 
 	COMPREPLY=()

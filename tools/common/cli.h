@@ -17,6 +17,8 @@ struct cli {
 	const char *model, *trace;
 	struct gp_plan_request plan;
 	bool json, verbose, quiet;
+	uint32_t max_queue;     /* as in gp_engine_options */
+	float max_step_ms;
 	struct gp_engine *engine;
 };
 enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE, CLI_ROWS,

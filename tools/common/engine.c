@@ -65,6 +65,7 @@ int cli_open_engine(struct cli *c)
 {
 	const struct gp_engine_options o = {
 		.model = c->model, .plan = c->plan, .trace = c->trace,
+		.max_queue = c->max_queue, .max_step_ms = c->max_step_ms,
 		.worker_dir = getenv("GEMPIPE_WORKER_DIR"),
 		.progress = show_progress, .announce = show_announcement, .user = c,
 	};

@@ -12,6 +12,7 @@ build_packages() {
 	libzmq3-dev          pc:libzmq             control sockets
 	libprotobuf-c-dev    pc:libprotobuf-c      control messages
 	protobuf-c-compiler  cmd:protoc-c          control messages, at build time
+	libmicrohttpd-dev    pc:libmicrohttpd      HTTP for gempipe serve
 	libjansson-dev       pc:jansson            JSON: tokenizer, configuration, results
 	libopenblas-dev      pc:openblas           Cholesky factors and products for quantize
 	libnuma-dev          pc:numa               which core is on which memory node

@@ -1,0 +1,250 @@
+/* A request and its answer in the making. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/http/http.h"
+
+int buffer_add(struct buffer *b, const char *data, size_t bytes)
+{
+	if (b->room - b->n < bytes) {
+		const size_t room = 2 * (b->n + bytes) + 256;
+		char *more = realloc(b->data, room);
+
+		if (!more)
+			return gp_fail(ENOMEM, "no memory for %zu bytes", room);
+		b->data = more;
+		b->room = room;
+	}
+	if (bytes)
+		memcpy(b->data + b->n, data, bytes);
+	b->n += bytes;
+	return 0;
+}
+
+struct exchange *exchange_create(struct server *s, struct MHD_Connection *c)
+{
+	struct exchange *x = calloc(1, sizeof *x);
+
+	if (!x)
+		return NULL;
+	pthread_mutex_init(&x->lock, NULL);
+	x->server = s;
+	x->connection = c;
+	x->refs = 1;
+	x->id = atomic_fetch_add(&s->next_id, 1) + 1;
+	x->begin_ns = gp_now_ns();
+	x->created = time(NULL);
+	return x;
+}
+
+void exchange_drop(struct exchange *x)
+{
+	if (atomic_fetch_sub(&x->refs, 1) != 1)
+		return;
+	for (uint32_t i = 0; i < HTTP_MAX_CHOICES; i++) {
+		gp_text_destroy(x->choices[i].text);
+		free(x->choices[i].all.data);
+		json_decref(x->choices[i].logprobs);
+	}
+	atomic_fetch_sub(&x->server->body_bytes, x->body.n);
+	ask_free(&x->ask);
+	free(x->body.data);
+	free(x->out.data);
+	pthread_mutex_destroy(&x->lock);
+	free(x);
+}
+
+void exchange_suspend(struct exchange *x)
+{
+	x->suspended = true;
+	MHD_suspend_connection(x->connection);
+}
+
+static void resume(struct exchange *x)
+{
+	if (!x->suspended)
+		return;
+	x->suspended = false;
+	MHD_resume_connection(x->connection);
+}
+
+static void cancel_all(struct exchange *x)
+{
+	for (uint32_t i = 0; i < x->ask.n; i++)
+		if (x->choices[i].id && !x->choices[i].done)
+			gp_engine_cancel(x->server->engine, x->choices[i].id);
+}
+
+void exchange_gone(struct exchange *x)
+{
+	pthread_mutex_lock(&x->lock);
+	if (!x->gone) {
+		x->gone = true;
+		cancel_all(x);
+		resume(x);
+	}
+	pthread_mutex_unlock(&x->lock);
+}
+
+/* ---- the engine's thread ---------------------------------------------------------- */
+
+/* A failure ends the answer; the client is told where that can be. */
+static void give_up(struct exchange *x, int rc)
+{
+	if (x->rc == 0) {
+		gp_log(GP_LOG_WARNING, "request %llu: %s", (unsigned long long)x->id, gp_error());
+		x->rc = rc;
+		cancel_all(x);
+	}
+}
+
+static int add_text(struct choice *c, const char *text, size_t bytes)
+{
+	if (!c->exchange->ask.stream)
+		return buffer_add(&c->all, text, bytes);
+	return bytes || json_array_size(c->logprobs) ? answer_piece(c->exchange, c, text, bytes, false) : 0;
+}
+
+static void measure(struct choice *c)
+{
+	struct metrics *m = &c->exchange->server->metrics;
+	const uint64_t now = gp_now_ns();
+
+	atomic_fetch_add(&m->generated_tokens, 1);
+	if (c->n_tokens++)
+		histogram_add(&m->between, now - c->last_ns);
+	else
+		histogram_add(&m->first, now - c->exchange->begin_ns);
+	c->last_ns = now;
+}
+
+static int on_token(void *user, uint32_t token, bool is_stop)
+{
+	struct choice *c = user;
+	struct exchange *x = c->exchange;
+	const char *text;
+	size_t bytes;
+	int rc = 0;
+
+	pthread_mutex_lock(&x->lock);
+	measure(c);
+	if (!is_stop)
+		rc = gp_text_push(c->text, token, &text, &bytes);
+	c->stopped = rc == 1;
+	if (!is_stop && rc >= 0)
+		rc = add_text(c, text, bytes);
+	if (rc < 0)
+		give_up(x, rc);
+	if (x->ask.stream)
+		resume(x);
+	const bool enough = c->stopped || rc < 0 || x->rc < 0;
+	pthread_mutex_unlock(&x->lock);
+	return enough;
+}
+
+static void on_logprobs(void *user, uint32_t token, float logprob,
+			const struct gp_slot_candidate *top)
+{
+	struct choice *c = user;
+
+	if (gp_tokenizer_is_stop(c->exchange->server->tokenizer, token))
+		return;
+	pthread_mutex_lock(&c->exchange->lock);
+	answer_logprob(c, token, logprob, top, c->exchange->ask.n_top);
+	pthread_mutex_unlock(&c->exchange->lock);
+}
+
+static int end_choice(struct choice *c)
+{
+	struct exchange *x = c->exchange;
+	const char *text;
+	size_t bytes;
+	int rc = gp_text_flush(c->text, &text, &bytes);
+
+	if (rc < 0)
+		return rc;
+	c->stopped |= rc == 1;
+	if (!x->ask.stream)
+		return buffer_add(&c->all, text, bytes);
+	return answer_piece(x, c, text, bytes, true);
+}
+
+static void on_done(void *user, enum gp_finish why)
+{
+	struct choice *c = user;
+	struct exchange *x = c->exchange;
+	struct metrics *m = &x->server->metrics;
+	int rc = 0;
+
+	pthread_mutex_lock(&x->lock);
+	c->done = true;
+	c->why = why;
+	atomic_fetch_add(&m->cancelled, why == GP_FINISH_CANCELLED);
+	if (why == GP_FINISH_CANCELLED)
+		x->rc = x->rc ? x->rc : -ECANCELED;
+	else
+		rc = end_choice(c);
+	if (++x->n_done == x->ask.n && rc == 0 && x->rc == 0 && x->ask.stream)
+		rc = answer_end(x);
+	if (rc < 0)
+		give_up(x, rc);
+	if (x->n_done == x->ask.n)
+		histogram_add(&m->whole, gp_now_ns() - x->begin_ns);
+	if (x->ask.stream || x->n_done == x->ask.n || x->rc < 0)
+		resume(x);
+	pthread_mutex_unlock(&x->lock);
+	exchange_drop(x);
+}
+
+/* ---- submission ---------------------------------------------------------------------- */
+
+static int submit_choice(struct exchange *x, uint32_t i)
+{
+	struct choice *c = &x->choices[i];
+	const struct gp_vocab *v = gp_tokenizer_vocab(x->server->tokenizer);
+	uint32_t stops[2];
+	size_t n_stops = 0;
+
+	if (v->eos >= 0)
+		stops[n_stops++] = (uint32_t)v->eos;
+	if (v->end_of_turn >= 0)
+		stops[n_stops++] = (uint32_t)v->end_of_turn;
+	struct gp_request r = {
+		.prompt = x->ask.ids, .n_prompt = x->ask.n_ids, .max_new = x->ask.max_new,
+		.sampling = x->ask.sampling, .stops = stops, .n_stops = n_stops,
+		.owner = x->ask.user ^ x->key, .user = c, .on_token = on_token, .on_done = on_done,
+	};
+	r.sampling.seed += i;
+	if (x->ask.logprobs) {
+		r.on_logprobs = on_logprobs;
+		r.n_top = x->ask.n_top;
+	}
+	c->exchange = x;
+	c->index = i;
+	int rc = gp_text_create(&c->text, x->server->tokenizer, x->ask.stops, x->ask.n_stops);
+	if (rc < 0)
+		return rc;
+	atomic_fetch_add(&x->refs, 1);
+	rc = gp_engine_submit(x->server->engine, &r, &c->id);
+	if (rc < 0)
+		exchange_drop(x);
+	return rc;
+}
+
+/* The lock is held throughout: what the engine has to say waits until all is there. */
+int exchange_submit(struct exchange *x)
+{
+	int rc;
+
+	pthread_mutex_lock(&x->lock);
+	rc = x->ask.stream ? answer_begin(x) : 0;
+	for (uint32_t i = 0; i < x->ask.n && rc == 0; i++)
+		rc = submit_choice(x, i);
+	if (rc < 0) {
+		x->rc = rc;
+		cancel_all(x);
+	}
+	pthread_mutex_unlock(&x->lock);
+	atomic_fetch_add(&x->server->metrics.prompt_tokens, rc == 0 ? x->ask.n_ids : 0);
+	return rc;
+}

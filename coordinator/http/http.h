@@ -1,0 +1,137 @@
+/* The parts of the HTTP server. Threads: libmicrohttpd's, which call handlers and read
+ * streams; the engine's, which makes tokens; the watcher's, which sees clients go. An
+ * exchange (a request and its answer) has a lock, under which the engine may be called. */
+#ifndef GP_HTTP_H
+#define GP_HTTP_H
+
+#include <jansson.h>
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/base.h"
+#include "coordinator/coordinator.h"
+
+#define HTTP_MAX_BODY (8u << 20)
+#define HTTP_MAX_BODIES (64u << 20)  /* of all requests that are coming in */
+#define HTTP_MAX_CHOICES 16u
+#define HTTP_MAX_STOPS 16u
+#define HTTP_MAX_TOP 20u
+
+/* ---- parse.c: what a client asks for ------------------------------------------ */
+struct ask {
+	bool chat, stream, usage;       /* usage: at the end of a stream too */
+	uint32_t n, max_new;
+	struct gp_sampling sampling;    /* bias is owned */
+	const char *stops[HTTP_MAX_STOPS]; /* of the JSON */
+	size_t n_stops;
+	bool logprobs;
+	uint32_t n_top;
+	uint64_t user;                  /* a hash of the user's name; 0: none */
+	uint32_t *ids;                  /* the prompt; owned */
+	size_t n_ids;
+	json_t *json;                   /* owned */
+};
+/* -EINVAL and the like: the client's mistake, gp_error() names the field; -ENOENT:
+ * another model. ask_free in any case. */
+int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
+	      const struct gp_tokenizer *t, const char *model_name);
+void ask_free(struct ask *a);
+
+/* ---- metrics.c ----------------------------------------------------------------- */
+#define HTTP_BUCKETS 14u
+struct histogram {
+	_Atomic uint64_t count[HTTP_BUCKETS + 1], sum_ns;
+};
+void histogram_add(struct histogram *h, uint64_t ns);
+struct metrics {
+	_Atomic uint64_t answers[6];    /* by status / 100 */
+	_Atomic uint64_t prompt_tokens, generated_tokens, cancelled;
+	_Atomic uint32_t connections;
+	struct histogram first, between, whole;
+};
+struct server;
+char *metrics_text(struct server *s);   /* malloc'ed; NULL: no memory */
+
+/* ---- server.c ------------------------------------------------------------------- */
+struct server {
+	struct gp_engine *engine;
+	const struct gp_tokenizer *tokenizer;
+	const struct gp_serve_options *options;
+	struct MHD_Daemon *daemon;
+	char **keys;
+	size_t n_keys;
+	time_t began;
+	struct metrics metrics;
+	_Atomic size_t body_bytes;
+	_Atomic uint64_t next_id;
+	struct watch *watch;
+};
+
+/* ---- exchange.c ----------------------------------------------------------------- */
+struct buffer {
+	char *data;
+	size_t n, room;
+};
+int buffer_add(struct buffer *b, const char *data, size_t bytes); /* -ENOMEM */
+
+struct exchange;
+struct choice {
+	struct exchange *exchange;
+	uint32_t index, id;             /* id: the engine's */
+	struct gp_text *text;
+	struct buffer all;              /* where the answer is whole */
+	json_t *logprobs;               /* of tokens that the client has not heard of; NULL: none */
+	bool done, stopped;
+	enum gp_finish why;
+	uint32_t n_tokens;
+	uint64_t last_ns;
+};
+
+/* Lives while the connection has it, and each request of the engine. */
+struct exchange {
+	struct server *server;
+	_Atomic uint32_t refs;
+	pthread_mutex_t lock;
+	struct MHD_Connection *connection;
+	uint64_t id, key;               /* key: which of the server's; 0: none */
+	struct buffer body;
+	bool begun, suspended, gone, watched;
+	int rc;                         /* what went wrong in the making */
+	struct ask ask;
+	struct choice choices[HTTP_MAX_CHOICES];
+	uint32_t n_done;
+	uint64_t begin_ns;
+	time_t created;
+	struct buffer out;              /* a stream's, from sent on */
+	size_t sent;
+};
+struct exchange *exchange_create(struct server *s, struct MHD_Connection *c);
+void exchange_drop(struct exchange *x);
+/* Hands the choices to the engine. < 0: none goes on. */
+int exchange_submit(struct exchange *x);
+/* The client is gone: the choices are cancelled. Any thread. */
+void exchange_gone(struct exchange *x);
+/* With the lock held, by the thread that serves the connection. */
+void exchange_suspend(struct exchange *x);
+
+/* ---- answer.c: with the exchange's lock held -------------------------------------- */
+/* A piece of a choice's text for a stream; finish: its last, and why. */
+int answer_piece(struct exchange *x, struct choice *c, const char *text, size_t bytes,
+		 bool finish);
+int answer_begin(struct exchange *x);   /* a stream's first pieces */
+int answer_end(struct exchange *x);     /* a stream's last ones */
+json_t *answer_whole(struct exchange *x);
+void answer_logprob(struct choice *c, uint32_t token, float logprob,
+		    const struct gp_slot_candidate *top, uint32_t n_top);
+json_t *answer_error(int status, const char *text);
+
+/* ---- watch.c: suspended connections are not polled by the library ------------------ */
+struct watch;
+int watch_create(struct watch **w);
+void watch_destroy(struct watch *w);
+/* Calls exchange_gone when the other end of fd has closed. */
+void watch_add(struct watch *w, struct exchange *x, int fd);
+void watch_remove(struct watch *w, struct exchange *x, int fd);
+
+#endif

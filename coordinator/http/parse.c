@@ -1,0 +1,409 @@
+/* A request's JSON. What is not known, or not offered, is refused by name: an answer
+ * that silently ignores a wish is a wrong one. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "coordinator/http/http.h"
+
+struct field {
+	const char *name;
+	int (*take)(struct ask *a, const char *name, json_t *v);
+	bool chat, text;                /* where it may stand */
+};
+
+static int number(const char *name, json_t *v, double least, double most, float *out)
+{
+	const double x = json_is_number(v) ? json_number_value(v) : NAN;
+
+	if (!(x >= least && x <= most))
+		return gp_fail(EINVAL, "'%s' must be a number from %g to %g", name, least, most);
+	*out = (float)x;
+	return 0;
+}
+
+static int integer(const char *name, json_t *v, json_int_t least, json_int_t most, json_int_t *out)
+{
+	*out = json_integer_value(v);
+	if (!json_is_integer(v) || *out < least || *out > most)
+		return gp_fail(EINVAL, "'%s' must be an integer from %lld to %lld", name,
+			       (long long)least, (long long)most);
+	return 0;
+}
+
+static int boolean(const char *name, json_t *v, bool *out)
+{
+	*out = json_is_true(v);
+	return json_is_boolean(v) ? 0 : gp_fail(EINVAL, "'%s' must be true or false", name);
+}
+
+/* ---- fields ------------------------------------------------------------------- */
+
+/* Looked at elsewhere. */
+static int take_later(struct ask *a, const char *name, json_t *v)
+{
+	(void)a, (void)name, (void)v;
+	return 0;
+}
+
+static int take_stream(struct ask *a, const char *name, json_t *v)
+{
+	return boolean(name, v, &a->stream);
+}
+
+static int take_stream_options(struct ask *a, const char *name, json_t *v)
+{
+	const char *key;
+	json_t *value;
+
+	if (!json_is_object(v))
+		return gp_fail(EINVAL, "'%s' must be an object", name);
+	json_object_foreach(v, key, value) {
+		if (strcmp(key, "include_usage") != 0)
+			return gp_fail(EINVAL, "'%s.%.60s' is not supported", name, key);
+		if (boolean("stream_options.include_usage", value, &a->usage) < 0)
+			return -EINVAL;
+	}
+	return 0;
+}
+
+static int take_n(struct ask *a, const char *name, json_t *v)
+{
+	json_int_t n;
+	const int rc = integer(name, v, 1, HTTP_MAX_CHOICES, &n);
+
+	a->n = (uint32_t)n;
+	return rc;
+}
+
+static int take_max_tokens(struct ask *a, const char *name, json_t *v)
+{
+	json_int_t n;
+	const int rc = integer(name, v, 1, 1 << 24, &n);
+
+	a->max_new = (uint32_t)n;
+	return rc;
+}
+
+static int take_seed(struct ask *a, const char *name, json_t *v)
+{
+	json_int_t n;
+	const int rc = integer(name, v, INT64_MIN, INT64_MAX, &n);
+
+	a->sampling.seed = (uint64_t)n;
+	return rc;
+}
+
+static int take_temperature(struct ask *a, const char *name, json_t *v)
+{
+	return number(name, v, 0, 100, &a->sampling.temperature);
+}
+
+static int take_top_p(struct ask *a, const char *name, json_t *v)
+{
+	return number(name, v, 0, 1, &a->sampling.top_p);
+}
+
+static int take_min_p(struct ask *a, const char *name, json_t *v)
+{
+	return number(name, v, 0, 1, &a->sampling.min_p);
+}
+
+static int take_top_k(struct ask *a, const char *name, json_t *v)
+{
+	json_int_t n;
+	const int rc = integer(name, v, -1, 1 << 24, &n);
+
+	a->sampling.top_k = n > 0 ? (uint32_t)n : 0;
+	return rc;
+}
+
+static int take_repeat_penalty(struct ask *a, const char *name, json_t *v)
+{
+	return number(name, v, 0, 100, &a->sampling.repeat_penalty);
+}
+
+static int take_presence_penalty(struct ask *a, const char *name, json_t *v)
+{
+	return number(name, v, -2, 2, &a->sampling.presence_penalty);
+}
+
+static int take_frequency_penalty(struct ask *a, const char *name, json_t *v)
+{
+	return number(name, v, -2, 2, &a->sampling.frequency_penalty);
+}
+
+static int take_bias(struct ask *a, const char *name, json_t *v)
+{
+	const size_t n = json_object_size(v);
+	struct gp_logit_bias *list = calloc(n + 1, sizeof *list);
+	const char *key;
+	json_t *value;
+	int rc = 0;
+
+	if (!list)
+		return gp_fail(ENOMEM, "no memory for '%s'", name);
+	a->sampling.bias = list;
+	if (!json_is_object(v) || n > 1024)
+		return gp_fail(EINVAL, "'%s' must be an object of at most 1024 token ids", name);
+	json_object_foreach(v, key, value) {
+		uint64_t id;
+
+		rc = gp_parse_u64("logit_bias", key, 0, UINT32_MAX, &id);
+		if (rc == 0)
+			rc = number(name, value, -100, 100, &list[a->sampling.n_bias].bias);
+		if (rc < 0)
+			return rc;
+		list[a->sampling.n_bias++].token = (uint32_t)id;
+	}
+	return 0;
+}
+
+static int add_stop(struct ask *a, json_t *v)
+{
+	const char *s = json_string_value(v);
+
+	if (!s || !*s || a->n_stops == HTTP_MAX_STOPS)
+		return gp_fail(EINVAL, "'stop' must be a string or up to %u of them, none empty",
+			       HTTP_MAX_STOPS);
+	a->stops[a->n_stops++] = s;
+	return 0;
+}
+
+static int take_stop(struct ask *a, const char *name, json_t *v)
+{
+	int rc = 0;
+
+	(void)name;
+	if (!json_is_array(v))
+		return add_stop(a, v);
+	for (size_t i = 0; i < json_array_size(v) && rc == 0; i++)
+		rc = add_stop(a, json_array_get(v, i));
+	return rc;
+}
+
+/* Chat: true or false, and top_logprobs says how many; completions: how many. */
+static int take_logprobs(struct ask *a, const char *name, json_t *v)
+{
+	json_int_t n;
+
+	if (a->chat)
+		return boolean(name, v, &a->logprobs);
+	if (integer(name, v, 0, HTTP_MAX_TOP, &n) < 0)
+		return -EINVAL;
+	a->logprobs = true;
+	a->n_top = (uint32_t)n;
+	return 0;
+}
+
+static int take_top_logprobs(struct ask *a, const char *name, json_t *v)
+{
+	json_int_t n;
+	const int rc = integer(name, v, 0, HTTP_MAX_TOP, &n);
+
+	a->n_top = (uint32_t)n;
+	return rc;
+}
+
+/* FNV-1a (Fowler, Noll, Vo). */
+static int take_user(struct ask *a, const char *name, json_t *v)
+{
+	const char *s = json_string_value(v);
+	uint64_t h = 0xcbf29ce484222325u;
+
+	if (!s)
+		return gp_fail(EINVAL, "'%s' must be a string", name);
+	for (; *s; s++)
+		h = (h ^ (unsigned char)*s) * 0x100000001b3u;
+	a->user = h;
+	return 0;
+}
+
+static const struct field fields[] = {
+	{ "model", take_later, true, true },
+	{ "messages", take_later, true, false },
+	{ "prompt", take_later, false, true },
+	{ "stream", take_stream, true, true },
+	{ "stream_options", take_stream_options, true, true },
+	{ "n", take_n, true, true },
+	{ "max_tokens", take_max_tokens, true, true },
+	{ "max_completion_tokens", take_max_tokens, true, false },
+	{ "seed", take_seed, true, true },
+	{ "temperature", take_temperature, true, true },
+	{ "top_p", take_top_p, true, true },
+	{ "min_p", take_min_p, true, true },
+	{ "top_k", take_top_k, true, true },
+	{ "repeat_penalty", take_repeat_penalty, true, true },
+	{ "presence_penalty", take_presence_penalty, true, true },
+	{ "frequency_penalty", take_frequency_penalty, true, true },
+	{ "logit_bias", take_bias, true, true },
+	{ "stop", take_stop, true, true },
+	{ "logprobs", take_logprobs, true, true },
+	{ "top_logprobs", take_top_logprobs, true, false },
+	{ "user", take_user, true, true },
+};
+
+static int take_field(struct ask *a, const char *name, json_t *v)
+{
+	for (size_t i = 0; i < GP_ARRAY_LEN(fields); i++) {
+		const struct field *f = &fields[i];
+
+		if (strcmp(f->name, name) == 0 && (a->chat ? f->chat : f->text))
+			return json_is_null(v) ? 0 : f->take(a, name, v);
+	}
+	return gp_fail(EINVAL, "'%.60s' is not supported here; leave it out", name);
+}
+
+/* ---- prompts ------------------------------------------------------------------- */
+
+/* A string, or a list of parts that are text; *owned: what is to be freed. */
+static const char *content_of(json_t *v, char **owned)
+{
+	struct buffer all = { 0 };
+
+	*owned = NULL;
+	if (json_is_string(v))
+		return json_string_value(v);
+	if (!json_is_array(v))
+		return NULL;
+	for (size_t i = 0; i < json_array_size(v); i++) {
+		json_t *part = json_array_get(v, i);
+		const char *type = json_string_value(json_object_get(part, "type"));
+		json_t *text = json_object_get(part, "text");
+
+		if (!type || strcmp(type, "text") != 0 || !json_is_string(text) ||
+		    buffer_add(&all, json_string_value(text), json_string_length(text)) < 0) {
+			free(all.data);
+			return NULL;
+		}
+	}
+	if (buffer_add(&all, "", 1) < 0)
+		return NULL;
+	return *owned = all.data;
+}
+
+static int take_message(json_t *v, size_t i, struct gp_chat_message *m, char **owned)
+{
+	const char *role = json_string_value(json_object_get(v, "role")), *key;
+	json_t *unused;
+
+	json_object_foreach(v, key, unused)
+		if (strcmp(key, "role") != 0 && strcmp(key, "content") != 0 &&
+		    !json_is_null(unused))
+			return gp_fail(EINVAL, "'messages[%zu].%.60s' is not supported; leave it out", i,
+				       key);
+	m->role = role && strcmp(role, "developer") == 0 ? "system" : role;
+	m->content = content_of(json_object_get(v, "content"), owned);
+	if (!m->role || !m->content)
+		return gp_fail(EINVAL, "'messages[%zu]' must have a role and a content that is a string, or "
+			       "a list of parts of type text; gempipe takes no images", i);
+	return 0;
+}
+
+static int encode_chat(struct ask *a, const struct gp_tokenizer *t)
+{
+	json_t *list = json_object_get(a->json, "messages");
+	const size_t n = json_array_size(list);
+	struct gp_chat_message *m = calloc(n + 1, sizeof *m);
+	char **owned = calloc(n + 1, sizeof *owned);
+	int rc = m && owned ? 0 : gp_fail(ENOMEM, "no memory for %zu messages", n);
+
+	for (size_t i = 0; i < n && rc == 0; i++)
+		rc = take_message(json_array_get(list, i), i, &m[i], &owned[i]);
+	/* Contents are plain text, whatever they look like. */
+	if (rc == 0)
+		rc = gp_chat_encode(t, m, n, true, false, &a->ids, &a->n_ids);
+	for (size_t i = 0; owned && i < n; i++)
+		free(owned[i]);
+	free(owned);
+	free(m);
+	return rc;
+}
+
+static int take_ids(struct ask *a, json_t *list)
+{
+	const size_t n = json_array_size(list);
+
+	a->ids = calloc(n + 1, sizeof *a->ids);
+	if (!a->ids)
+		return gp_fail(ENOMEM, "no memory for %zu tokens", n);
+	for (; a->n_ids < n; a->n_ids++) {
+		json_t *v = json_array_get(list, a->n_ids);
+
+		if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+		    json_integer_value(v) > UINT32_MAX)
+			return gp_fail(EINVAL, "'prompt' must be a string or a list of token ids");
+		a->ids[a->n_ids] = (uint32_t)json_integer_value(v);
+	}
+	return 0;
+}
+
+static int encode_prompt(struct ask *a, const struct gp_tokenizer *t)
+{
+	json_t *v = json_object_get(a->json, "prompt");
+
+	if (json_is_string(v))
+		return gp_tokenizer_encode(t, json_string_value(v), json_string_length(v),
+					   GP_ENCODE_BOS, &a->ids, &a->n_ids);
+	if (json_is_array(v))
+		return take_ids(a, v);
+	return gp_fail(EINVAL, "'prompt' must be a string or a list of token ids");
+}
+
+/* ---- the whole ------------------------------------------------------------------- */
+
+static int check_model(const struct ask *a, const char *model_name)
+{
+	json_t *v = json_object_get(a->json, "model");
+
+	if (!json_is_string(v))
+		return gp_fail(EINVAL, "'model' must be a string; this server has '%s'", model_name);
+	if (strcmp(json_string_value(v), model_name) != 0)
+		return gp_fail(ENOENT, "there is no model '%.100s' here; this server has '%s'",
+			       json_string_value(v), model_name);
+	return 0;
+}
+
+static int check_together(const struct ask *a)
+{
+	if (a->usage && !a->stream)
+		return gp_fail(EINVAL, "'stream_options' is for streams; leave it out");
+	if (a->chat && a->n_top && !a->logprobs)
+		return gp_fail(EINVAL, "'top_logprobs' needs 'logprobs': true");
+	return 0;
+}
+
+int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
+	      const struct gp_tokenizer *t, const char *model_name)
+{
+	json_error_t error;
+	const char *name;
+	json_t *v;
+	int rc = 0;
+
+	/* The settings that the model's authors recommend. */
+	*a = (struct ask){ .chat = chat, .n = 1, .max_new = UINT32_MAX,
+			   .sampling = { .temperature = 1, .top_k = 64, .top_p = 0.95f } };
+	if (getrandom(&a->sampling.seed, sizeof a->sampling.seed, 0) < 0)
+		return gp_fail(errno, "no random numbers: %s", strerror(errno));
+	a->json = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &error);
+	if (!json_is_object(a->json))
+		return gp_fail(EINVAL, "the body must be a JSON object: %.100s at byte %d",
+			       a->json ? "it is something else" : error.text,
+			       a->json ? 0 : error.position);
+	json_object_foreach(a->json, name, v)
+		if ((rc = take_field(a, name, v)) < 0)
+			return rc;
+	if ((rc = check_model(a, model_name)) < 0 || (rc = check_together(a)) < 0)
+		return rc;
+	return chat ? encode_chat(a, t) : encode_prompt(a, t);
+}
+
+void ask_free(struct ask *a)
+{
+	free((void *)(uintptr_t)a->sampling.bias);
+	free(a->ids);
+	json_decref(a->json);
+	*a = (struct ask){ 0 };
+}
