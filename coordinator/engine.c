@@ -18,18 +18,18 @@ static int allocate(struct gp_engine *e)
 	e->slots = calloc(p->max_sequences, sizeof(struct job *));
 	e->order = calloc(p->max_sequences, sizeof(struct job *));
 	e->tenures = calloc(p->max_sequences, sizeof *e->tenures);
-	e->ops = calloc(2 * (size_t)p->max_sequences, sizeof *e->ops);
 	e->rows = calloc(p->max_rows, sizeof *e->rows);
 	e->meters = calloc(p->n_stages, sizeof *e->meters);
 	e->flights = calloc(p->n_stages + 1, sizeof *e->flights);
-	bool ok = e->slots && e->order && e->tenures && e->ops && e->rows && e->meters && e->flights;
+	bool ok = e->slots && e->order && e->tenures && e->rows && e->meters && e->flights;
 	for (uint32_t i = 0; i <= p->n_stages && ok; i++)
 		ok = (e->flights[i].tenures = calloc(p->max_rows, sizeof(uint32_t))) != NULL;
 	if (!ok)
 		return gp_fail(ENOMEM, "no memory for %u sequences", p->max_sequences);
 	gp_plan_geometry(p, gp_model_config(e->model), 0, &e->in_geometry);
 	gp_plan_geometry(p, gp_model_config(e->model), p->n_stages, &e->out_geometry);
-	return gp_slot_view_create(&e->view, &e->out_geometry);
+	const int rc = gp_kv_ops_create(e);
+	return rc < 0 ? rc : gp_slot_view_create(&e->view, &e->out_geometry);
 }
 
 static int copy_options(struct gp_engine *e, const struct gp_engine_options *o)
@@ -120,7 +120,7 @@ int gp_engine_destroy(struct gp_engine *e)
 	free(e->flights);
 	free(e->meters);
 	free(e->rows);
-	free(e->ops);
+	gp_kv_ops_destroy(e);
 	free(e->tenures);
 	free(e->order);
 	free(e->slots);
@@ -201,11 +201,11 @@ static int feed(struct gp_engine *e)
 	/* The slot comes first: rows that were scheduled count as sent. */
 	while (rc == 0 && may_send(e) &&
 	       (rc = gp_ring_reserve(&e->pool->rings[0], 0, &slot)) == 0) {
-		const uint32_t n = gp_schedule(e, flight_of(e, e->next_step + 1));
-
-		if (!n)
+		rc = gp_schedule(e, flight_of(e, e->next_step + 1));
+		if (rc == 0)
 			break;
-		rc = send_step(e, slot, n);
+		if (rc > 0)
+			rc = send_step(e, slot, (uint32_t)rc);
 	}
 	return rc == -EAGAIN ? 0 : rc;
 }
@@ -270,7 +270,7 @@ static int take_step(struct gp_engine *e, const void *slot)
 static void replay_all(struct gp_engine *e)
 {
 	e->in_flight = 0;
-	e->n_ops = 0;
+	gp_kv_ops_forget(e);
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		if (e->slots[i])
 			e->slots[i]->sent = e->slots[i]->back = 0;

@@ -87,8 +87,12 @@ struct gp_engine {
 	struct gp_engine_stats shown; /* for other threads */
 	uint64_t shown_ns;
 
+	/* What the workers' caches hold once the steps sent so far are through: the same
+	 * bookkeeping, with nothing behind it. */
+	struct gp_kv_cache *kv;
 	struct gp_kv_op *ops;       /* to go with the next step */
 	uint32_t n_ops;
+	int kv_rc;                  /* an operation could not be */
 	struct gp_row *rows;        /* scratch for composing a step */
 
 	struct stage_meter *meters;
@@ -129,6 +133,12 @@ void gp_owner_leave(struct gp_engine *e, struct job *j);  /* a job is finished *
 /* Has a the right of way before b? */
 bool gp_goes_first(const struct job *a, const struct job *b);
 
+/* kv.c: operations for the next step, and their effect on e->kv. */
+int gp_kv_ops_create(struct gp_engine *e);
+void gp_kv_ops_destroy(struct gp_engine *e);
+void gp_kv_op_push(struct gp_engine *e, struct gp_kv_op op);
+void gp_kv_ops_forget(struct gp_engine *e); /* the workers hold nothing any more */
+
 /* seats.c: who holds which slot. What leaves is dropped by the next step, before
  * that step's rows, so that the slot is free at once. */
 bool gp_seat_take(struct gp_engine *e, struct job *j); /* false: no room now */
@@ -146,8 +156,8 @@ bool gp_is_live(const struct job *j); /* NULL is fine, here and below */
 /* Generates, and nothing but the token sampled last is left to be sent, or it is on its
  * way. */
 bool gp_in_decode(const struct job *j);
-/* Fills e->rows for one step, and f; the number of rows. */
-uint32_t gp_schedule(struct gp_engine *e, struct flight *f);
+/* Fills e->rows for one step, and f; the number of rows, or < 0. */
+int gp_schedule(struct gp_engine *e, struct flight *f);
 
 /* stats.c */
 void gp_meter_step(struct gp_engine *e, const struct gp_slot_header *h);

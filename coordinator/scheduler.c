@@ -27,10 +27,11 @@ static void charge(struct job *j, uint32_t pos)
 	j->owner->served++;
 }
 
-static uint32_t take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint32_t most,
+static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint32_t most,
 			  struct budget *left)
 {
 	uint32_t taken = 0;
+	int rc;
 
 	while (taken < most && j->sent < j->n_tokens && left->rows) {
 		const bool wants = gp_job_wants_logits(j, j->sent);
@@ -51,25 +52,30 @@ static uint32_t take_rows(struct gp_engine *e, struct flight *f, struct job *j, 
 		charge(j, j->sent++);
 		taken++;
 	}
-	return taken;
+	rc = gp_kv_extend(e->kv, j->slot, taken);
+	return rc < 0 ? rc : (int)taken;
 }
 
 /* Sequences in decode are dealt out to as many steps as there are stages: all in one
  * step would leave all stages but one idle. Those left out come first next time. */
-static void add_decode(struct gp_engine *e, struct flight *f, struct budget *left)
+static int add_decode(struct gp_engine *e, struct flight *f, struct budget *left)
 {
 	const uint32_t slots = e->plan.max_sequences, first = e->turn;
 	uint32_t n = 0, most;
+	int rc = 0;
 
 	for (uint32_t i = 0; i < slots; i++)
 		n += gp_in_decode(e->slots[i]);
 	most = (n + e->plan.n_stages - 1) / e->plan.n_stages;
-	for (uint32_t i = 0; i < slots && f->n_rows < most; i++) {
+	for (uint32_t i = 0; i < slots && f->n_rows < most && rc >= 0; i++) {
 		const uint32_t slot = (first + i) % slots;
 
-		if (gp_in_decode(e->slots[slot]) && take_rows(e, f, e->slots[slot], 1, left))
-			e->turn = (slot + 1) % slots;
+		if (!gp_in_decode(e->slots[slot]))
+			continue;
+		rc = take_rows(e, f, e->slots[slot], 1, left);
+		e->turn = rc > 0 ? (slot + 1) % slots : e->turn;
 	}
+	return rc;
 }
 
 /* Live jobs with more than a decode row to send, best first. */
@@ -106,16 +112,20 @@ static uint32_t most_prefill(const struct gp_engine *e, const struct flight *f)
 	return UINT32_MAX;
 }
 
-static void add_prefill(struct gp_engine *e, struct flight *f, struct budget *left)
+static int add_prefill(struct gp_engine *e, struct flight *f, struct budget *left)
 {
 	const uint32_t chunk = e->plan.n_stages > 1 ? PIPELINE_CHUNK : e->plan.max_rows;
 	const uint32_t n = collect_prefill(e), most = most_prefill(e, f);
 
 	for (uint32_t i = 0; i < n && f->n_prefill < most; i++) {
 		const uint32_t room = most - f->n_prefill;
+		const int rc = take_rows(e, f, e->order[i], chunk < room ? chunk : room, left);
 
-		f->n_prefill += take_rows(e, f, e->order[i], chunk < room ? chunk : room, left);
+		if (rc < 0)
+			return rc;
+		f->n_prefill += (uint32_t)rc;
 	}
+	return 0;
 }
 
 static void seat_queued(struct gp_engine *e)
@@ -134,14 +144,15 @@ static void seat_queued(struct gp_engine *e)
 	}
 }
 
-uint32_t gp_schedule(struct gp_engine *e, struct flight *f)
+int gp_schedule(struct gp_engine *e, struct flight *f)
 {
 	struct budget left = { .rows = e->plan.max_rows, .logit_rows = e->plan.max_logit_rows };
+	int rc;
 
 	f->n_rows = f->n_prefill = 0;
 	seat_queued(e);
 	left.blocks = gp_seats_make_room(e);
-	add_decode(e, f, &left);
-	add_prefill(e, f, &left);
-	return f->n_rows;
+	if ((rc = e->kv_rc) < 0 || (rc = add_decode(e, f, &left)) < 0 || (rc = add_prefill(e, f, &left)) < 0)
+		return rc;
+	return (int)f->n_rows;
 }

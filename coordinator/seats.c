@@ -1,12 +1,11 @@
 /* Who holds which sequence slot. */
 #include "coordinator/engine_internal.h"
 
-/* Room for every slot's drop and truncate was made when the engine was: between two
- * steps a slot is taken over once and left once at most, for what has not been sent
- * needs no drop. */
+/* Between two steps a slot is taken over once and left once at most, for what has not
+ * been sent needs no drop: the plan has room for two operations a slot. */
 static void push_op(struct gp_engine *e, enum gp_kv_op_kind kind, uint32_t seq, uint32_t pos)
 {
-	e->ops[e->n_ops++] = (struct gp_kv_op){ .kind = kind, .seq = seq, .pos = pos };
+	gp_kv_op_push(e, (struct gp_kv_op){ .kind = kind, .seq = seq, .pos = pos });
 }
 
 static uint32_t common_prefix(const struct job *a, const struct job *b, uint32_t most)
@@ -77,11 +76,7 @@ static uint32_t blocks_for(uint32_t positions)
 
 uint32_t gp_seats_held(const struct gp_engine *e)
 {
-	uint32_t n = 0;
-
-	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
-		n += e->slots[i] ? blocks_for(e->slots[i]->sent) : 0;
-	return n;
+	return gp_kv_blocks_used(e->kv, GP_KV_GLOBAL);
 }
 
 /* What it holds or soon will, with some room to go on. */
