@@ -12,7 +12,7 @@ _gempipe_options() { # VERB
 		--parse-special" ;;
 	chat) echo "$engine $sampling --ctx --system --tokens" ;;
 	serve) echo "$engine --ctx --host --port --api-key-file --name --max-sequences --max-queue
-		--max-connections --max-step-ms --kv-tokens" ;;
+		--max-connections --max-step-ms --kv-tokens --prefixes" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
 	perplexity) echo "$engine --ctx --file --ids --chunks --skip --parallel" ;;
 	evaluate) echo "$engine --ctx --text --file --ids --chunks --skip --parallel --reference

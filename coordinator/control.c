@@ -190,7 +190,7 @@ static void send_load(struct gp_pool *p, uint32_t k)
 	l->first_cpu = s->first_cpu;
 	l->kv_type = p->plan->kv_type;
 	l->context = p->plan->context;
-	l->max_sequences = p->plan->max_sequences;
+	l->max_sequences = p->plan->max_sequences + p->plan->prefixes;
 	l->vocab = gp_model_config(p->model)->vocab;
 	l->coordinator_pid = (uint32_t)getpid();
 	l->log_level = gp_log_most();

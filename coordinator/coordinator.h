@@ -23,6 +23,7 @@ struct gp_plan {
 	uint32_t n_stages;
 	struct gp_plan_stage stage[GP_MAX_STAGES];
 	uint32_t context, max_sequences, max_rows, max_logit_rows, ring_slots;
+	uint32_t prefixes;          /* sequence slots for beginnings of prompts, behind the others */
 	uint32_t kv_blocks;         /* global layers', of all sequences together */
 	enum gp_type kv_type;
 	bool check_numerics;
@@ -34,6 +35,7 @@ struct gp_plan_request {        /* zero: the default */
 	bool check_numerics;        /* search each operation's output for NaN and infinity */
 	uint32_t context;           /* 0: the smaller of the trained one and 8192 */
 	uint32_t max_sequences;     /* 0: 1 */
+	uint32_t prefixes;          /* beginnings of prompts to keep for others; 0: none */
 	uint32_t max_rows;          /* rows a step; 0: 512 */
 	uint64_t kv_tokens;         /* positions kept of all sequences together; 0: as many as
 	                               they can have */
@@ -146,6 +148,7 @@ struct gp_engine_stats {
 	uint32_t epoch;
 	uint32_t live, queued;                   /* requests, now */
 	uint32_t kv_blocks, kv_blocks_held;      /* GP_KV_BLOCK positions each */
+	uint64_t prefix_tokens;                  /* of prompts, that others had had computed */
 	uint64_t preempted;                      /* sequences that made room and began again */
 	bool huge_pages;                         /* all rings on huge pages */
 };

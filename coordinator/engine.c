@@ -28,7 +28,9 @@ static int allocate(struct gp_engine *e)
 		return gp_fail(ENOMEM, "no memory for %u sequences", p->max_sequences);
 	gp_plan_geometry(p, gp_model_config(e->model), 0, &e->in_geometry);
 	gp_plan_geometry(p, gp_model_config(e->model), p->n_stages, &e->out_geometry);
-	const int rc = gp_kv_ops_create(e);
+	int rc = gp_kv_ops_create(e);
+	if (rc == 0)
+		rc = gp_prefix_create(e);
 	return rc < 0 ? rc : gp_slot_view_create(&e->view, &e->out_geometry);
 }
 
@@ -120,6 +122,7 @@ int gp_engine_destroy(struct gp_engine *e)
 	free(e->flights);
 	free(e->meters);
 	free(e->rows);
+	gp_prefix_destroy(e);
 	gp_kv_ops_destroy(e);
 	free(e->tenures);
 	free(e->order);
@@ -271,9 +274,10 @@ static void replay_all(struct gp_engine *e)
 {
 	e->in_flight = 0;
 	gp_kv_ops_forget(e);
+	gp_prefix_forget(e);
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		if (e->slots[i])
-			e->slots[i]->sent = e->slots[i]->back = 0;
+			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->shared = 0;
 	}
 }
 

@@ -14,6 +14,7 @@
 enum job_state { JOB_QUEUED, JOB_LIVE, JOB_KEPT };
 
 struct owner;
+struct prefix;
 
 /* A request on its way. Its token list is the only durable state: after a
  * worker's death, and when it was preempted, sent falls to 0 and the list is fed
@@ -27,6 +28,9 @@ struct job {
 	uint32_t n_tokens, room;    /* room: the most that there will be */
 	uint32_t sent;              /* positions given to the pipeline */
 	uint32_t back;              /* positions that came back */
+	uint32_t saved;             /* positions of it that were kept as a prefix */
+	uint32_t shared;            /* it began with so many of another's; its own copy of the last
+	                             * block is made by the next row */
 	uint32_t charged;           /* positions that its owner was charged for */
 	uint32_t scored;            /* logits were delivered for positions below */
 	uint32_t generated;
@@ -90,6 +94,8 @@ struct gp_engine {
 	/* What the workers' caches hold once the steps sent so far are through: the same
 	 * bookkeeping, with nothing behind it. */
 	struct gp_kv_cache *kv;
+	struct prefix *prefixes;    /* of the plan's number */
+	uint64_t prefix_clock, prefix_tokens; /* prefix_tokens: not computed again */
 	struct gp_kv_op *ops;       /* to go with the next step */
 	uint32_t n_ops;
 	int kv_rc;                  /* an operation could not be */
@@ -139,6 +145,16 @@ void gp_kv_ops_destroy(struct gp_engine *e);
 void gp_kv_op_push(struct gp_engine *e, struct gp_kv_op op);
 void gp_kv_ops_forget(struct gp_engine *e); /* the workers hold nothing any more */
 
+/* prefix.c */
+#define GP_PREFIX_EVERY 512u    /* positions of a prompt at which its beginning is kept */
+int gp_prefix_create(struct gp_engine *e);
+void gp_prefix_destroy(struct gp_engine *e);
+void gp_prefix_forget(struct gp_engine *e); /* the workers hold nothing any more */
+/* Begins j, which has a free slot, with what is there of it; how many positions. */
+uint32_t gp_prefix_use(struct gp_engine *e, struct job *j);
+void gp_prefix_save(struct gp_engine *e, const struct job *j); /* all that was sent of it */
+bool gp_prefix_evict(struct gp_engine *e); /* false: there is none */
+
 /* seats.c: who holds which slot. What leaves is dropped by the next step, before
  * that step's rows, so that the slot is free at once. */
 bool gp_seat_take(struct gp_engine *e, struct job *j); /* false: no room now */
@@ -146,6 +162,8 @@ void gp_seat_leave(struct gp_engine *e, struct job *j);
 void gp_seat_preempt(struct gp_engine *e, struct job *j); /* back into its queue */
 /* Blocks that sequences have in the global layers' cache. */
 uint32_t gp_seats_held(const struct gp_engine *e);
+/* Does the next row of a job need a block of its own? */
+bool gp_begins_block(const struct job *j);
 /* So that each live sequence can go on by a row; the blocks that are free then. */
 uint32_t gp_seats_make_room(struct gp_engine *e);
 /* The live one that matters least; NULL: there is none. */

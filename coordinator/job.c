@@ -81,6 +81,8 @@ void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why)
 		j->state = JOB_KEPT;
 		return;
 	}
+	if (!j->request.on_logits && why != GP_FINISH_CANCELLED)
+		gp_prefix_save(e, j);
 	gp_seat_leave(e, j);
 	gp_job_destroy(j);
 }

@@ -295,6 +295,7 @@ int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struc
 		return rc;
 	share_cpus(p, r->threads, r->n_cpus ? r->n_cpus : count_cpus());
 	p->max_sequences = r->max_sequences ? r->max_sequences : 1;
+	p->prefixes = r->prefixes;
 	p->max_rows = r->max_rows ? r->max_rows : DEFAULT_ROWS;
 	if (p->max_rows < p->max_sequences)
 		p->max_rows = p->max_sequences;
@@ -311,10 +312,10 @@ void gp_plan_geometry(const struct gp_plan *p, const struct gp_config *c, uint32
 		      struct gp_slot_geometry *g)
 {
 	*g = (struct gp_slot_geometry){
-		.max_ops = 2 * p->max_sequences, .max_rows = p->max_rows,
+		.max_ops = 4 * p->max_sequences + 2 * p->prefixes, .max_rows = p->max_rows,
 		.payload = GP_PAYLOAD_HIDDEN, .max_payload_rows = p->max_rows,
 		.payload_cols = c->hidden,
-		.vocab = c->vocab, .max_sequences = p->max_sequences, .context = p->context,
+		.vocab = c->vocab, .max_sequences = p->max_sequences + p->prefixes, .context = p->context,
 	};
 	if (ring == 0) {
 		g->payload = GP_PAYLOAD_NONE;

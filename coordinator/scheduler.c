@@ -27,6 +27,25 @@ static void charge(struct job *j, uint32_t pos)
 	j->owner->served++;
 }
 
+/* A prompt's beginning is kept when so much and no more of it was sent. */
+static bool ends_piece(const struct gp_engine *e, const struct job *j)
+{
+	return e->plan.prefixes && j->sent % GP_PREFIX_EVERY == 0 && j->sent < j->request.n_prompt &&
+	       !j->request.on_logits;
+}
+
+static void save_prefixes(struct gp_engine *e)
+{
+	for (uint32_t i = 0; i < e->plan.max_sequences && e->plan.prefixes; i++) {
+		struct job *j = e->slots[i];
+
+		if (!gp_is_live(j) || !j->sent || j->saved >= j->sent || !ends_piece(e, j))
+			continue;
+		gp_prefix_save(e, j);
+		j->saved = j->sent;
+	}
+}
+
 static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint32_t most,
 			  struct budget *left)
 {
@@ -36,7 +55,7 @@ static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint3
 	while (taken < most && j->sent < j->n_tokens && left->rows) {
 		const bool wants = gp_job_wants_logits(j, j->sent);
 
-		const bool begins = j->sent % GP_KV_BLOCK == 0; /* a block */
+		const bool begins = gp_begins_block(j);
 
 		if ((wants && !left->logit_rows) || (begins && !left->blocks))
 			break;
@@ -51,6 +70,8 @@ static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint3
 		f->tenures[f->n_rows++] = e->tenures[j->slot];
 		charge(j, j->sent++);
 		taken++;
+		if (ends_piece(e, j))
+			break;
 	}
 	rc = gp_kv_extend(e->kv, j->slot, taken);
 	return rc < 0 ? rc : (int)taken;
@@ -150,6 +171,7 @@ int gp_schedule(struct gp_engine *e, struct flight *f)
 	int rc;
 
 	f->n_rows = f->n_prefill = 0;
+	save_prefixes(e);
 	seat_queued(e);
 	left.blocks = gp_seats_make_room(e);
 	if ((rc = e->kv_rc) < 0 || (rc = add_decode(e, f, &left)) < 0 || (rc = add_prefill(e, f, &left)) < 0)

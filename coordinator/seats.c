@@ -1,8 +1,9 @@
 /* Who holds which sequence slot. */
 #include "coordinator/engine_internal.h"
 
-/* Between two steps a slot is taken over once and left once at most, for what has not
- * been sent needs no drop: the plan has room for two operations a slot. */
+/* Between two steps a slot is taken once and left once at most, for what has not been sent
+ * needs no drop, and what it has may be kept as a prefix before either. The plan has room
+ * for that, and for each prefix to go and to come. */
 static void push_op(struct gp_engine *e, enum gp_kv_op_kind kind, uint32_t seq, uint32_t pos)
 {
 	gp_kv_op_push(e, (struct gp_kv_op){ .kind = kind, .seq = seq, .pos = pos });
@@ -79,6 +80,11 @@ uint32_t gp_seats_held(const struct gp_engine *e)
 	return gp_kv_blocks_used(e->kv, GP_KV_GLOBAL);
 }
 
+bool gp_begins_block(const struct job *j)
+{
+	return j->sent % GP_KV_BLOCK == 0 || j->sent == j->shared;
+}
+
 /* What it holds or soon will, with some room to go on. */
 static uint32_t claim(const struct job *j)
 {
@@ -118,7 +124,7 @@ static uint32_t needed(const struct gp_engine *e)
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		const struct job *j = e->slots[i];
 
-		n += gp_is_live(j) && j->sent < j->n_tokens && j->sent % GP_KV_BLOCK == 0;
+		n += gp_is_live(j) && j->sent < j->n_tokens && gp_begins_block(j);
 	}
 	return n;
 }
@@ -126,7 +132,7 @@ static uint32_t needed(const struct gp_engine *e)
 uint32_t gp_seats_make_room(struct gp_engine *e)
 {
 	while (gp_seats_held(e) + needed(e) > e->plan.kv_blocks)
-		if (!evict_kept(e, 0) && e->n_live > 1)
+		if (!gp_prefix_evict(e) && !evict_kept(e, 0) && e->n_live > 1)
 			gp_seat_preempt(e, gp_seat_least(e));
 	return e->plan.kv_blocks - gp_seats_held(e);
 }
@@ -149,6 +155,8 @@ bool gp_seat_take(struct gp_engine *e, struct job *j)
 	gp_meter_time(e);
 	if (kept)
 		take_over(e, j, kept); /* frees it; its slot is j's from here on */
+	else
+		j->sent = j->back = j->shared = j->saved = gp_prefix_use(e, j);
 	e->slots[j->slot] = j;
 	e->tenures[j->slot]++;
 	e->n_live++;
@@ -162,7 +170,7 @@ void gp_seat_leave(struct gp_engine *e, struct job *j)
 		push_op(e, GP_KV_DROP, j->slot, 0);
 	e->slots[j->slot] = NULL;
 	e->tenures[j->slot]++;
-	j->sent = j->back = 0;
+	j->sent = j->back = j->shared = 0;
 }
 
 void gp_seat_preempt(struct gp_engine *e, struct job *j)

@@ -170,20 +170,37 @@ static int check_sequence(const struct gp_kv_cache *kv, uint32_t seq)
 	               kv->limits.max_sequences);
 }
 
+static uint32_t sees_from(const struct gp_kv_cache *kv, uint32_t pos)
+{
+	return pos >= kv->limits.window ? pos - kv->limits.window + 1 : 0;
+}
+
+static bool continues(const struct gp_kv_cache *kv, uint32_t seq, uint32_t pos)
+{
+	const struct sequence *s = &kv->sequences[seq];
+
+	return pos <= s->length && !(pos && kv->limits.has_kind[GP_KV_LOCAL] &&
+				     sees_from(kv, pos) < s->held_from * GP_KV_BLOCK);
+}
+
 /* Can seq go on at pos: does it hold the window before it? From 0 it always can. */
 static int check_continues(const struct gp_kv_cache *kv, uint32_t seq, uint32_t pos)
 {
 	const struct sequence *s = &kv->sequences[seq];
-	uint32_t sees = pos >= kv->limits.window ? pos - kv->limits.window + 1 : 0;
 
+	if (continues(kv, seq, pos))
+		return 0;
 	if (pos > s->length)
 		return gp_fail(ERANGE, "KV cache: sequence %u ends at %u, before position %u; "
 		               "replay it", seq, s->length, pos);
-	if (pos && kv->limits.has_kind[GP_KV_LOCAL] && sees < s->held_from * GP_KV_BLOCK)
-		return gp_fail(ERANGE, "KV cache: sequence %u holds local positions from %u on, "
+	return gp_fail(ERANGE, "KV cache: sequence %u holds local positions from %u on, "
 		               "position %u needs %u; replay it", seq,
-		               s->held_from * GP_KV_BLOCK, pos, sees);
-	return 0;
+		       s->held_from * GP_KV_BLOCK, pos, sees_from(kv, pos));
+}
+
+bool gp_kv_check(const struct gp_kv_cache *kv, uint32_t seq, uint32_t pos)
+{
+	return seq < kv->limits.max_sequences && continues(kv, seq, pos);
 }
 
 static void cut(struct gp_kv_cache *kv, struct sequence *s, uint32_t pos)

@@ -18,6 +18,7 @@ static const char help[] =
 	"      --max-connections N  (default 1500)\n"
 	"      --max-step-ms T    of steps that carry a prompt beside tokens of others\n"
 	"                         (default: twice what they take without)\n"
+	"      --prefixes N       beginnings of prompts that are kept for others (default 16)\n"
 	"      --kv-tokens N      positions that all sequences together may hold; when they are\n"
 	"                         used up, the youngest makes room and begins again later\n"
 	"                         (default: max-sequences x ctx)\n"
@@ -29,7 +30,7 @@ static const char help[] =
 	"    -d '{\"model\": \"MODEL\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n";
 
 enum { OPT_HOST = CLI_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_SEQUENCES, OPT_QUEUE,
-       OPT_CONNECTIONS, OPT_STEP, OPT_KV };
+       OPT_CONNECTIONS, OPT_STEP, OPT_KV, OPT_PREFIXES };
 
 static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
@@ -41,6 +42,7 @@ static const struct option options[] = {
 	{ "max-queue", required_argument, NULL, OPT_QUEUE },
 	{ "max-connections", required_argument, NULL, OPT_CONNECTIONS },
 	{ "max-step-ms", required_argument, NULL, OPT_STEP },
+	{ "prefixes", required_argument, NULL, OPT_PREFIXES },
 	{ "kv-tokens", required_argument, NULL, OPT_KV },
 	{ 0 },
 };
@@ -82,6 +84,10 @@ static int own_option(struct serve *s, int o)
 	case OPT_CONNECTIONS:
 		rc = gp_parse_u64("--max-connections", optarg, 2, 1u << 16, &v);
 		s->http.max_connections = (uint32_t)v;
+		return rc;
+	case OPT_PREFIXES:
+		rc = gp_parse_u64("--prefixes", optarg, 0, 1024, &v);
+		s->cli.plan.prefixes = (uint32_t)v;
 		return rc;
 	case OPT_STEP:
 		rc = gp_parse_u64("--max-step-ms", optarg, 1, 1u << 20, &v);
@@ -145,6 +151,7 @@ int main(int argc, char **argv)
 
 	cli_init(&s.cli, "serve");
 	s.cli.plan.max_sequences = 8;
+	s.cli.plan.prefixes = 16;
 	s.cli.max_queue = 256;
 	if ((status = read_arguments(&s, argc, argv)) != 0)
 		return status;

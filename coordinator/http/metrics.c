@@ -104,6 +104,8 @@ static void show_all(FILE *f, struct server *s, const struct gp_engine_stats *e)
 	value(f, "preemptions_total", "counter", "Sequences that made room and began again.",
 	      e->preempted);
 	value(f, "prompt_tokens_total", "counter", "Tokens of prompts.", atomic_load(&m->prompt_tokens));
+	value(f, "prefix_tokens_total", "counter", "Tokens of prompts that were not computed again.",
+	      e->prefix_tokens);
 	value(f, "generated_tokens_total", "counter", "Tokens generated.",
 	      atomic_load(&m->generated_tokens));
 	value(f, "kv_blocks", "gauge", "Blocks of the KV cache, of 64 positions.", e->kv_blocks);

@@ -1,0 +1,141 @@
+/* Beginnings of sequences that are kept in the KV caches, for those that begin alike. Each
+ * has a sequence slot behind those of the live ones; its blocks are shared with whoever
+ * began with it or left it. It can be gone on from where it ends, and from a little before
+ * that: local layers hold only a window. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/engine_internal.h"
+
+#define LEAST 64u               /* tokens; fewer are computed as fast */
+
+struct prefix {
+	uint32_t *tokens, n;    /* n 0: free */
+	uint64_t used;
+};
+
+int gp_prefix_create(struct gp_engine *e)
+{
+	e->prefixes = calloc(e->plan.prefixes + 1u, sizeof *e->prefixes);
+	return e->prefixes ? 0 : gp_fail(ENOMEM, "no memory for %u prefixes", e->plan.prefixes);
+}
+
+void gp_prefix_forget(struct gp_engine *e)
+{
+	for (uint32_t i = 0; e->prefixes && i < e->plan.prefixes; i++) {
+		free(e->prefixes[i].tokens);
+		e->prefixes[i] = (struct prefix){ 0 };
+	}
+}
+
+void gp_prefix_destroy(struct gp_engine *e)
+{
+	gp_prefix_forget(e);
+	free(e->prefixes);
+}
+
+static uint32_t slot_of(const struct gp_engine *e, uint32_t i)
+{
+	return e->plan.max_sequences + i;
+}
+
+static uint32_t common(const struct prefix *p, const struct job *j, uint32_t most)
+{
+	uint32_t n = 0;
+
+	most = p->n < most ? p->n : most;
+	/* Most differ early or not at all. */
+	if (most && memcmp(p->tokens, j->tokens, most * sizeof *p->tokens) == 0)
+		return most;
+	while (n < most && p->tokens[n] == j->tokens[n])
+		n++;
+	return n;
+}
+
+/* How much of it the job can begin with; the last token always runs, for its logits. */
+static uint32_t usable(const struct gp_engine *e, uint32_t i, const struct job *j)
+{
+	const uint32_t n = common(&e->prefixes[i], j, j->n_tokens - 1);
+
+	return n >= LEAST && gp_kv_check(e->kv, slot_of(e, i), n) ? n : 0;
+}
+
+uint32_t gp_prefix_use(struct gp_engine *e, struct job *j)
+{
+	uint32_t best = 0, best_n = 0;
+
+	for (uint32_t i = 0; i < e->plan.prefixes && !j->request.on_logits; i++) {
+		const uint32_t n = e->prefixes[i].n > best_n ? usable(e, i, j) : 0;
+
+		if (n > best_n) {
+			best = i;
+			best_n = n;
+		}
+	}
+	if (!best_n)
+		return 0;
+	e->prefixes[best].used = ++e->prefix_clock;
+	e->prefix_tokens += best_n;
+	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .seq = j->slot,
+					    .src = slot_of(e, best), .pos = best_n });
+	return best_n;
+}
+
+/* The one that was used longest ago, or a free one. */
+static uint32_t oldest(const struct gp_engine *e)
+{
+	uint32_t old = 0;
+
+	for (uint32_t i = 1; i < e->plan.prefixes; i++)
+		if (e->prefixes[i].used < e->prefixes[old].used)
+			old = i;
+	return old;
+}
+
+static struct prefix *find_same(const struct gp_engine *e, const struct job *j)
+{
+	for (uint32_t i = 0; i < e->plan.prefixes; i++) {
+		struct prefix *p = &e->prefixes[i];
+
+		if (p->n == j->sent && memcmp(p->tokens, j->tokens, p->n * sizeof *p->tokens) == 0)
+			return p;
+	}
+	return NULL;
+}
+
+void gp_prefix_save(struct gp_engine *e, const struct job *j)
+{
+	if (!e->plan.prefixes || j->sent < LEAST)
+		return;
+	const uint32_t i = oldest(e);
+	struct prefix *p = find_same(e, j);
+	/* Without memory for it this one is not kept. */
+	uint32_t *tokens = p ? NULL : malloc(j->sent * sizeof *tokens);
+
+	if (p)
+		p->used = ++e->prefix_clock;
+	if (!tokens)
+		return;
+	p = &e->prefixes[i];
+	free(p->tokens);
+	memcpy(tokens, j->tokens, j->sent * sizeof *tokens);
+	*p = (struct prefix){ .tokens = tokens, .n = j->sent, .used = ++e->prefix_clock };
+	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .seq = slot_of(e, i),
+					    .src = j->slot, .pos = j->sent });
+}
+
+bool gp_prefix_evict(struct gp_engine *e)
+{
+	struct prefix *p = NULL;
+
+	for (uint32_t i = 0; i < e->plan.prefixes; i++)
+		if (e->prefixes[i].n && (!p || e->prefixes[i].used < p->used))
+			p = &e->prefixes[i];
+	if (!p)
+		return false;
+	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_DROP,
+					    .seq = slot_of(e, (uint32_t)(p - e->prefixes)) });
+	free(p->tokens);
+	*p = (struct prefix){ 0 };
+	return true;
+}
