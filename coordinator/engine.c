@@ -155,6 +155,12 @@ void gp_engine_interrupt(struct gp_engine *e)
 
 /* ---- steps out ------------------------------------------------------------------ */
 
+/* The place of the next step, or of the step that has come back. */
+static struct flight *flight_of(struct gp_engine *e, uint64_t step)
+{
+	return &e->flights[step % (e->plan.n_stages + 1)];
+}
+
 static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
 {
 	const uint64_t start = gp_now_ns();
@@ -170,15 +176,10 @@ static int send_step(struct gp_engine *e, void *slot, uint32_t n_rows)
 	gp_ring_publish(&e->pool->rings[0]);
 	e->n_ops = 0;
 	e->in_flight++;
+	e->decode_in_flight += n_rows > flight_of(e, h.step)->n_prefill;
 	gp_trace_span("coordinator", "send", start, gp_now_ns(), "rows", n_rows);
 	gp_trace_flow(true, h.step, 0, start);
 	return 0;
-}
-
-/* The place of the next step, or of the step that has come back. */
-static struct flight *flight_of(struct gp_engine *e, uint64_t step)
-{
-	return &e->flights[step % (e->plan.n_stages + 1)];
 }
 
 /* One step in each stage. Prompts alone have one more on its way to the first, so that
@@ -235,7 +236,7 @@ static int deliver_rows(struct gp_engine *e)
 	return rc;
 }
 
-static void learn_pace(struct gp_engine *e)
+static void learn(struct gp_engine *e)
 {
 	const struct flight *f = flight_of(e, e->view.header.step);
 	uint64_t ns = 0;
@@ -246,6 +247,10 @@ static void learn_pace(struct gp_engine *e)
 		ns += t->end_ns > t->start_ns ? t->end_ns - t->start_ns : 0;
 	}
 	gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
+	if (e->plan.n_stages > 1)
+		gp_deal_learn(&e->deal, gp_count_decode(e), f->n_rows - f->n_prefill,
+			      f->n_prefill > 0, gp_now_ns());
+	e->decode_in_flight -= f->n_rows > f->n_prefill;
 }
 
 static int take_step(struct gp_engine *e, const void *slot)
@@ -258,7 +263,7 @@ static int take_step(struct gp_engine *e, const void *slot)
 	if (e->view.header.epoch == e->epoch) {
 		e->in_flight--;
 		gp_meter_step(e, &e->view.header);
-		learn_pace(e);
+		learn(e);
 		rc = deliver_rows(e);
 	}
 	gp_ring_release(&e->pool->rings[e->plan.n_stages]);
@@ -272,7 +277,7 @@ static int take_step(struct gp_engine *e, const void *slot)
 /* All KV is gone and the rings are empty: every list is fed from its start. */
 static void replay_all(struct gp_engine *e)
 {
-	e->in_flight = 0;
+	e->in_flight = e->decode_in_flight = 0;
 	gp_kv_ops_forget(e);
 	gp_prefix_forget(e);
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {

@@ -2,6 +2,7 @@
 #ifndef GP_ENGINE_INTERNAL_H
 #define GP_ENGINE_INTERNAL_H
 
+#include "coordinator/deal.h"
 #include "coordinator/pace.h"
 #include "coordinator/pool.h"
 
@@ -76,6 +77,8 @@ struct gp_engine {
 	uint32_t *tenures;          /* by sequence slot: how often it changed hands */
 	uint32_t n_live, n_queued, turn; /* turn: whose slot is served first */
 	struct gp_pace pace;
+	struct gp_deal deal;
+	uint32_t decode_in_flight;  /* steps with rows in decode */
 	struct owner *owners;
 	struct job **order;         /* scratch: live jobs */
 	uint64_t preempted;
@@ -174,6 +177,8 @@ bool gp_is_live(const struct job *j); /* NULL is fine, here and below */
 /* Generates, and nothing but the token sampled last is left to be sent, or it is on its
  * way. */
 bool gp_in_decode(const struct job *j);
+/* How many are. */
+uint32_t gp_count_decode(const struct gp_engine *e);
 /* Fills e->rows for one step, and f; the number of rows, or < 0. */
 int gp_schedule(struct gp_engine *e, struct flight *f);
 

@@ -77,17 +77,25 @@ static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint3
 	return rc < 0 ? rc : (int)taken;
 }
 
-/* Sequences in decode are dealt out to as many steps as there are stages: all in one
- * step would leave all stages but one idle. Those left out come first next time. */
+uint32_t gp_count_decode(const struct gp_engine *e)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++)
+		n += gp_in_decode(e->slots[i]);
+	return n;
+}
+
+/* In as many steps at a time as deal.c says. Those left out come first next time. */
 static int add_decode(struct gp_engine *e, struct flight *f, struct budget *left)
 {
 	const uint32_t slots = e->plan.max_sequences, first = e->turn;
-	uint32_t n = 0, most;
+	const uint32_t steps = e->deal.split ? e->plan.n_stages : 1;
+	const uint32_t most = (gp_count_decode(e) + steps - 1) / steps;
 	int rc = 0;
 
-	for (uint32_t i = 0; i < slots; i++)
-		n += gp_in_decode(e->slots[i]);
-	most = (n + e->plan.n_stages - 1) / e->plan.n_stages;
+	if (e->decode_in_flight >= steps)
+		return 0;
 	for (uint32_t i = 0; i < slots && f->n_rows < most && rc >= 0; i++) {
 		const uint32_t slot = (first + i) % slots;
 

@@ -397,8 +397,8 @@ static void test_hostile_bytes(void **state)
 	static const char *const raw[] = {
 		"GET / HTTP/9.9\r\n\r\n", "\r\n\r\n\r\n", "GET\r\n\r\n", "{\"a\":1}",
 		"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-		"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-		"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+		("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+		 "Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
 	};
 	static const char large[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
 				    "application/json\r\nContent-Length: 99999999999\r\n\r\n";
