@@ -47,7 +47,10 @@ void gp_text_destroy(struct gp_text *t)
 
 static int append(struct gp_text *t, const char *text, size_t bytes)
 {
-	memmove(t->held, t->held + t->given, t->n - t->given);
+	if (!bytes && !t->given)
+		return 0;
+	if (t->given)
+		memmove(t->held, t->held + t->given, t->n - t->given);
 	t->n -= t->given;
 	t->given = 0;
 	if (t->room - t->n < bytes) {
@@ -59,7 +62,8 @@ static int append(struct gp_text *t, const char *text, size_t bytes)
 		t->held = more;
 		t->room = room;
 	}
-	memcpy(t->held + t->n, text, bytes);
+	if (bytes)
+		memcpy(t->held + t->n, text, bytes);
 	t->n += bytes;
 	return 0;
 }
