@@ -27,6 +27,7 @@
 #ifndef GP_AIE_H
 #define GP_AIE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define GP_AIE_COLUMNS 4u
@@ -87,14 +88,25 @@ struct gp_aie_bf16_x {
 struct gp_aie_bf16_w { uint16_t w[GP_AIE_BF16_K * GP_AIE_BF16_N]; }; /* [n / 4][k / 8][k % 8][n % 4] */
 struct gp_aie_bf16_y { float y[GP_AIE_BF16_M * GP_AIE_BF16_N]; };    /* [n / 4][m / 4][m % 4][n % 4] */
 
-/* ---- one row, int4 weights dequantised in the tile: "gemv-int4-1x256x64" ----------
- * Streams w as gemm-int4 does; rows of x are 1. x is bf16, each element eight times, as the
- * kernel multiplies it with eight outputs' weights. Tile (r, c) makes outputs 16r to
- * 16r + 15 of column c's 64. */
+/* ---- one row, int4 weights unpacked in the tile: "gemv-int4-1x256x64" ---------------
+ * Streams w as gemm-int4 does, with bfloat16 x, whose rows are 1. Tile (r, c) makes outputs
+ * 16r to 16r + 15 of column c's 64: part r of each w tile. Every column streams the same x.
+ *   y[n] += sum over groups g of (sum over k in g of x[k] wq[n][k]) * (t[n][g] * w_step[n]) */
 struct gp_aie_gemv_x {
 	struct gp_aie_header header;
-	uint16_t x[GP_AIE_INT4_K * 8];              /* [k][8] */
+	uint16_t x[GP_AIE_INT4_K];
 };
 struct gp_aie_gemv_y { float y[GP_AIE_INT4_PART_N]; };
+
+/* ---- the forms -------------------------------------------------------------------- */
+enum gp_aie_form { GP_AIE_GEMM_INT4, GP_AIE_GEMM_BF16, GP_AIE_GEMV_INT4, GP_AIE_FORMS };
+struct gp_aie_form_info {
+	const char *name;                      /* of its program: FORM-MxKxN */
+	uint32_t m, k, n;                      /* of a tile; n: of a column's tiles together in GEMV */
+	uint32_t x_bytes, w_bytes, y_bytes;    /* of what is streamed for a tile; y: of one tile */
+	bool shares_x;                         /* every column gets the same x */
+};
+extern const struct gp_aie_form_info gp_aie_forms[GP_AIE_FORMS];
+const struct gp_aie_form_info *gp_aie_form_by_name(const char *name); /* NULL: there is none */
 
 #endif
