@@ -23,11 +23,14 @@ LIBS = $(PKG_LIBS) -lm
 # Vulkan is optional; without its parts the build says so and leaves it out.
 VULKAN := $(and $(shell pkg-config --exists vulkan && echo y),$(shell command -v glslc))
 VULKAN_LIBS := $(if $(VULKAN),$(shell pkg-config --libs vulkan))
+# The NPU's kernels are C++; without a compiler for it there is no NPU worker.
+CXX ?= g++
+NPU := $(shell command -v $(firstword $(lastword $(CXX))) >/dev/null && echo y)
 
 .DEFAULT_GOAL := all
 
 # ---- libraries: one a folder, in the order in which they depend on each other
-FOLDERS := base shm proto kernels model quantize workers workers/cpu $(if $(VULKAN),workers/vulkan) coordinator
+FOLDERS := base shm proto kernels model quantize workers workers/cpu $(if $(VULKAN),workers/vulkan) $(if $(NPU),kernels/aie workers/npu) coordinator
 SRC_base        := $(wildcard base/*.c)
 SRC_shm         := $(wildcard shm/*.c)
 SRC_proto       := $(wildcard proto/*.c)
@@ -37,6 +40,8 @@ SRC_quantize    := $(wildcard quantize/*.c)
 SRC_workers     := $(wildcard workers/*.c)
 SRC_workers/cpu := $(filter-out workers/cpu/main.c,$(wildcard workers/cpu/*.c))
 SRC_workers/vulkan := $(filter-out workers/vulkan/main.c,$(wildcard workers/vulkan/*.c))
+SRC_kernels/aie := $(wildcard kernels/aie/*.c)
+SRC_workers/npu := $(filter-out workers/npu/main.c,$(wildcard workers/npu/*.c))
 SRC_coordinator := $(wildcard coordinator/*.c)
 lib = $(BUILD)/lib/libgp_$(subst /,_,$(1)).a
 
@@ -45,6 +50,7 @@ $(call lib,$(1)): $(patsubst %.c,$(BUILD)/obj/%.o,$(SRC_$(1)))
 endef
 $(foreach f,$(FOLDERS),$(eval $(call library,$(f))))
 $(call lib,proto): $(BUILD)/obj/proto/control.pb-c.o
+$(call lib,kernels/aie): $(patsubst %.cc,$(BUILD)/obj/%.o,$(wildcard kernels/aie/*.cc))
 
 $(BUILD)/lib/%.a:
 	@mkdir -p $(@D)
@@ -55,6 +61,13 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC    $<"
 	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c $< -o $@
+
+# The NPU's kernels over a model of AMD's AIE API; they need nothing of C++'s library.
+$(BUILD)/obj/%.o: %.cc
+	@mkdir -p $(@D)
+	@echo "  CXX   $<"
+	$(Q)$(CXX) $(CPPFLAGS) -Ikernels/aie/emulation -std=c++20 -Wall -Wextra -Wshadow -Wconversion \
+		-ffp-contract=off -fno-exceptions -fno-rtti -O3 -g $(SAN_FLAGS) -MMD -MP -c $< -o $@
 
 # One file an instruction set; nothing outside these may use it.
 $(BUILD)/obj/kernels/%avx2.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c
@@ -100,6 +113,7 @@ CLOSURE_kernels     := kernels base
 CLOSURE_model       := model kernels base
 CLOSURE_quantize    := quantize model kernels base
 CLOSURE_workers     := workers workers/cpu $(if $(VULKAN),workers/vulkan) model kernels proto shm base
+CLOSURE_workers/npu := workers/npu kernels/aie $(CLOSURE_workers)
 CLOSURE_coordinator := coordinator model kernels proto shm base
 CLOSURE_tools       := quantize coordinator workers/cpu workers model kernels proto shm base
 libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
@@ -107,11 +121,14 @@ libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
 # ---- programs
 TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
 BIN := $(TOOLS:%=$(BUILD)/bin/gempipe-%) $(BUILD)/bin/gempipe-worker-cpu \
-	$(if $(VULKAN),$(BUILD)/bin/gempipe-worker-vulkan)
+	$(if $(VULKAN),$(BUILD)/bin/gempipe-worker-vulkan) $(if $(NPU),$(BUILD)/bin/gempipe-worker-npu)
 SRC_common := $(wildcard tools/common/*.c)
 $(eval $(call library,common))
 .PHONY: all
 all: $(BIN)
+ifeq ($(NPU),)
+	@echo "no NPU worker: it needs a C++ compiler ($(CXX))"
+endif
 ifeq ($(VULKAN),)
 	@echo "no Vulkan worker: it needs the packages libvulkan-dev and glslc"
 else ifeq ($(COOPMAT_GLSLC),)
@@ -122,6 +139,10 @@ $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(if $(filter vulkan,$*),$(VULKAN_LIBS))
+$(BUILD)/bin/gempipe-worker-npu: $(BUILD)/obj/workers/npu/main.o $(call libs,workers/npu)
+	@mkdir -p $(@D)
+	@echo "  LD    $(notdir $@)"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -ldl
 $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,tools)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
@@ -131,7 +152,7 @@ $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,to
 SRC_testcommon := $(wildcard tests/common/*.c)
 $(eval $(call library,testcommon))
 # Sanitizers see into the driver, which is not ours.
-TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%),$(wildcard tests/*/test_*.c))
+TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%) $(if $(NPU),,tests/npu/%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 # What tests put in front of libraries: faults that no healthy driver shows.
 PRELOADS := $(if $(and $(VULKAN),$(if $(SAN),,y)),$(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/*.c)))
@@ -145,9 +166,10 @@ define test_rule
 $(BUILD)/$(1:%.c=%): $(BUILD)/obj/$(1:%.c=%.o) $(call lib,testcommon) $(call libs,$(notdir $(patsubst %/,%,$(dir $(1)))))
 	@mkdir -p $$(@D)
 	@echo "  LD    $$@"
-	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $$(LIBS) $$(VULKAN_LIBS)
+	$$(Q)$$(CC) $$(LDFLAGS) -o $$@ $$^ -lcmocka $$(LIBS) $$(VULKAN_LIBS) -ldl
 endef
 CLOSURE_cli := common $(CLOSURE_tools)
+CLOSURE_npu := $(CLOSURE_workers/npu)
 $(foreach t,$(TEST_SRC),$(eval $(call test_rule,$(t))))
 
 # ---- benchmarks: tests/bench/*.c
