@@ -34,6 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "tests/preload/npu_mark.h"
 #include "workers/npu/array.h"
 #include "workers/npu/npu.h"
@@ -171,7 +172,7 @@ static int bo_info(struct xdna_bo_info *a)
 	return 0;
 }
 
-static int close_bo(const struct drm_gem_close *a)
+static int close_bo(const struct drm_handle *a)
 {
 	struct bo *bo = bo_of(a->handle);
 
@@ -345,14 +346,14 @@ static int wait_for(const struct context *c, uint64_t sequence, int64_t until_ns
 	return 0;
 }
 
-static int wait_syncobj(const struct drm_syncobj_timeline_wait *a)
+static int wait_syncobj(const struct drm_timeline_wait *a)
 {
 	const uint32_t *handle = (const uint32_t *)(uintptr_t)a->handles;
 	const uint64_t *point = (const uint64_t *)(uintptr_t)a->points;
 
-	if (a->count_handles != 1)
+	if (a->n != 1)
 		return EINVAL;
-	return wait_for(context_of(handle[0]), point[0], a->timeout_nsec);
+	return wait_for(context_of(handle[0]), point[0], a->until_ns);
 }
 
 static int wait_command(const struct xdna_wait *a)
@@ -404,27 +405,29 @@ static int get_info(struct xdna_get_info *a)
 	return EOPNOTSUPP;
 }
 
-static int version(struct drm_version *v)
+static int version(struct drm_version_text *v)
 {
-	v->version_major = 0;
-	v->version_minor = 6;
-	v->version_patchlevel = 0;
-	if (v->name && v->name_len)
-		strncpy(v->name, "amdxdna", v->name_len);
-	v->name_len = 7;
-	v->date_len = v->desc_len = 0;
+	static const char name[] = "amdxdna";
+
+	v->major = 0;
+	v->minor = 6;
+	v->patch = 0;
+	if (v->name)
+		memcpy(v->name, name, v->name_bytes < sizeof name - 1 ? v->name_bytes : sizeof name - 1);
+	v->name_bytes = sizeof name - 1;
+	v->date_bytes = v->text_bytes = 0;
 	return 0;
 }
 
 /* ---- the calls ------------------------------------------------------------------------- */
 /* An errno; -1: this device has no such call. */
-static int dispatch(unsigned long request, void *a)
+static int dispatch(unsigned number, void *a)
 {
-	switch (request) {
-	case DRM_IOCTL_VERSION: return version(a);
-	case DRM_IOCTL_GEM_CLOSE: return close_bo(a);
-	case DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT: return wait_syncobj(a);
-	case DRM_IOCTL_SYNCOBJ_DESTROY: return 0;
+	switch (number) {
+	case DRM_VERSION: return version(a);
+	case DRM_CLOSE_BO: return close_bo(a);
+	case DRM_SYNCOBJ_WAIT: return wait_syncobj(a);
+	case DRM_SYNCOBJ_DESTROY: return 0;
 	case XDNA_CREATE_CONTEXT: return create_context(a);
 	case XDNA_DESTROY_CONTEXT: return destroy_context(a);
 	case XDNA_CONFIG_CONTEXT: return configure(a);
@@ -445,8 +448,8 @@ static int answer_ioctl(unsigned long request, void *a)
 	int rc;
 
 	pthread_mutex_lock(&npu.lock);
-	rc = request != DRM_IOCTL_VERSION && fails("old", &olds) ? EINVAL : dispatch(request, a);
-	say("ioctl %#lx: %d", request, rc);
+	rc = _IOC_NR(request) != DRM_VERSION && fails("old", &olds) ? EINVAL : dispatch(_IOC_NR(request), a);
+	say("ioctl %#lx: %d", _IOC_NR(request), rc);
 	pthread_mutex_unlock(&npu.lock);
 	if (rc)
 		errno = rc < 0 ? ENOTTY : rc;

@@ -1,11 +1,12 @@
 /* The ioctls of Linux' amdxdna driver that gempipe asks itself (xdna.c) and that the fake
  * device of the tests answers. What they mean and how they lie in memory: Linux'
- * include/uapi/drm/amdxdna_accel.h, which Debian's headers do not have yet. */
+ * include/uapi/drm/amdxdna_accel.h and drm.h, which Debian's kernel headers leave out. */
 #ifndef GP_XDNA_ABI_H
 #define GP_XDNA_ABI_H
 
 #include <stdint.h>
-#include <drm/drm.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
 
 enum xdna_bo_type { XDNA_BO_SHARE = 1, XDNA_BO_HEAP = 2, XDNA_BO_DEV = 3, XDNA_BO_CMD = 4 };
 enum xdna_query {
@@ -91,17 +92,31 @@ struct xdna_firmware {
 	uint32_t major, minor, patch, build;
 };
 
-#define XDNA_IO(n, type) DRM_IOWR(DRM_COMMAND_BASE + (n), type)
-#define XDNA_CREATE_CONTEXT XDNA_IO(0, struct xdna_create_context)
-#define XDNA_DESTROY_CONTEXT XDNA_IO(1, struct xdna_destroy_context)
-#define XDNA_CONFIG_CONTEXT XDNA_IO(2, struct xdna_config_context)
-#define XDNA_CREATE_BO XDNA_IO(3, struct xdna_create_bo)
-#define XDNA_GET_BO_INFO XDNA_IO(4, struct xdna_bo_info)
-#define XDNA_SYNC_BO XDNA_IO(5, struct xdna_sync_bo)
-#define XDNA_EXEC XDNA_IO(6, struct xdna_exec)
-#define XDNA_GET_INFO XDNA_IO(7, struct xdna_get_info)
-#define XDNA_SET_STATE XDNA_IO(8, struct xdna_get_info)
-#define XDNA_WAIT DRM_IOW(DRM_COMMAND_BASE + 9, struct xdna_wait)
-#define XDNA_GET_ARRAY XDNA_IO(10, struct xdna_get_array)
+/* Of all DRM drivers. */
+struct drm_version_text {
+	int major, minor, patch;
+	size_t name_bytes;
+	char *name;
+	size_t date_bytes;
+	char *date;
+	size_t text_bytes;
+	char *text;
+};
+struct drm_handle {
+	uint32_t handle, pad;
+};
+struct drm_timeline_wait {
+	uint64_t handles, points;
+	int64_t until_ns;               /* CLOCK_MONOTONIC */
+	uint32_t n, flags, first, pad;  /* newer ones have more behind it */
+};
+
+/* Numbers of the calls; the driver's own begin at 0x40. */
+enum {
+	DRM_VERSION = 0x00, DRM_CLOSE_BO = 0x09, DRM_SYNCOBJ_DESTROY = 0xc0, DRM_SYNCOBJ_WAIT = 0xca,
+	XDNA_CREATE_CONTEXT = 0x40, XDNA_DESTROY_CONTEXT, XDNA_CONFIG_CONTEXT, XDNA_CREATE_BO,
+	XDNA_GET_BO_INFO, XDNA_SYNC_BO, XDNA_EXEC, XDNA_GET_INFO, XDNA_SET_STATE, XDNA_WAIT, XDNA_GET_ARRAY,
+};
+#define DRM_REQUEST(number, type) _IOWR('d', number, type)
 
 #endif
