@@ -134,14 +134,14 @@ struct gp_npu_driver {
 /* workers/npu/sim.c */
 extern const struct gp_npu_driver gp_npu_sim;
 
-/* workers/npu/xrt.c: opens the shim, looked for beside the program and in GP_NPU_SHIM, once.
- * -ENODEV (message) where there is none. The shim exports GP_NPU_SHIM_ENTRY: a function
- * that returns its table, or NULL where abi is not its GP_NPU_ABI. It has no gp_fail: error
- * is where it writes the line, GP_ERROR_BYTES of room, whenever a call returns below zero;
- * each call of gp_npu_xrt's table goes through xrt.c, which hands it to gp_fail. */
+/* workers/npu/xrt.c: looks for a device (xdna.h), then opens the shim, gempipe-npu-xrt.so
+ * beside the program or what GP_NPU_SHIM names, once. As probe; -ENODEV (message) where
+ * there is no shim either. The shim exports GP_NPU_SHIM_ENTRY, which returns its driver, or NULL where abi is
+ * not its GP_NPU_ABI. It links nothing of gempipe's: fail is gp_fail. */
 #define GP_NPU_ABI 1u
 #define GP_NPU_SHIM_ENTRY "gempipe_npu_shim"
-typedef const struct gp_npu_driver *gp_npu_shim_entry(uint32_t abi, char *error);
+typedef int gp_npu_fail(int errnum, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+typedef const struct gp_npu_driver *gp_npu_shim_entry(uint32_t abi, gp_npu_fail *fail);
 int gp_npu_xrt(const struct gp_npu_driver **driver);
 
 #endif
