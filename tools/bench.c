@@ -412,7 +412,7 @@ static int measure_rulers(struct bench *b, const struct gp_plan *p)
 
 	for (uint32_t k = 0; k < p->n_stages; k++) {
 		/* Its memory and arithmetic are not what the rulers measure. */
-		if (!strcmp(p->stage[k].device, "vulkan"))
+		if (!strcmp(p->stage[k].device, "vulkan") || !strcmp(p->stage[k].device, "npu"))
 			return 0;
 		threads += p->stage[k].threads;
 	}
