@@ -456,6 +456,9 @@ static int answer_ioctl(unsigned long request, void *a)
 	return rc ? -1 : 0;
 }
 
+/* What is put in front of the C library's. */
+#pragma GCC visibility push(default)
+
 int ioctl(int fd, unsigned long request, ...)
 {
 	int (*real)(int, unsigned long, void *) = (int (*)(int, unsigned long, void *))next("ioctl");
@@ -469,7 +472,11 @@ int ioctl(int fd, unsigned long request, ...)
 
 static bool is_device(const char *path)
 {
-	return strcmp(path, "/dev/accel/accel0") == 0;
+	static const char node[] = "/dev/accel/accel0";
+	const size_t n = strlen(path);
+
+	/* Tests that look at sysfs have their own root. */
+	return n >= sizeof node - 1 && strcmp(path + n - (sizeof node - 1), node) == 0;
 }
 
 static int open_it(const char *name, const char *path, int flags, mode_t mode)
@@ -560,3 +567,5 @@ void *mmap64(void *at, size_t bytes, int protection, int flags, int fd, off64_t 
 {
 	return map_it("mmap64", at, bytes, protection, flags, fd, offset);
 }
+
+#pragma GCC visibility pop
