@@ -22,30 +22,30 @@ static FILE *create(const char *folder, const char *name, const char *ending)
 	return f;
 }
 
-/* Each operation as aiebu-dump names it, with all that it has. */
+/* Each operation as aiebu-dump -d prints it, but for the spaces. */
 static void print_op(FILE *f, const struct gp_stream_op *op)
 {
 	switch (op->code) {
 	case GP_STREAM_WRITE:
-		fprintf(f, "XAIE_IO_WRITE 0x%x 0x%x\n", op->address, op->value);
+		fprintf(f, "XAIE_IO_WRITE @0x%x, 0x%x\n", op->address, op->value);
 		break;
 	case GP_STREAM_BLOCK_WRITE:
-		fprintf(f, "XAIE_IO_BLOCKWRITE 0x%x", op->address);
+		fprintf(f, "XAIE_IO_BLOCKWRITE @0x%x, [%u]\n", op->address, op->n_words);
 		for (uint32_t i = 0; i < op->n_words; i++)
-			fprintf(f, " 0x%x", op->words[i]);
-		fprintf(f, "\n");
+			fprintf(f, "XAIE_IO_BLOCKWRITE.%u 0x%x\n", i, op->words[i]);
 		break;
 	case GP_STREAM_MASK_WRITE:
-		fprintf(f, "XAIE_IO_MASKWRITE 0x%x 0x%x 0x%x\n", op->address, op->mask, op->value);
+		fprintf(f, "XAIE_IO_MASKWRITE @0x%x, 0x%x(), 0x%x\n", op->address, op->mask, op->value);
 		break;
 	case GP_STREAM_MASK_POLL:
-		fprintf(f, "XAIE_IO_MASKPOLL 0x%x 0x%x 0x%x\n", op->address, op->mask, op->value);
+		fprintf(f, "XAIE_IO_MASKPOLL @0x%x, 0x%x()==0x%x\n", op->address, op->mask, op->value);
 		break;
 	case GP_STREAM_SYNC:
-		fprintf(f, "XAIE_IO_CUSTOM_OP_TCT\n");
+		fprintf(f, "XAIE_IO_CUSTOM_OP_TCT R[%u]+%u, C[%u]+%u, #DMA_%s, %u\n", op->row, op->rows,
+		        op->column, op->columns, op->to_array ? "MM2S" : "S2MM", op->channel);
 		break;
 	case GP_STREAM_PATCH:
-		fprintf(f, "XAIE_IO_CUSTOM_OP_DDR_PATCH 0x%x %u 0x%llx\n", op->address, op->arg,
+		fprintf(f, "XAIE_IO_CUSTOM_OP_DDR_PATCH @0x%x, #%u, +0x%llx\n", op->address, op->arg,
 		        (unsigned long long)op->arg_offset);
 		break;
 	}
@@ -92,12 +92,16 @@ static void write_products(const char *folder)
 static void write_every_operation(const char *folder)
 {
 	static const uint32_t data[] = { 1, 0xffffffff, 0x12345678 };
+	static const uint32_t bd[] = { 64, 0, 0, 0, 0x80000000, 0, 0, 0x2000000 };
 	static const struct gp_stream_op ops[] = {
 		{ .code = GP_STREAM_WRITE, .address = 0x2100400, .value = 0xdeadbeef },
 		{ .code = GP_STREAM_BLOCK_WRITE, .address = 0x4200400, .words = data, .n_words = 3 },
 		{ .code = GP_STREAM_MASK_WRITE, .address = 0x1d200, .value = 0xf00, .mask = 0x1f00 },
 		{ .code = GP_STREAM_MASK_POLL, .address = 0x1d228, .value = 0, .mask = 0xc },
+		{ .code = GP_STREAM_SYNC, .column = 2, .columns = 1, .rows = 1, .to_array = true },
 		{ .code = GP_STREAM_SYNC, .column = 3, .columns = 1, .rows = 1, .channel = 1 },
+		/* The vendor's assembler wants a patch's descriptor to be written before. */
+		{ .code = GP_STREAM_BLOCK_WRITE, .address = 0x601d000, .words = bd, .n_words = 8 },
 		{ .code = GP_STREAM_PATCH, .address = 0x601d004, .arg = 4, .arg_offset = 0x12345678 },
 	};
 	uint32_t words[128];
