@@ -31,8 +31,8 @@ NPU := $(shell command -v $(firstword $(lastword $(CXX))) >/dev/null && echo y)
 XRT ?= $(if $(wildcard /opt/xilinx/xrt/include/xrt/xrt_hw_context.h),/opt/xilinx/xrt)
 XRT_FLAGS := $(if $(XRT),-isystem $(XRT)/include)
 XRT_LIBS = $(if $(XRT),-L$(firstword $(dir $(wildcard $(XRT)/lib*/libxrt_coreutil.so $(XRT)/lib/*/libxrt_coreutil.so)))) -lxrt_coreutil
-HAS_XRT := $(if $(NPU),$(shell printf '\#include <xrt/xrt_hw_context.h>\n' | \
-	$(CXX) -std=c++17 $(XRT_FLAGS) -fsyntax-only -x c++ - 2>/dev/null && echo y))
+HAS_XRT := $(if $(NPU),$(shell $(CXX) -std=c++17 $(XRT_FLAGS) -include xrt/xrt_hw_context.h \
+	-fsyntax-only -x c++ /dev/null 2>/dev/null && echo y))
 
 .DEFAULT_GOAL := all
 
