@@ -102,6 +102,8 @@ $(BUILD)/shaders/%.comp.inc: shaders/%.comp $(wildcard shaders/*.glsl)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: CPPFLAGS += $(if $(COOPMAT_GLSLC),-DGP_COOPMAT)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: $(SHADERS)
 
+$(BUILD)/obj/workers/npu/npu_driver.o: CPPFLAGS += -DGP_NPU_PROGRAM_DIR='"$(PREFIX)/share/gempipe/npu"'
+
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
 	@mkdir -p $(BUILD)/proto
 	@echo "  PROTO $<"

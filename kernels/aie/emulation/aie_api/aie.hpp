@@ -279,22 +279,25 @@ template <> struct native<4, 16, 8, int8, int4> { static constexpr bool value = 
 template <> struct native<4, 8, 8, int8, int8> { static constexpr bool value = true; };
 template <> struct native<4, 8, 4, bfloat16, bfloat16> { static constexpr bool value = true; };
 
-inline float value_of(bfloat16 x) { return widen(x); }
-inline int16_t value_of(int8_t x) { return x; }
-
-// Of a row of K and a matrix of K x N into the N sums.
-template <unsigned K, unsigned N> inline void row(float *c, const bfloat16 *a, const bfloat16 *b)
+// c += a b, upwards in k.
+template <unsigned M, unsigned K, unsigned N>
+inline void multiply(float *c, const bfloat16 *a, const bfloat16 *b)
 {
-	for (unsigned k = 0; k < K; k++)
-		for (unsigned n = 0; n < N; n++)
-			c[n] += widen(a[k]) * widen(b[k * N + n]);
+	float fa[M * K], fb[K * N];
+
+	for (unsigned i = 0; i < M * K; i++)
+		fa[i] = widen(a[i]);
+	for (unsigned i = 0; i < K * N; i++)
+		fb[i] = widen(b[i]);
+	for (unsigned m = 0; m < M; m++)
+		for (unsigned k = 0; k < K; k++)
+			for (unsigned n = 0; n < N; n++)
+				c[m * N + n] += fa[m * K + k] * fb[k * N + n];
 }
 
 // |a b| <= 2^14 and 16 of int8 x int4 fit 16 bits, which hosts multiply faster.
 template <unsigned K, unsigned N> inline void row(int32_t *c, const int8_t *a, const int8_t *b)
 {
-	using sum = typename traits<acc32>::held;
-
 	if constexpr (K == 16) {
 		int16_t s[N] = {};
 
@@ -306,8 +309,14 @@ template <unsigned K, unsigned N> inline void row(int32_t *c, const int8_t *a, c
 	} else {
 		for (unsigned k = 0; k < K; k++)
 			for (unsigned n = 0; n < N; n++)
-				c[n] += (sum)a[k] * b[k * N + n];
+				c[n] += a[k] * b[k * N + n];
 	}
+}
+template <unsigned M, unsigned K, unsigned N>
+inline void multiply(int32_t *c, const int8_t *a, const int8_t *b)
+{
+	for (unsigned m = 0; m < M; m++)
+		row<K, N>(c + m * N, a + m * K, b);
 }
 } // namespace emulated
 
@@ -330,8 +339,7 @@ template <unsigned M, unsigned K, unsigned N, class A, class B> struct mmul {
 	}
 	void mac(const vector<A, size_A> &a, const vector<B, size_B> &b)
 	{
-		for (unsigned m = 0; m < M; m++)
-			emulated::row<K, N>(acc.v + m * N, a.v + m * K, b.v);
+		emulated::multiply<M, K, N>(acc.v, a.v, b.v);
 	}
 	template <class T> vector<T, size_C> to_vector(int shift = 0) const
 	{
