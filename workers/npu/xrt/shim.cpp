@@ -204,15 +204,20 @@ void close_device(gp_npu *npu) noexcept
 	(void)guard(step::open, [&] { delete npu; return 0; });
 }
 
-// The memory group of data and instructions is the same for all programs of npu1.
+// XRT copies, or refuses, what is not in the memory that the kernel's argument names:
+// the number in the program's list of memories, and above it the context, which does not
+// matter. Without a context: the first memory (HOST) is for data, the second (SRAM) for
+// instructions, as mlir-aie writes the list and kernels/aie/build too.
 uint32_t group_of(const gp_npu *npu, const gp_npu_context *context, gp_npu_use use)
 {
+	const bool instructions = use == GP_NPU_INSTRUCTIONS;
+
 	if (!context && !npu->contexts.empty())
 		context = npu->contexts.front().get();
 	if (!context)
-		return 0;
+		return instructions ? 1 : 0;
 	return static_cast<uint32_t>(context->kernel.group_id(
-		use == GP_NPU_INSTRUCTIONS ? instruction_argument : first_data_argument));
+		instructions ? instruction_argument : first_data_argument));
 }
 
 int alloc_buffer(gp_npu *npu, gp_npu_context *context, gp_npu_use use, size_t bytes,
