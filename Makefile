@@ -171,7 +171,7 @@ $(BUILD)/bin/gempipe-%: $(BUILD)/obj/tools/%.o $(call lib,common) $(call libs,to
 SRC_testcommon := $(wildcard tests/common/*.c)
 $(eval $(call library,testcommon))
 # Sanitizers see into the driver, which is not ours.
-TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%) $(if $(NPU),,tests/npu/%),$(wildcard tests/*/test_*.c))
+TEST_SRC := $(filter-out $(if $(and $(VULKAN),$(if $(SAN),,y)),,tests/workers/test_vulkan%) $(if $(NPU),,tests/npu/% tests/cli/test_npu%),$(wildcard tests/*/test_*.c))
 TESTS := $(TEST_SRC:%.c=$(BUILD)/%)
 # What tests put in front of libraries: faults that no healthy driver shows.
 PRELOADS := $(if $(and $(VULKAN),$(if $(SAN),,y)),$(patsubst %.c,$(BUILD)/%.so,$(wildcard tests/preload/vulkan_*.c))) \

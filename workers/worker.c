@@ -160,6 +160,11 @@ static int coordinator_lost(struct control *c)
 	return gp_fail(EPIPE, "the coordinator is gone");
 }
 
+static bool is_simulated(const struct worker *w)
+{
+	return w->options.npu && strcmp(w->options.npu, "sim") == 0;
+}
+
 static int start_load(struct control *c, const struct gp_msg_load *l)
 {
 	struct worker *w = c->w;
@@ -174,7 +179,8 @@ static int start_load(struct control *c, const struct gp_msg_load *l)
 	if ((rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
 		return rc;
 	if (l->trace_part[0]) {
-		snprintf(name, sizeof name, "stage %u: %s", l->stage, w->device->ops->name);
+		snprintf(name, sizeof name, "stage %u: %s%s", l->stage, is_simulated(w) ? "simulated " : "",
+			 w->device->ops->name);
 		if ((rc = gp_trace_open(l->trace_part, name, (int)l->stage + 1)) < 0)
 			return rc;
 	}

@@ -28,6 +28,7 @@
 #define GP_AIE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define GP_AIE_COLUMNS 4u
@@ -108,5 +109,50 @@ struct gp_aie_form_info {
 };
 extern const struct gp_aie_form_info gp_aie_forms[GP_AIE_FORMS];
 const struct gp_aie_form_info *gp_aie_form_by_name(const char *name); /* NULL: there is none */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* ---- the kernels (*.cc) -------------------------------------------------------------
+ * What runs on a compute tile for each pair of tiles that it gets. Pointers are aligned to
+ * 64 bytes. y is set by slice 0 (x's header tells) and added to by the others. Compiled by
+ * the vendor's compiler for the NPU, by the host's over emulation/ for the simulated array
+ * and the tests. No state, any thread. */
+void gp_aie_gemm_int4(const struct gp_aie_int4_x *x, const struct gp_aie_int4_w *w,
+                      struct gp_aie_int4_y *y);
+void gp_aie_gemm_bf16(const struct gp_aie_bf16_x *x, const struct gp_aie_bf16_w *w,
+                      struct gp_aie_bf16_y *y);
+void gp_aie_gemv_int4(const struct gp_aie_gemv_x *x, const struct gp_aie_int4_part *w,
+                      struct gp_aie_gemv_y *y);
+
+/* ---- packing (pack.c, the host's) -----------------------------------------------------
+ * Between float32 rows and tiles. All functions fill whole tiles, zeros where rows or
+ * elements are missing, and work from any thread. */
+
+/* What a tile is cut from: `rows` rows (at most the tile's), `k` elements of each (at most
+ * the tile's). Row i is at data + i * stride; stride counts floats. */
+struct gp_aie_piece {
+	const float *data;
+	size_t stride;
+	uint32_t rows, k;
+};
+/* To 8 bits, one scale a row: round to nearest even of x / (largest / 127). Not finite
+ * inputs make the scale so. */
+void gp_aie_pack_int4_x(struct gp_aie_int4_x *tile, const struct gp_aie_piece *x);
+void gp_aie_pack_bf16_x(struct gp_aie_bf16_x *tile, const struct gp_aie_piece *x);
+void gp_aie_pack_gemv_x(struct gp_aie_gemv_x *tile, const struct gp_aie_piece *x);
+void gp_aie_pack_bf16_w(struct gp_aie_bf16_w *tile, const struct gp_aie_piece *w);
+/* From rows of Q4_0 blocks (kernels/kernels.h): codes as they are; a slice's scales as integers
+ * with one step, within 2^-14 of the slice's largest. stride: bytes; k: a multiple of 32. */
+void gp_aie_pack_int4_w(struct gp_aie_int4_w *tile, const void *q4_0, size_t stride,
+                        uint32_t rows, uint32_t k);
+
+/* rows x columns of a block of 4 tiles (of one column, one below the other) to y, whose
+ * rows are `stride` floats apart. */
+void gp_aie_unpack_y(enum gp_aie_form form, const void *tiles, float *y, size_t stride,
+                     uint32_t rows, uint32_t columns);
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -1,7 +1,7 @@
 // bfloat16 on one compute tile (aie.h: "gemm-bf16-64x64x64").
 #include <aie_api/aie.hpp>
 
-#include "kernels/aie/kernels.h"
+#include "kernels/aie/aie.h"
 
 namespace {
 constexpr unsigned M = GP_AIE_BF16_M, K = GP_AIE_BF16_K, N = GP_AIE_BF16_N;

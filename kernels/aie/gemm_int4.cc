@@ -1,7 +1,7 @@
 // int4 weights x int8 activations on one compute tile (aie.h: "gemm-int4-32x256x64").
 #include <aie_api/aie.hpp>
 
-#include "kernels/aie/kernels.h"
+#include "kernels/aie/aie.h"
 
 namespace {
 constexpr unsigned M = GP_AIE_INT4_M, K = GP_AIE_INT4_K, N = GP_AIE_INT4_N;

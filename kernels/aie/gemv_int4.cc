@@ -2,7 +2,7 @@
 // "gemv-int4-1x256x64"). Sixteen lanes are two elements of K by eight outputs.
 #include <aie_api/aie.hpp>
 
-#include "kernels/aie/kernels.h"
+#include "kernels/aie/aie.h"
 
 namespace {
 constexpr unsigned K = GP_AIE_INT4_K, GROUP = GP_AIE_INT4_GROUP, GROUPS = GP_AIE_INT4_GROUPS;

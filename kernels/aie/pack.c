@@ -1,5 +1,5 @@
 /* Rows to tiles and back. */
-#include "kernels/aie/pack.h"
+#include "kernels/aie/aie.h"
 
 #include <math.h>
 #include <string.h>

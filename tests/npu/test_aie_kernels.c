@@ -4,8 +4,7 @@
 
 #include <sys/wait.h>
 
-#include "kernels/aie/kernels.h"
-#include "kernels/aie/pack.h"
+#include "kernels/aie/aie.h"
 
 #define SLICES 3u
 

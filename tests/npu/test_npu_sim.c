@@ -2,7 +2,7 @@
  * counts, what it refuses, and how it fails when it is told to. */
 #include "tests/kernels/check.h"
 
-#include "kernels/aie/pack.h"
+#include "kernels/aie/aie.h"
 #include "workers/npu/array.h"
 #include "workers/npu/npu.h"
 #include "workers/npu/sequence.h"

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/base.h"
-#include "kernels/aie/kernels.h"
+#include "kernels/aie/aie.h"
 #include "workers/npu/sequence.h"
 #include "workers/npu/stream.h"
 

@@ -3,7 +3,7 @@
 #ifndef GP_NPU_DEVICE_H
 #define GP_NPU_DEVICE_H
 
-#include "kernels/aie/pack.h"
+#include "kernels/aie/aie.h"
 #include "workers/cpu/cpu_device.h"
 #include "workers/npu/npu.h"
 #include "workers/npu/sequence.h"
