@@ -275,7 +275,7 @@ check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
 check-vulkan-validation: all tests
 	$(Q)tools/check-vulkan-validation $(BUILD)
-check-xrt: $(if $(NPU),$(XRT_CHECKS))
+check-xrt: all $(if $(NPU),$(XRT_CHECKS))
 	+$(Q)$(if $(NPU),tools/check-xrt $(BUILD),echo "skipped: make check-xrt: it needs a C++ compiler ($(CXX))")
 bench: all $(BENCHES) $(BENCHED)
 	$(Q)tests/bench/run $(BUILD)
