@@ -18,10 +18,13 @@
 #include <thread>
 #include <vector>
 
+#include <unistd.h>
+
 #include <xrt/xrt_bo.h>
 #include <xrt/xrt_device.h>
 #include <xrt/xrt_hw_context.h>
 #include <xrt/xrt_kernel.h>
+#include <xrt/experimental/xrt_ini.h>
 #include <xrt/experimental/xrt_xclbin.h>
 
 extern "C" {
@@ -30,14 +33,9 @@ extern "C" {
 
 namespace {
 
-using std::chrono::milliseconds;
-
 constexpr const char *kernel_prefix = "MLIR_AIE";
 constexpr uint64_t opcode_transaction = 3;
 constexpr int instruction_argument = 1, count_argument = 2, first_data_argument = 3;
-constexpr milliseconds slice{50};
-// A question without waiting: XRT knows no time below this.
-constexpr milliseconds least{1};
 
 gp_npu_fail *fail;
 
@@ -96,7 +94,7 @@ std::string line_of(const std::exception &e)
 	std::string text = e.what();
 
 	text = text.substr(0, text.find('\n'));
-	return text.substr(0, 160);
+	return text.substr(0, 120);
 }
 
 int failed_open(int code, const std::string &why)
@@ -151,11 +149,7 @@ int failed(step at, int code, const std::string &why)
 	case step::open:
 		return failed_open(code, why);
 	case step::program:
-		return code == ENOENT ?
-		       fail(ENOENT, "NPU: the program's file is missing (%s): build it with kernels/aie/build",
-		            why.c_str()) :
-		       fail(EINVAL, "NPU: no program of this device (%s): build it with kernels/aie/build",
-		            why.c_str());
+		return fail(EINVAL, "NPU: no program of this device (%s): build it with kernels/aie/build", why.c_str());
 	case step::context:
 		return failed_context(code, why);
 	case step::buffer:
@@ -194,6 +188,8 @@ int open_device(gp_npu **npu) noexcept
 	return guard(step::open, [&] {
 		auto n = std::make_unique<gp_npu>();
 
+		// What XRT would print, the message has.
+		xrt::ini::set("Runtime.verbosity", 0);
 		n->device = xrt::device{0u};
 		*npu = n.release();
 		return 0;
@@ -208,15 +204,20 @@ void close_device(gp_npu *npu) noexcept
 	(void)guard(step::open, [&] { delete npu; return 0; });
 }
 
-// The memory group of data and instructions is the same for all programs of npu1.
+// XRT copies, or refuses, what is not in the memory that the kernel's argument names:
+// the number in the program's list of memories, and above it the context, which does not
+// matter. Without a context: the first memory (HOST) is for data, the second (SRAM) for
+// instructions, as mlir-aie writes the list and kernels/aie/build too.
 uint32_t group_of(const gp_npu *npu, const gp_npu_context *context, gp_npu_use use)
 {
+	const bool instructions = use == GP_NPU_INSTRUCTIONS;
+
 	if (!context && !npu->contexts.empty())
 		context = npu->contexts.front().get();
 	if (!context)
-		return 0;
+		return instructions ? 1 : 0;
 	return static_cast<uint32_t>(context->kernel.group_id(
-		use == GP_NPU_INSTRUCTIONS ? instruction_argument : first_data_argument));
+		instructions ? instruction_argument : first_data_argument));
 }
 
 int alloc_buffer(gp_npu *npu, gp_npu_context *context, gp_npu_use use, size_t bytes,
@@ -279,8 +280,9 @@ int load_program(gp_npu *npu, const gp_npu_program *program, gp_npu_context **co
 	if (npu->wedged)
 		return fail(EIO, "NPU: the device is wedged: the worker has to start anew");
 	return guard(step::program, [&] {
-		if (!program->path)
-			return fail(ENOENT, "NPU: the program %s has no file: build it with kernels/aie/build", program->name);
+		if (!program->path || access(program->path, R_OK) != 0)
+			return fail(ENOENT, "NPU: the program %s cannot be read from %s: build it with kernels/aie/build",
+			            program->name, program->path ? program->path : "a file");
 		const xrt::xclbin file{std::string{program->path}};
 		for (const auto &kernel : file.get_kernels())
 			if (kernel.get_name().rfind(kernel_prefix, 0) == 0)
@@ -317,17 +319,28 @@ int submit_command(gp_npu *npu, const gp_npu_command *command) noexcept
 	});
 }
 
-// true: it has ended well. Its end in any other state is an exception.
-bool ended(const xrt::run &run, milliseconds time)
+// true: it has ended well. Its end in any other state is an exception. Asks the command's
+// memory alone: XRT's wait with a time throws when that is over ("unexpected command
+// state", 2.25), the one without does not come back from a wedged array.
+bool ended(const xrt::run &run)
 {
-	return run.wait2(time) == std::cv_status::no_timeout;
+	switch (run.state()) {
+	case ERT_CMD_STATE_NEW:
+	case ERT_CMD_STATE_QUEUED:
+	case ERT_CMD_STATE_RUNNING:
+	case ERT_CMD_STATE_SUBMITTED:
+		return false;
+	default:
+		run.wait2();
+		return true;
+	}
 }
 
-milliseconds until(uint64_t deadline_ns)
+// How long until it is worth asking again: a command takes 0.1 ms at the least, and most
+// some of them; a late answer costs less than 5 % of its time.
+std::chrono::nanoseconds pause_after(uint64_t ns)
 {
-	const uint64_t now = now_ns();
-
-	return std::max(least, milliseconds{deadline_ns > now ? (deadline_ns - now) / 1000000 : 0});
+	return std::chrono::nanoseconds{std::clamp<uint64_t>(ns / 20, 10000, 1000000)};
 }
 
 int time_out(gp_npu *npu)
@@ -344,13 +357,16 @@ int wait_for(gp_npu *npu, uint64_t deadline_ns, const volatile bool *cancelled)
 {
 	const bool only_asks = now_ns() >= deadline_ns;
 
-	while (!ended(npu->running->run, only_asks ? least : std::min(slice, until(deadline_ns)))) {
+	while (!ended(npu->running->run)) {
+		const uint64_t now = now_ns();
+
 		if (only_asks)
 			return -EAGAIN;
 		if (cancelled && *cancelled)
 			return fail(ECANCELED, "NPU: waiting was cancelled");
-		if (now_ns() >= deadline_ns)
+		if (now >= deadline_ns)
 			return time_out(npu);
+		std::this_thread::sleep_for(pause_after(now - npu->submitted_ns));
 	}
 	return 0;
 }
