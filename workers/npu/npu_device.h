@@ -52,6 +52,7 @@ struct npu_device {
 	uint64_t pin_bytes, pinned_bytes;
 	struct npu_cost cost;
 	bool always;               /* GP_NPU_USE=always: not only where it pays */
+	size_t staging_bytes;      /* NPU_STAGING_BYTES, or less: GP_NPU_STAGING, for tests */
 
 	struct npu_weight **weight; /* by handle - 1; NULL: the host's alone */
 	size_t n_weights, weights_room;
