@@ -295,6 +295,8 @@ int npu_finish_load(void *dev)
 
 void npu_release(struct npu_device *d)
 {
+	if (npu_drain(d) < 0)
+		gp_log(GP_LOG_DEBUG, "%s", gp_error());
 	for (size_t i = 0; i < d->n_weights; i++)
 		drop(d, d->weight[i]);
 	free(d->weight);

@@ -101,7 +101,7 @@ static void npu_cancel(void *dev)
 {
 	struct npu_device *d = dev;
 
-	d->cancelled = true;
+	__atomic_store_n(&d->cancelled, true, __ATOMIC_RELAXED);
 	cpu_cancel(dev);
 }
 
