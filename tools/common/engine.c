@@ -97,14 +97,14 @@ void cli_print_stats(const struct cli *c, FILE *to)
 	char memory[32];
 
 	gp_engine_stats(c->engine, &s);
-	fprintf(to, "\n%-5s %-10s %-9s %10s %10s %12s %12s %8s\n", "stage", "device", "layers",
+	fprintf(to, "\n%-5s %-13s %-9s %10s %10s %12s %12s %8s\n", "stage", "device", "layers",
 		"memory", "rows/s", "hop mean us", "hop p99 us", "restarts");
 	for (uint32_t k = 0; k < s.n_stages; k++) {
 		const struct gp_stage_stats *g = &s.stage[k];
 		char layers[24];
 
 		snprintf(layers, sizeof layers, "%u-%u", g->first_layer, g->end_layer - 1);
-		fprintf(to, "%-5u %-10s %-9s %10s %10.1f %12.1f %12.1f %8u\n", k, g->device, layers,
+		fprintf(to, "%-5u %-13s %-9s %10s %10.1f %12.1f %12.1f %8u\n", k, g->device, layers,
 			gp_size_text(memory, g->memory_bytes), per_second(g->rows, g->busy_ns),
 			(double)g->hop_mean_ns / 1e3, (double)g->hop_p99_ns / 1e3, g->restarts);
 	}
