@@ -536,9 +536,17 @@ static void refused(struct raw *r, const char *text)
 #define S2MM_0 0x1d204
 #define TOKEN (1u << 31)
 
+/* Of S2MM 0's tokens, and MM2S 1's. */
+static void raw_name(struct raw *r, uint32_t reg, uint32_t value, uint32_t mask)
+{
+	gp_stream_put(&r->s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_WRITE, .value = value,
+	              .mask = mask, .address = gp_stream_address(1, 0, reg) });
+}
+
 static void good(struct raw *r)
 {
 	raw_begin(r);
+	raw_name(r, 0x1d200, 0xf00, 0x1f00);
 	raw_bd(r, 3);
 	raw_patch(r, 3, 2);
 	raw_write(r, 0, S2MM_0, 3 | TOKEN);
@@ -584,10 +592,16 @@ static void test_refused_orders(void **state)
 	good(&r);
 	gp_stream_put(&r.s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_POLL });
 	refused(&r, "operation 4");
-	good(&r);
-	gp_stream_put(&r.s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_WRITE, .mask = 1,
-	              .address = gp_stream_address(1, 0, 0x1d200) });
-	refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d200, 0xf00, 0x1f01), refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d200, 0xe00, 0x1f00), refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d204, 0xf00, 0x1f00), refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d220, 0xf00, 0x1f00), refused(&r, "under mask");
+	/* The packet of one channel's tokens is none of another's. */
+	good(&r), raw_bd(&r, 4), raw_patch(&r, 4, 0), raw_write(&r, 0, 0x1d21c, 4 | TOKEN);
+	refused(&r, "gets lost");
+	good(&r), raw_wait(&r, 0, 1, 0), raw_bd(&r, 4), raw_patch(&r, 4, 0), raw_name(&r, 0x1d218, 0xf00, 0x1f00);
+	raw_write(&r, 0, 0x1d21c, 4 | TOKEN);
+	refused(&r, "nobody waits");
 	good(&r);
 	gp_stream_put(&r.s, &(struct gp_stream_op){ .code = GP_STREAM_PATCH,
 	              .address = gp_stream_address(1, 0, 0x1d008) });
