@@ -213,8 +213,6 @@ $(BUILD)/tests/xrt/%: $(BUILD)/obj/tests/xrt/%.o $(call libs,workers/npu)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -Wl,--as-needed -o $@ $^ -lcmocka -lm -ldl
-.PHONY: xrt-checks
-xrt-checks: $(XRT_CHECKS)
 
 # ---- benchmarks: tests/bench/*.c
 BENCH_SRC := $(filter-out tests/bench/shaders%,$(wildcard tests/bench/*.c))
