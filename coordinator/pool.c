@@ -175,7 +175,8 @@ void gp_pool_stage_stats(struct gp_pool *p, uint32_t stage, struct gp_stage_stat
 
 	pthread_mutex_lock(&p->lock);
 	snprintf(s->device, sizeof s->device, "%.15s",
-		 p->plan->stage[stage].simulated ? "simulated npu" : m->hello.device);
+		 strncmp(m->hello.description, "SIMULATED", 9) == 0 ? "simulated npu" :
+		 m->hello.device);
 	snprintf(s->description, sizeof s->description, "%s", m->hello.description);
 	s->restarts = m->restarts;
 	s->pid = m->hello.pid;

@@ -19,7 +19,7 @@ struct gp_worker_device {
 	const struct gp_device_ops *ops;
 	int (*open)(void **dev, const struct gp_device_options *o);
 	void (*close)(void *dev); /* NULL is fine */
-	/* "2 cores, AVX-512", for hello. */
+	/* "2 cores, AVX-512", for hello; begins with SIMULATED where the device is. */
 	void (*describe)(const struct gp_device_options *o, char text[256]);
 	/* The machine's devices of this kind, as a JSON array; an empty one and the
 	 * reason (gp_error) where there is none. Never NULL but for lack of memory. */

@@ -115,7 +115,7 @@ extern "C" {
 #endif
 /* ---- the kernels (*.cc) -------------------------------------------------------------
  * What runs on a compute tile for each pair of tiles that it gets. Pointers are aligned to
- * 64 bytes. y is set by slice 0 (x's header tells) and added to by the others. Compiled by
+ * 32 bytes. y is set by slice 0 (x's header tells) and added to by the others. Compiled by
  * the vendor's compiler for the NPU, by the host's over emulation/ for the simulated array
  * and the tests. No state, any thread. */
 void gp_aie_gemm_int4(const struct gp_aie_int4_x *x, const struct gp_aie_int4_w *w,

@@ -36,9 +36,10 @@ inline aie::vector<float, 8> group_sums(const bfloat16 *x, const uint8_t *q)
 inline aie::vector<float, 8> group_scales(const gp_aie_int4_part *w, unsigned n8, unsigned group)
 {
 	const aie::vector<int16, 8> t = aie::load_v<8>((const int16 *)w->t + (n8 * GROUPS + group) * 8);
+	const aie::accum<acc32, 16> wide(aie::concat(t, t));
+	const aie::vector<float, 16> scales = aie::to_float(wide.to_vector<int32>(0));
 
-	return aie::mul(aie::to_float(aie::unpack(t)), aie::load_v<8>(w->step + n8 * 8))
-		.to_vector<float>();
+	return aie::mul(scales.extract<8>(0), aie::load_v<8>(w->step + n8 * 8)).to_vector<float>();
 }
 } // namespace
 

@@ -119,6 +119,42 @@ static void test_mini_greedy(void **state)
 	json_decref(root);
 }
 
+/* Products that are cut by their outputs, because staging is small, or by their rows,
+ * because there are more than one command takes, give the same bits. */
+static void test_cut_products(void **state)
+{
+	struct golden *g = golden_open(MINI_GOLDEN);
+	const uint32_t *ids = golden_ids(g, "valid.ids", CHUNKS * CHUNK);
+	const size_t bytes = (size_t)300 * 4096 * sizeof(float);
+	struct chain_options o = on_npu;
+	struct chain c;
+
+	(void)state;
+	float *whole = logits_of(MINI, ids, 300, 0, &o);
+	setenv("GP_NPU_STAGING", "524288", 1); /* each product takes two commands: gate alone */
+	float *cut = logits_of(MINI, ids, 300, 0, &o);
+	assert_true(memcmp(whole, cut, bytes) != 0); /* two products more are the host's */
+	o.memory_bytes = 600000;               /* pinned: nothing */
+	float *again = logits_of(MINI, ids, 300, 0, &o);
+	assert_memory_equal(cut, again, bytes);
+	free(again);
+	unsetenv("GP_NPU_STAGING");
+	o = on_npu;
+	o.max_rows = 3000;                     /* three commands: gate alone */
+	again = logits_of(MINI, ids, 300, 0, &o);
+	assert_memory_equal(cut, again, bytes);
+	chain_open(&c, MINI, &o);
+	float *long_step = floats((size_t)1500 * 4096);
+	chain_feed(&c, 0, ids, 1500, 0, long_step);
+	chain_close(&c);
+	assert_memory_equal(long_step, again, 64 * 4096 * sizeof(float));
+	free(long_step);
+	free(whole);
+	free(cut);
+	free(again);
+	golden_close(g);
+}
+
 /* ---- int4 weights, int8 activations ------------------------------------------------- */
 static double perplexity(const char *path, const uint32_t *ids, uint32_t chunks,
                          const struct chain_options *o)
@@ -175,7 +211,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text), cmocka_unit_test(test_random_text_greedy),
-		cmocka_unit_test(test_mini_greedy), cmocka_unit_test(test_int4_perplexity),
+		cmocka_unit_test(test_mini_greedy), cmocka_unit_test(test_cut_products),
+		cmocka_unit_test(test_int4_perplexity),
 	};
 
 	setenv("GP_NPU_USE", "always", 1);

@@ -37,10 +37,11 @@ static bool has_rulers(const struct bench_report *r)
 
 static bool is_simulated(const struct bench_report *r)
 {
-	const struct gp_plan *p = gp_engine_plan(r->engine);
+	struct gp_engine_stats s;
 
-	for (uint32_t k = 0; k < p->n_stages; k++)
-		if (p->stage[k].simulated)
+	gp_engine_stats(r->engine, &s);
+	for (uint32_t k = 0; k < s.n_stages; k++)
+		if (strncmp(s.stage[k].device, "simulated", 9) == 0)
 			return true;
 	return false;
 }

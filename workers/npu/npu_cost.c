@@ -170,3 +170,27 @@ double npu_host_ns(const struct npu_cost *c, const struct npu_weight *w, uint32_
 {
 	return (double)rows * w->rows * w->cols * c->host_ns;
 }
+
+/* One after the other to the side that is done with it first. There are two or three, and
+ * those that come together are of about one size. */
+uint32_t npu_share(const struct npu_cost *c, const struct npu_weight *const *w, size_t n,
+                   uint32_t rows)
+{
+	double npu = 0, host = 0;
+	uint32_t share = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		if (!w[i])
+			continue;
+		const double on_npu = npu + npu_product_ns(c, w[i], rows);
+		const double on_host = host + npu_host_ns(c, w[i], rows);
+
+		if (on_npu < on_host) {
+			share |= 1u << i;
+			npu = on_npu;
+		} else {
+			host = on_host;
+		}
+	}
+	return share;
+}

@@ -52,6 +52,7 @@ struct npu_device {
 	uint64_t pin_bytes, pinned_bytes;
 	struct npu_cost cost;
 	bool always;               /* GP_NPU_USE=always: not only where it pays */
+	size_t staging_bytes;      /* NPU_STAGING_BYTES, or less: GP_NPU_STAGING, for tests */
 
 	struct npu_weight **weight; /* by handle - 1; NULL: the host's alone */
 	size_t n_weights, weights_room;
@@ -59,7 +60,7 @@ struct npu_device {
 	uint32_t matrices, layer_commands; /* loaded so far; of the layer in hand */
 
 	bool prefill;              /* the step in hand has rows of one sequence side by side */
-	volatile bool cancelled;
+	volatile bool cancelled;   /* by the control thread; only by atomic loads and stores */
 	bool runs;                 /* a command; left behind by a step that was cancelled */
 	uint64_t deadline_ns;      /* its */
 	uint64_t commands, command_ns;
@@ -76,6 +77,8 @@ void npu_give(struct npu_device *d, struct npu_memory *m);
 int npu_submit(struct npu_device *d, const struct gp_npu_dispatch *dispatch,
                const struct npu_memory *w, const struct npu_memory *x, const struct npu_memory *y);
 int npu_wait(struct npu_device *d, struct gp_npu_result *result);
+/* Ends what a cancelled step has left behind: until then its buffers are the device's. */
+int npu_drain(struct npu_device *d);
 /* "NPU" or "simulated NPU": what every message begins with. */
 const char *npu_word(const struct npu_device *d);
 
@@ -98,6 +101,10 @@ int npu_measure_device(struct npu_device *d, enum gp_aie_form form);
 int npu_measure_host(struct npu_device *d, const struct npu_weight *w, gp_handle handle);
 double npu_product_ns(const struct npu_cost *c, const struct npu_weight *w, uint32_t rows);
 double npu_host_ns(const struct npu_cost *c, const struct npu_weight *w, uint32_t rows);
+/* Which of n products of one input go to the NPU, bit by bit, so that both sides, working
+ * at the same time, are done soonest. NULL among them: the host's. */
+uint32_t npu_share(const struct npu_cost *c, const struct npu_weight *const *w, size_t n,
+                   uint32_t rows);
 
 /* npu_report.c, for gempipe check npu --verify and gempipe bench --device npu */
 int npu_verify(const struct gp_device_options *o);

@@ -10,6 +10,7 @@
 /* A command that takes 20 times what is predicted and 2 s hangs. */
 #define DEADLINE_NS 2000000000u
 #define DEADLINE_TIMES 20u
+#define LEAST_WAIT_NS 100000000u
 
 int npu_driver(const char *which, const struct gp_npu_driver **driver)
 {
@@ -107,7 +108,10 @@ int npu_submit(struct npu_device *d, const struct gp_npu_dispatch *dispatch,
 
 int npu_wait(struct npu_device *d, struct gp_npu_result *result)
 {
-	const int rc = d->driver->wait(d->npu, d->deadline_ns, &d->cancelled, result);
+	/* The host may have been busy with its share for longer. */
+	const uint64_t least = gp_now_ns() + LEAST_WAIT_NS;
+	const int rc = d->driver->wait(d->npu, d->deadline_ns > least ? d->deadline_ns : least,
+	                               &d->cancelled, result);
 
 	d->runs = rc == -ECANCELED;
 	if (rc < 0)
@@ -115,4 +119,12 @@ int npu_wait(struct npu_device *d, struct gp_npu_result *result)
 	d->commands++;
 	d->command_ns += result->ns;
 	return 0;
+}
+
+int npu_drain(struct npu_device *d)
+{
+	struct gp_npu_result r;
+
+	__atomic_store_n(&d->cancelled, false, __ATOMIC_RELAXED);
+	return d->runs ? npu_wait(d, &r) : 0;
 }

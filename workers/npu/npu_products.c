@@ -1,5 +1,6 @@
 /* Products of a prompt's rows on the NPU. While one command runs, the weights of the next
- * are copied into the other staging buffer. */
+ * are copied into the other staging buffer; while the first runs, the host computes its
+ * share. */
 #include <string.h>
 
 #include "base/base.h"
@@ -20,6 +21,8 @@ struct products {
 	enum gp_buffer from;
 	struct product p[MAX_MATMUL_OUT];
 	size_t n;
+	struct gp_matmul_out host[MAX_MATMUL_OUT]; /* the host's share */
+	size_t n_host;
 	uint32_t rows;
 };
 
@@ -274,6 +277,8 @@ static int run_products(struct products *a)
 			return rc;
 		if (!is_end(a, &next))
 			rc = stage(a, &next);
+		if (rc == 0 && !have_x && a->n_host)
+			rc = cpu_matmul(&a->d->cpu, a->from, a->host, a->n_host);
 		if (rc == 0)
 			rc = finish(a->d, start_ns);
 		if (rc == 0)
@@ -297,42 +302,29 @@ static bool is_prefill(const struct gp_batch *b)
 int npu_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in)
 {
 	struct npu_device *d = dev;
-	struct gp_npu_result r;
 	int rc;
 
-	d->cancelled = false;
-	if (d->runs && (rc = npu_wait(d, &r)) < 0)
+	if ((rc = npu_drain(d)) < 0)
 		return rc;
 	d->prefill = is_prefill(b);
 	return cpu_begin_step(dev, b, hidden_in);
-}
-
-static bool pays(const struct npu_device *d, const struct npu_weight *w, uint32_t rows)
-{
-	if (!w || !d->prefill)
-		return false;
-	return d->always || npu_product_ns(&d->cost, w, rows) < npu_host_ns(&d->cost, w, rows);
 }
 
 int npu_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out)
 {
 	struct npu_device *d = dev;
 	struct products a = { .d = d, .from = from, .rows = d->cpu.batch->n_rows };
-	struct gp_matmul_out host[MAX_MATMUL_OUT];
-	size_t n_host = 0;
-	int rc;
+	const struct npu_weight *w[MAX_MATMUL_OUT] = { NULL };
 
-	for (size_t i = 0; i < n_out && n_out <= MAX_MATMUL_OUT; i++) {
-		const struct npu_weight *w = d->weight[out[i].weight - 1];
-
-		if (pays(d, w, a.rows))
-			a.p[a.n++] = (struct product){ w, out[i].to };
-		else
-			host[n_host++] = out[i];
-	}
-	if (!a.n)
+	if (!d->prefill || n_out > MAX_MATMUL_OUT)
 		return cpu_matmul(dev, from, out, n_out);
-	if ((rc = run_products(&a)) < 0)
-		return rc;
-	return n_host ? cpu_matmul(dev, from, host, n_host) : 0;
+	for (size_t i = 0; i < n_out; i++)
+		w[i] = d->weight[out[i].weight - 1];
+	const uint32_t share = d->always ? ~0u : npu_share(&d->cost, w, n_out, a.rows);
+	for (size_t i = 0; i < n_out; i++)
+		if (w[i] && share >> i & 1)
+			a.p[a.n++] = (struct product){ w[i], out[i].to };
+		else
+			a.host[a.n_host++] = out[i];
+	return a.n ? run_products(&a) : cpu_matmul(dev, from, out, n_out);
 }

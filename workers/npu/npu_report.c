@@ -50,9 +50,9 @@ static int open_bare(struct npu_device **out, const struct gp_device_options *o)
 	if ((rc = npu_driver(o->npu, &d->driver)) == 0 && !d->driver)
 		rc = gp_fail(EINVAL, "--npu off leaves nothing to test");
 	if (rc == 0)
-		simulates = d->driver->simulated;
-	if (rc == 0 && (rc = d->driver->probe(&d->info)) == 0 &&
-	    (rc = d->driver->open(&d->npu)) == 0)
+		rc = d->driver->probe(&d->info);
+	simulates = d->info.simulated;
+	if (rc == 0 && (rc = d->driver->open(&d->npu)) == 0)
 		rc = npu_take(d, GP_NPU_INSTRUCTIONS, GP_NPU_SEQUENCE_WORDS * sizeof(uint32_t),
 		              "instructions", &d->instructions);
 	if (rc < 0)

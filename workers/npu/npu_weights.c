@@ -51,7 +51,7 @@ static bool lay_out(const struct npu_device *d, const struct gp_tensor *t, struc
 	const size_t block = (size_t)GP_AIE_COLUMNS * w->slices * f->w_bytes;
 	const bool pins = gp_size_mul(block, w->blocks, &w->bytes) &&
 	                  w->bytes <= d->pin_bytes - d->pinned_bytes;
-	const size_t fit = pins ? w->blocks : NPU_STAGING_BYTES / block;
+	const size_t fit = pins ? w->blocks : d->staging_bytes / block;
 
 	w->part_blocks = fit < w->blocks ? (uint32_t)fit : w->blocks;
 	if (w->part_blocks > GP_NPU_MOST_OUT_BLOCKS)
@@ -295,6 +295,8 @@ int npu_finish_load(void *dev)
 
 void npu_release(struct npu_device *d)
 {
+	if (npu_drain(d) < 0)
+		gp_log(GP_LOG_DEBUG, "%s", gp_error());
 	for (size_t i = 0; i < d->n_weights; i++)
 		drop(d, d->weight[i]);
 	free(d->weight);

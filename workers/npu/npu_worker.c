@@ -44,8 +44,8 @@ static int open_npu(struct npu_device *d, const struct gp_device_options *o)
 
 static int npu_open(void **dev, const struct gp_device_options *o)
 {
-	const char *use = getenv("GP_NPU_USE");
-	int rc;
+	const char *use = getenv("GP_NPU_USE"), *staging = getenv("GP_NPU_STAGING");
+	int rc = 0;
 
 	*dev = NULL;
 	if (o->index)
@@ -54,9 +54,12 @@ static int npu_open(void **dev, const struct gp_device_options *o)
 	if (!d)
 		return gp_fail(ENOMEM, "no memory for the NPU device");
 	d->pin_bytes = o->memory_bytes;
+	d->staging_bytes = NPU_STAGING_BYTES;
+	if (staging)
+		rc = gp_parse_u64("GP_NPU_STAGING", staging, 1, NPU_STAGING_BYTES, &d->staging_bytes);
 	d->always = use && strcmp(use, "always") == 0;
 	npu_published_cost(&d->cost);
-	if ((rc = cpu_start(&d->cpu, o)) < 0) {
+	if (rc < 0 || (rc = cpu_start(&d->cpu, o)) < 0) {
 		free(d);
 		return rc;
 	}
@@ -98,7 +101,7 @@ static void npu_cancel(void *dev)
 {
 	struct npu_device *d = dev;
 
-	d->cancelled = true;
+	__atomic_store_n(&d->cancelled, true, __ATOMIC_RELAXED);
 	cpu_cancel(dev);
 }
 

@@ -226,7 +226,7 @@ static int hang(struct gp_npu *npu, uint64_t deadline_ns, const volatile bool *c
 	if (gp_now_ns() >= deadline_ns)
 		return gp_fail(EAGAIN, "the command still runs");
 	while (gp_now_ns() < deadline_ns) {
-		if (cancelled && *cancelled)
+		if (cancelled && __atomic_load_n(cancelled, __ATOMIC_RELAXED))
 			return gp_fail(ECANCELED, "the wait was cancelled");
 		nanosleep(&nap, NULL);
 	}

@@ -145,21 +145,11 @@ template <class T, unsigned N> inline vector<T, 2 * N> concat(const vector<T, N>
 	return r.insert(0, a).insert(1, b);
 }
 
-// To the next wider type.
 inline vector<int8, 32> unpack(const vector<int4, 32> &x)
 {
 	vector<int8, 32> r;
 
 	memcpy(r.v, x.v, sizeof r.v);
-	return r;
-}
-
-inline vector<int32, 8> unpack(const vector<int16, 8> &x)
-{
-	vector<int32, 8> r;
-
-	for (unsigned i = 0; i < 8; i++)
-		r.v[i] = x.v[i];
 	return r;
 }
 
