@@ -189,3 +189,18 @@ bool process_gone(pid_t pid, unsigned milliseconds)
 	}
 	return false;
 }
+
+void process_preload(const char *name, char **argv)
+{
+	char path[4096];
+
+	if (getenv("LD_PRELOAD"))
+		return;
+	snprintf(path, sizeof path, "%s", program("x"));
+	char *end = strstr(path, "/bin/gempipe-x");
+	snprintf(end, sizeof path - (size_t)(end - path), "/tests/preload/%s", name);
+	if (access(path, R_OK))
+		return;
+	setenv("LD_PRELOAD", path, 1);
+	execv("/proc/self/exe", argv);
+}

@@ -184,7 +184,7 @@ static int close_bo(const struct drm_handle *a)
 		return EINVAL;
 	if (bo->type == XDNA_BO_HEAP)
 		npu.heap = NULL;
-	/* A hole: the next reader finds zeros, and the file stays small. */
+	/* Its pages are given back; its range is not used again. */
 	if (bo->type != XDNA_BO_DEV)
 		fallocate(npu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)bo->at, (off_t)bo->bytes);
 	bo->type = 0;
