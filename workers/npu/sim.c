@@ -1,4 +1,5 @@
-/* The simulated device. Commands run in submit, on the calling thread.
+/* The simulated device. A command runs when it is waited for, on the calling thread: what
+ * its caller changes too early shows.
  *
  * For tests, GP_NPU_SIM_FAULT=KIND[@N] makes it fail as a real one does: no-device,
  * permission, firmware, old-driver (probe and open), memlock (alloc), contexts (load), and
@@ -21,7 +22,7 @@ struct gp_npu {
 	uint32_t n_contexts;
 	bool runs, hangs, dead;
 	uint64_t commands;
-	struct gp_npu_result result;
+	struct gp_npu_command command; /* that runs */
 };
 
 /* ---- faults ------------------------------------------------------------------------ */
@@ -169,7 +170,7 @@ static int sim_load(struct gp_npu *npu, const struct gp_npu_program *program,
 }
 
 /* ---- commands ------------------------------------------------------------------------ */
-static int run(struct gp_npu *npu, const struct gp_npu_command *c)
+static int run(const struct gp_npu_command *c, struct gp_npu_result *result)
 {
 	void *args[GP_NPU_MAX_BUFFERS];
 	size_t bytes[GP_NPU_MAX_BUFFERS];
@@ -182,7 +183,7 @@ static int run(struct gp_npu *npu, const struct gp_npu_command *c)
 	const int rc = gp_npu_array_run(c->context->program, c->instructions->data, c->words, args,
 	                                bytes, c->n_buffers, &count);
 	if (rc == 0)
-		npu->result = (struct gp_npu_result){
+		*result = (struct gp_npu_result){
 			.ns = count.ns, .cycles = count.cycles, .bytes_in = count.bytes_in,
 			.bytes_out = count.bytes_out, .simulated = true,
 		};
@@ -191,8 +192,6 @@ static int run(struct gp_npu *npu, const struct gp_npu_command *c)
 
 static int sim_submit(struct gp_npu *npu, const struct gp_npu_command *c)
 {
-	int rc;
-
 	if (npu->dead)
 		return gp_fail(EIO, "the simulated NPU is wedged");
 	if (npu->runs)
@@ -210,11 +209,7 @@ static int sim_submit(struct gp_npu *npu, const struct gp_npu_command *c)
 		return gp_fail(ECONNRESET, "the NPU's context is lost (simulated fault)");
 	}
 	npu->hangs = fault_now("timeout", npu->commands);
-	/* What would wait forever on the array hangs here, too: its deadline ends it. */
-	if (!npu->hangs && (rc = run(npu, c)) == -ETIMEDOUT)
-		npu->hangs = true;
-	else if (!npu->hangs && rc < 0)
-		return rc;
+	npu->command = *c;
 	npu->runs = true;
 	return 0;
 }
@@ -241,11 +236,12 @@ static int sim_wait(struct gp_npu *npu, uint64_t deadline_ns, const volatile boo
 		return gp_fail(EIO, "the simulated NPU is wedged");
 	if (!npu->runs)
 		return gp_fail(EINVAL, "the simulated NPU runs nothing");
-	if (npu->hangs)
+	const int rc = npu->hangs ? -ETIMEDOUT : run(&npu->command, result);
+	/* What would wait forever on the array hangs here, too: its deadline ends it. */
+	if (rc == -ETIMEDOUT)
 		return hang(npu, deadline_ns, cancelled);
 	npu->runs = false;
-	*result = npu->result;
-	return 0;
+	return rc;
 }
 
 const struct gp_npu_driver gp_npu_sim = {
