@@ -190,11 +190,18 @@ bool process_gone(pid_t pid, unsigned milliseconds)
 	return false;
 }
 
+bool process_has_preload(const char *name)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	return preload && strstr(preload, name);
+}
+
 void process_preload(const char *name, char **argv)
 {
 	char path[4096];
 
-	if (getenv("LD_PRELOAD"))
+	if (process_has_preload(name))
 		return;
 	snprintf(path, sizeof path, "%s", program("x"));
 	char *end = strstr(path, "/bin/gempipe-x");

@@ -42,6 +42,7 @@ void sleep_ms(unsigned ms);
 /* Starts this program again with BUILD/tests/preload/NAME in front of its libraries, where
  * that is built and not in front already. */
 void process_preload(const char *name, char **argv);
+bool process_has_preload(const char *name);
 
 #define RUN(r, ...) run_program(r, (const char *const[]){ __VA_ARGS__, NULL })
 

@@ -153,7 +153,7 @@ static int set_up(void **state)
 
 	(void)state;
 	unsetenv("GP_NPU_FAULT");
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		return 0;
 	snprintf(folder, sizeof folder, "%s/gp-npu.XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
 	if (!mkdtemp(folder))
@@ -172,7 +172,7 @@ static int tear_down(void **state)
 	char command[128];
 
 	(void)state;
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		return 0;
 	close(fd);
 	snprintf(command, sizeof command, "rm -rf '%s'", folder);
@@ -185,7 +185,7 @@ static void test_product(void **state)
 	struct product p;
 
 	(void)state;
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	set_up_product(&p);
 	void *want = calloc(1, p.bytes[2]);
@@ -206,7 +206,7 @@ static void test_refused_commands(void **state)
 	struct product p;
 
 	(void)state;
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	set_up_product(&p);
 	assert_int_equal(run(&p, 2, p.words.address, p.n_words, p.y.address), FAILED);
@@ -231,7 +231,7 @@ static void test_programs(void **state)
 	struct npu_mark other = good_mark;
 
 	(void)state;
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	create(XDNA_BO_HEAP, HEAP_BYTES);
 	const uint32_t context = create_context();
@@ -253,7 +253,7 @@ static void test_programs(void **state)
 static void test_buffers(void **state)
 {
 	(void)state;
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	assert_int_equal(CALL(XDNA_CREATE_BO, struct xdna_create_bo, .bytes = 4096, .type = XDNA_BO_DEV), -ENOMEM);
 	assert_int_equal(CALL(XDNA_CREATE_BO, struct xdna_create_bo, .type = XDNA_BO_SHARE), -EINVAL);
@@ -282,7 +282,7 @@ static void test_faults(void **state)
 	struct product p;
 
 	(void)state;
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	set_up_product(&p);
 	setenv("GP_NPU_FAULT", "hang:2", 1);

@@ -136,14 +136,14 @@ static void test_node(void **state)
 	says(ENODEV, "cannot be opened");
 	/* No device answers behind this name. */
 	symlink("/dev/null", path);
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		says(ENOTSUP, "not driven by amdxdna");
 }
 
 /* ---- what the driver answers --------------------------------------------------- */
 static void need_device(void)
 {
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	phoenix();
 }

@@ -204,7 +204,7 @@ static int describe(void)
 	if (rc || (rc = xrt->probe(&info)))
 		return rc;
 	if (!info.simulated || strncmp(info.device, "SIMULATED", 9) != 0 || info.columns != 4 ||
-	    strcmp(xrt->name, "xrt") != 0 || info.clock_hz != SECOND || !strstr(info.driver, "firmware 1.5"))
+	    strcmp(xrt->name, "xrt") != 0 || info.clock_hz != SECOND || !strstr(info.driver, "firmware 1.5") || !strstr(info.driver, ", XRT 2."))
 		return gp_fail(EDOM, "probe: %s, %s", info.device, info.driver);
 	return 0;
 }
@@ -434,6 +434,12 @@ static int no_shim(void)
 	return describe();
 }
 
+static int without_shim(void)
+{
+	unsetenv("GP_NPU_SHIM");
+	return describe();
+}
+
 static int other_shim(void)
 {
 	setenv("GP_NPU_SHIM", "libm.so.6", 1);
@@ -443,6 +449,7 @@ static int other_shim(void)
 static void test_shim(void **state)
 {
 	(void)state;
+	in_process(without_shim, NULL, ENODEV, "built without XRT");
 	in_process(no_shim, NULL, ENODEV, "XRT does not load");
 	in_process(other_shim, NULL, ENODEV, "of another gempipe");
 }

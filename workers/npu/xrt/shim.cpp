@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -25,6 +26,7 @@
 #include <xrt/xrt_hw_context.h>
 #include <xrt/xrt_kernel.h>
 #include <xrt/experimental/xrt_ini.h>
+#include <xrt/experimental/xrt_version.h>
 #include <xrt/experimental/xrt_xclbin.h>
 
 extern "C" {
@@ -414,4 +416,10 @@ const gp_npu_driver *gempipe_npu_shim(uint32_t abi, gp_npu_fail *gp_fail)
 {
 	fail = gp_fail;
 	return abi == GP_NPU_ABI ? &driver : nullptr;
+}
+
+// "2.25"; for reports.
+extern "C" __attribute__((visibility("default"))) void gempipe_npu_xrt_version(char text[32])
+{
+	std::snprintf(text, 32, "%u.%u", xrt::version::major(), xrt::version::minor());
 }
