@@ -124,6 +124,9 @@ void gp_gguf_writer_destroy(struct gp_gguf_writer *w);
 int gp_gguf_add_config(struct gp_gguf_writer *w, const struct gp_config *c, const char *name);
 /* "blk.3.attn_q.weight" into name. */
 void gp_gguf_tensor_name(char name[64], enum gp_tensor_id id, uint32_t layer);
+/* As published: "model.layers.3.self_attn.q_proj.weight" of the prefix "model". */
+void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tensor_id id,
+                                uint32_t layer);
 
 /* ==== tokenizer (model/tokenizer.c, tokenizer_json.c, tokenizer_gguf.c) ====== */
 enum gp_token_kind { GP_TOKEN_NORMAL = 1, GP_TOKEN_UNKNOWN, GP_TOKEN_CONTROL,

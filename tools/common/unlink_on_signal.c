@@ -3,30 +3,54 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/base.h"
 
-static char part[PATH_MAX];
+enum { MOST_PATHS = 64 };
+
+static char *paths[MOST_PATHS];
+static volatile sig_atomic_t n_paths;
 
 static void unlink_and_end(int signal_number)
 {
-	unlink(part);
+	for (int i = n_paths; i-- > 0;)
+		if (unlink(paths[i]) < 0)
+			rmdir(paths[i]);
 	/* The handler is gone (SA_RESETHAND): the parent sees what ended us. */
 	raise(signal_number);
 }
 
-void cli_unlink_part_on_signal(const char *out)
+static void answer_signals(void)
 {
 	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTERM, SIGXCPU, SIGXFSZ };
 	const struct sigaction answer = { .sa_handler = unlink_and_end,
 					  .sa_flags = (int)SA_RESETHAND };
 	struct sigaction before;
 
-	/* It was opened, so its path is shorter. */
-	snprintf(part, sizeof part, "%s.part", out);
 	for (size_t i = 0; i < GP_ARRAY_LEN(signals); i++)
 		/* nohup's choice stays. */
 		if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
 			sigaction(signals[i], &answer, NULL);
+}
+
+void cli_unlink_on_signal(const char *path)
+{
+	char *copy = n_paths < MOST_PATHS ? strdup(path) : NULL;
+
+	if (!copy)
+		return;
+	paths[n_paths] = copy;
+	if (n_paths++ == 0)
+		answer_signals();
+}
+
+void cli_unlink_part_on_signal(const char *out)
+{
+	char part[PATH_MAX];
+
+	/* It was opened, so its path is shorter. */
+	snprintf(part, sizeof part, "%s.part", out);
+	cli_unlink_on_signal(part);
 }

@@ -3,7 +3,10 @@
 #define GP_UNLINK_ON_SIGNAL_H
 
 /* From now on what ends the program from outside (Ctrl-C, SIGTERM, hang-up, a
- * limit) removes OUT.part first. Once a program, after OUT.part was opened. */
+ * limit) removes this file, or this folder behind what was named after it. Of
+ * up to 64, by one thread. */
+void cli_unlink_on_signal(const char *path);
+/* OUT.part, once it was opened. */
 void cli_unlink_part_on_signal(const char *out);
 
 #endif
