@@ -77,6 +77,8 @@ void gp_model_replace(struct gp_model *m, enum gp_tensor_id id, uint32_t layer,
  * comes several times faster this way than through the mapping, whose pages enter the
  * process 16 at a time. A file that was cut short since it was opened: -EIO. */
 int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to);
+/* Bytes that will be read soon: a hint. */
+void gp_tensor_expect(const struct gp_tensor *t, size_t from, size_t n);
 /* Bytes read for every decoded token by layers [first, end) (+ head when asked). */
 uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, bool head);
 /* The type most of the matrices' bytes have. */
