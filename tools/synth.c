@@ -10,7 +10,7 @@
 #include "model/model.h"
 #include "tools/common/cli.h"
 #include "tools/common/folder_out.h"
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/on_signal.h"
 
 #define TYPES "bf16, q8_0, q4_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs"
 

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/on_signal.h"
 
 /* Hugging Face's. */
 #define MOST_SHARD_BYTES 5000000000u

@@ -1,4 +1,4 @@
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/on_signal.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -13,8 +13,13 @@ enum { MOST_PATHS = 64 };
 static char *paths[MOST_PATHS];
 static volatile sig_atomic_t n_paths;
 
-static void unlink_and_end(int signal_number)
+static char *said;
+static size_t said_bytes;
+
+static void end(int signal_number)
 {
+	if (said && write(STDERR_FILENO, said, said_bytes) < 0)
+		said = NULL;            /* it has nowhere to go */
 	for (int i = n_paths; i-- > 0;)
 		if (unlink(paths[i]) < 0)
 			rmdir(paths[i]);
@@ -25,7 +30,7 @@ static void unlink_and_end(int signal_number)
 static void answer_signals(void)
 {
 	static const int signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTERM, SIGXCPU, SIGXFSZ };
-	const struct sigaction answer = { .sa_handler = unlink_and_end,
+	const struct sigaction answer = { .sa_handler = end,
 					  .sa_flags = (int)SA_RESETHAND };
 	struct sigaction before;
 
@@ -44,6 +49,14 @@ void cli_unlink_on_signal(const char *path)
 	paths[n_paths] = copy;
 	if (n_paths++ == 0)
 		answer_signals();
+}
+
+void cli_say_on_signal(const char *text)
+{
+	if (said || !(said = strdup(text)))
+		return;
+	said_bytes = strlen(text);
+	answer_signals();
 }
 
 void cli_unlink_part_on_signal(const char *out)
