@@ -59,8 +59,8 @@ static int not_finite(const struct stream *s, uint64_t first, const float *w)
 
 	while (isfinite(w[i]))
 		i++;
-	return gp_fail(EDOM, "row %llu holds %g; the source is damaged, fetch it again",
-	               (unsigned long long)(first + i / s->t->cols), (double)w[i]);
+	return gp_fail(EDOM, "tensor '%s': row %llu holds %g; the source is damaged, fetch it again",
+	               s->t->name, (unsigned long long)(first + i / s->t->cols), (double)w[i]);
 }
 
 static int read_rows(const struct stream *s, const struct desk *d, uint64_t first, uint32_t n)
@@ -163,7 +163,7 @@ static int set_desks(struct stream *s, uint32_t n)
 		if (i + 1 == n)
 			return 0;
 	}
-	return gp_fail(ENOMEM, "no memory for pieces of %u rows", s->piece_rows);
+	return gp_fail(ENOMEM, "no memory for pieces of tensor '%s'", s->t->name);
 }
 
 static void clear_desks(struct stream *s, uint32_t n)
@@ -199,5 +199,5 @@ int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, flo
 		rc = gp_parallel(s.pieces, n_threads, encode_piece, &s);
 	clear_desks(&s, n_threads);
 	*error = s.error;
-	return rc < 0 ? gp_fail_in(rc, "tensor '%s'", t->name) : 0;
+	return rc;
 }

@@ -507,6 +507,16 @@ static int print_result(const struct quantize *q, double seconds)
 	return cli_flush_stdout();
 }
 
+static int can_go_on(const struct quantize *q, int rc)
+{
+	char why[GP_ERROR_BYTES];
+
+	if (!has_part(q, ".done"))
+		return rc;
+	snprintf(why, sizeof why, "%s", gp_error());
+	return gp_fail(-rc, "%s; %s.part keeps what is done: run the same again to go on", why, q->out);
+}
+
 static int write_file(struct quantize *q)
 {
 	const struct gp_quantize_job j = {
@@ -524,8 +534,7 @@ static int write_file(struct quantize *q)
 	q->begun_ns = gp_now_ns();
 	if ((rc = gp_quantize_write(&j, q->writer, done)) < 0 ||
 	    (rc = gp_gguf_writer_finish(q->writer)) < 0)
-		return !has_part(q, ".done") ? rc :
-		       gp_fail_in(rc, "%s.part keeps what is done; run the same again to go on", q->out);
+		return can_go_on(q, rc);
 	return print_result(q, (double)(gp_now_ns() - q->begun_ns) / 1e9);
 }
 
