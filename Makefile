@@ -82,6 +82,8 @@ $(BUILD)/obj/%.o: %.cc
 # One file an instruction set; nothing outside these may use it.
 $(BUILD)/obj/kernels/%avx2.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c
 # Loops that the compiler turns into vectors.
+$(BUILD)/obj/kernels/formats.o $(BUILD)/obj/kernels/nearest_any.o: EXTRA_CFLAGS = -O3
+$(BUILD)/obj/kernels/nearest_avx2.o: EXTRA_CFLAGS = -O3 -mavx2 -mfma -mf16c
 $(BUILD)/obj/quantize/sums_any.o: EXTRA_CFLAGS = -O3
 $(BUILD)/obj/quantize/sums_avx2.o: EXTRA_CFLAGS = -O3 -mavx2 -mfma
 AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq

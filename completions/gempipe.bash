@@ -26,7 +26,7 @@ _gempipe_options() { # VERB
 		--quiet --help --version' ;;
 	quantize) echo '--output --type --embedding --bits --target-size --calibration --text --ids
 		--chunks --ctx --nearest --threads --restart --plan --json --quiet --help --version' ;;
-	synth) echo '--size --type --output --seed --quiet --help --version' ;;
+	synth) echo '--size --type --format --output --seed --quiet --help --version' ;;
 	worker) echo 'cpu vulkan npu --npu --gdb --connect --stage --device --describe --help --version' ;;
 	demo) echo '--yes --help' ;;
 	esac
@@ -44,6 +44,7 @@ _gempipe_values() { # VERB OPTION
 	convert,--type | quantize,--type | quantize,--embedding)
 		echo 'f32 f16 bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
 	synth,--type) echo 'bf16 q8_0 q4_0 q3_k q4_k q5_k q6_k iq4_nl iq4_xs' ;;
+	synth,--format) echo 'gguf safetensors' ;;
 	synth,--size) echo '270m 1b 4b 12b 27b' ;;
 	*) return 1 ;;
 	esac

@@ -6,31 +6,6 @@
 
 #include "quantize/quantize.h"
 
-#define GP_MOST_BLOCK 256u
-#define GP_MOST_PARTS 16u
-
-/* The numbers a block can hold: element i of part p is step[p] * value(code) + base[p]. */
-struct gp_grid {
-	float d, dmin;                    /* exactly halves */
-	int8_t scale[GP_MOST_PARTS];      /* step = d * scale (one part: step = d) */
-	uint8_t min[GP_MOST_PARTS];       /* base = -dmin * min */
-	float step[GP_MOST_PARTS], base[GP_MOST_PARTS];
-};
-
-struct gp_format {
-	enum gp_type type;
-	uint32_t block, parts;
-	int lowest, highest;              /* codes */
-	const int8_t *values;             /* of codes, ascending; NULL: they are their values */
-	int scale_least, scale_most;      /* of more than one part */
-	int min_most;                     /* 0: there are no minima */
-	void (*pack)(const struct gp_grid *g, const int8_t *code, uint8_t *out);
-};
-
-/* NULL: no block format, or none that is written. */
-const struct gp_format *gp_format_of(enum gp_type t);
-/* step and base from the rest. */
-void gp_grid_steps(const struct gp_format *f, struct gp_grid *g);
 /* The code whose value is nearest to v. */
 int8_t gp_format_code(const struct gp_format *f, float v);
 float gp_format_value(const struct gp_format *f, int8_t code);

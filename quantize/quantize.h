@@ -46,7 +46,7 @@ struct gp_encoding {
 int gp_encode(const struct gp_encoding *e, float *w, uint32_t rows, uint8_t *out, double *error);
 
 /* A whole tensor, read and encoded in pieces on n_threads threads; sink takes the bytes in
- * order. Memory: some pieces of rows. e->cols is the tensor's. norm_offset is added to vectors. */
+ * order, one call at a time, from any of these threads. Memory: a piece for each. e->cols is the tensor's. norm_offset is added to vectors. */
 typedef int gp_encoded_sink(void *user, const void *data, size_t bytes);
 int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, float norm_offset,
                      uint32_t n_threads, gp_encoded_sink *sink, void *user, double *error);
@@ -176,7 +176,7 @@ struct gp_quantize_job {
 /* All tensors, in the order in which they are written: layer by layer, then the last norm, then
  * the embedding, whose statistics come last. */
 int gp_quantize_declare(const struct gp_quantize_job *j, struct gp_gguf_writer *w);
-/* Those from done on. A checkpoint after each large one. */
+/* Those from done on; checkpoints between them as often as they take a twentieth of the time. */
 int gp_quantize_write(const struct gp_quantize_job *j, struct gp_gguf_writer *w, size_t done);
 
 #endif

@@ -15,6 +15,7 @@ void main()
 	const uint part = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
 	float w[32];
 
+	begin_types();
 	if (part * 32 >= p.cols || row >= Step(p.step).rows)
 		return;
 	const uint token = Step(p.step).row[row].token - p.first;

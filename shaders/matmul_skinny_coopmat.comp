@@ -268,6 +268,7 @@ void main()
 		[[unroll]] for (uint m = 0; m < ROW_TILES; m++)
 			sums[o][m] = coopmat<float, gl_ScopeSubgroup, 16, 8,
 			                     gl_MatrixUseAccumulator>(0.0);
+	begin_tile_types();
 	fetch_weights(t, min(begin, all - 1));
 	if (STAGED != 0) {
 		fetch_rows(begin * 2);

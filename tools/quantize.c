@@ -1,5 +1,6 @@
 /* gempipe quantize: a model in fewer bits. */
 #include <jansson.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 #include "tools/common/calibration_text.h"
 #include "tools/common/cli.h"
 #include "tools/common/model_out.h"
+#include "tools/common/on_signal.h"
 #include "tools/common/quantize_plan.h"
 
 static const char help[] =
@@ -75,8 +77,9 @@ struct quantize {
 	struct gp_calibration calibration;
 	struct gp_recipe recipe;
 	struct gp_gguf_writer *writer;
-	uint64_t begun_ns, first;      /* parameters that were there when the first was written */
-	unsigned last_percent;
+	uint64_t begun_ns;
+	uint64_t first, first_ns;      /* parameters that were there when progress began */
+	uint64_t shown_ns;
 };
 
 /* ---- arguments ---------------------------------------------------------------------------- */
@@ -205,24 +208,25 @@ static int parse(struct quantize *q, int argc, char **argv)
 static void on_progress(void *user, uint64_t done, uint64_t total)
 {
 	struct quantize *q = user;
-	const unsigned percent = (unsigned)(100 * done / total);
+	const double percent = 100 * (double)done / (double)total;
+	const uint64_t now = gp_now_ns();
+	const bool terminal = isatty(STDERR_FILENO);
+	char time[32];
 
-	if (q->last_percent > 100) {
+	if (!q->first_ns) {
 		q->first = done;
-		q->begun_ns = gp_now_ns();
+		q->first_ns = now;
 	}
-	const double seconds = (double)(gp_now_ns() - q->begun_ns) / 1e9;
-	const double left = done > q->first ?
-		seconds * (double)(total - done) / (double)(done - q->first) : 0;
-
-	if (q->cli.quiet || (percent == q->last_percent && done < total))
+	if (q->cli.quiet || (done < total && now - q->shown_ns < (terminal ? 200000000u : 10000000000u)))
 		return;
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[Kgempipe quantize: %3u%%, %.0f s left%s", percent, left,
-		        done == total ? "\n" : "");
-	else if (percent / 10 != q->last_percent / 10)
-		fprintf(stderr, "gempipe quantize: %u%%, %.0f s left\n", percent, left);
-	q->last_percent = percent;
+	q->shown_ns = now;
+	if (done == q->first)
+		return;
+	gp_duration_text(time, (double)(now - q->first_ns) / 1e9 * (double)(total - done) /
+	                       (double)(done - q->first));
+	fprintf(stderr, terminal ? "\r\033[Kgempipe quantize: %.1f%%, %s left%s" :
+	        "gempipe quantize: %.1f%%, %s left%s", percent, time,
+	        !terminal || done == total ? "\n" : "");
 }
 
 static void on_calibrated(void *user, uint32_t done, uint32_t total)
@@ -391,13 +395,9 @@ static int check_room(const struct quantize *q)
 	                                   gp_size_text(there, room));
 }
 
-/* FNV-1a. */
 static void hash(uint64_t *key, const void *data, size_t bytes)
 {
-	const uint8_t *p = data;
-
-	for (size_t i = 0; i < bytes; i++)
-		*key = (*key ^ p[i]) * 0x100000001b3u;
+	*key = gp_hash(*key, data, bytes);
 }
 
 static void hash_tensor(uint64_t *key, const struct gp_tensor *t)
@@ -418,7 +418,7 @@ static void hash_tensor(uint64_t *key, const struct gp_tensor *t)
 static uint64_t key_of(const struct quantize *q)
 {
 	const struct gp_config *c = gp_model_config(q->model);
-	uint64_t key = 0xcbf29ce484222325u;
+	uint64_t key = GP_HASH_BEGIN;
 
 	for (uint32_t l = 0; l < c->n_layers; l++)
 		for (uint32_t id = 0; id < GP_T_COUNT; id++)
@@ -444,13 +444,20 @@ static bool has_part(const struct quantize *q, const char *end)
 /* Early: a name that can't be written shows before the long work. */
 static int create_writer(struct quantize *q)
 {
-	char done[4096];
+	char text[4096];
 	int rc = gp_gguf_writer_create_resumable(&q->writer, q->out);
 
-	snprintf(done, sizeof done, "%s.part.done", q->out);
-	if (rc == 0 && q->restart)
-		unlink(done);
-	return rc;
+	if (rc < 0)
+		return rc;
+	snprintf(text, sizeof text, "%s.part.done", q->out);
+	if (q->restart)
+		unlink(text);
+	snprintf(text, sizeof text, "%sgempipe quantize: interrupted; the same command goes on with "
+	         "%s.part (--restart: anew)\n", isatty(STDERR_FILENO) ? "\n" : "", q->out);
+	cli_say_on_signal(text);
+	/* Too large a file is an error like a full disk. */
+	signal(SIGXFSZ, SIG_IGN);
+	return 0;
 }
 
 static int prepare_file(struct quantize *q, const struct gp_quantize_job *j, size_t *done)
@@ -500,6 +507,16 @@ static int print_result(const struct quantize *q, double seconds)
 	return cli_flush_stdout();
 }
 
+static int can_go_on(const struct quantize *q, int rc)
+{
+	char why[GP_ERROR_BYTES];
+
+	if (!has_part(q, ".done"))
+		return rc;
+	snprintf(why, sizeof why, "%s", gp_error());
+	return gp_fail(-rc, "%s; %s.part keeps what is done: run the same again to go on", why, q->out);
+}
+
 static int write_file(struct quantize *q)
 {
 	const struct gp_quantize_job j = {
@@ -515,11 +532,9 @@ static int write_file(struct quantize *q)
 	if (rc < 0)
 		return rc;
 	q->begun_ns = gp_now_ns();
-	q->last_percent = 101;
 	if ((rc = gp_quantize_write(&j, q->writer, done)) < 0 ||
 	    (rc = gp_gguf_writer_finish(q->writer)) < 0)
-		return !has_part(q, ".done") ? rc :
-		       gp_fail_in(rc, "%s.part keeps what is done; run the same again to go on", q->out);
+		return can_go_on(q, rc);
 	return print_result(q, (double)(gp_now_ns() - q->begun_ns) / 1e9);
 }
 

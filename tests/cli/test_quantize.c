@@ -149,7 +149,7 @@ static void every_method_works(void **state)
 	}
 }
 
-static void kill_it_in_the_middle(const char *const *argv)
+static void end_it_in_the_middle(const char *const *argv, int signal_number, const char *said)
 {
 	struct process p;
 	struct result r;
@@ -158,9 +158,9 @@ static void kill_it_in_the_middle(const char *const *argv)
 	process_start(&p, argv, 0);
 	while ((stat(done, &st) != 0 || st.st_size == 0) && !process_gone(p.pid, 0))
 		sleep_ms(1);
-	kill(p.pid, SIGKILL);
+	kill(p.pid, signal_number);
 	process_finish(&p, &r, 60);
-	assert_int_equal(r.status, 128 + SIGKILL);
+	must(&r, 128 + signal_number, said);
 	result_free(&r);
 }
 
@@ -175,9 +175,12 @@ static void a_killed_run_goes_on(void **state)
 	RUN(&r, program("quantize"), "-q", MINI, "-o", again, "--type", "q8_0");
 	must(&r, 0, "");
 	result_free(&r);
-	kill_it_in_the_middle(argv);
+	end_it_in_the_middle(argv, SIGKILL, "");
 	assert_int_not_equal(access(out, F_OK), 0);
 	assert_int_equal(access(part, F_OK), 0);
+	unlink(done);
+	end_it_in_the_middle(argv, SIGINT, "interrupted; the same command goes on");
+	assert_int_not_equal(access(out, F_OK), 0);
 	run_program(&r, argv);
 	must(&r, 0, "of an earlier run");
 	result_free(&r);
@@ -187,7 +190,7 @@ static void a_killed_run_goes_on(void **state)
 
 	/* Of another recipe nothing is taken over. */
 	unlink(out);
-	kill_it_in_the_middle(argv);
+	end_it_in_the_middle(argv, SIGKILL, "");
 	RUN(&r, program("quantize"), MINI, "-o", out, "--type", "q8_0", "--nearest");
 	must(&r, 0, "");
 	assert_null(strstr(r.err, "earlier run"));
