@@ -67,7 +67,7 @@ static float best_along(const struct panel *p, uint32_t at, uint32_t n, const fl
 
 static void go_along(const struct panel *p, uint32_t at, uint32_t n, const float *u, float by)
 {
-	for (uint32_t i = 0; i < n; i++)
+	for (uint32_t i = 0; i < n && by != 0.0f; i++)
 		if (u[i] != 0.0f)
 			shift(p, at + i, by * u[i]);
 }
