@@ -243,7 +243,7 @@ THREADED := shm proto quantize workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
 .PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-vulkan-validation bench \
-	bench-kernels bench-shaders install uninstall \
+	bench-kernels bench-shaders quality install uninstall \
 	compile_commands clean
 help:
 	@echo 'make                        build everything into build/'
@@ -259,6 +259,9 @@ help:
 	@echo 'make bench-shaders          speed of the Vulkan shaders, checked against the CPU;'
 	@echo '                            BENCH_ARGS="--help" shows what can be chosen'
 	@echo 'make bench                  measure kernels, hops and the pipeline on this machine'
+	@echo 'make quality                what every type and budget keeps of the bundled model, beside'
+	@echo '                            llama.cpp where it is on the PATH: half an hour on two cores;'
+	@echo '                            QUALITY_ARGS="--json budgets": see tools/measure-quality --help'
 	@echo 'make install, uninstall     PREFIX=/usr/local, DESTDIR='
 	@echo 'make compile_commands       compile_commands.json for editors'
 	@echo 'make clean                  remove build/'
@@ -284,6 +287,8 @@ bench: all $(BENCHES) $(BENCHED)
 	$(Q)tests/bench/run $(BUILD)
 bench-kernels: $(BENCHED)
 	$(Q)for program in $(BENCHED); do $$program --bench || exit 1; done
+quality: all
+	$(Q)tools/measure-quality $(BUILD) $(QUALITY_ARGS)
 bench-shaders: $(BUILD)/tests/bench/shaders
 	$(Q)$< $(BENCH_ARGS)
 install: all

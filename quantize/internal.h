@@ -21,6 +21,20 @@ typedef float gp_grid_squares_fn(const struct gp_format *f, const float *x, cons
 gp_grid_sums_fn gp_grid_sums_any, gp_grid_sums_avx2;
 gp_grid_squares_fn gp_grid_squares_any, gp_grid_squares_avx2; /* sum w (x - base - step v)^2 */
 
+/* descend.c: rows whose codes and grids are chosen already, each code and scale once more the best
+ * for what all others are. Of an element j of row r, error[r * cols + j] is what it is read back as,
+ * less what it should be. Codes, grids and errors change; moments and diagonal are of
+ * gp_moments_factor. *sum: of error M error^T over the rows. */
+struct gp_descent {
+	const struct gp_format *f;
+	uint32_t rows, cols;
+	const float *moments, *diagonal;
+	int8_t *code;                     /* [rows][cols] */
+	struct gp_grid *grid;             /* [rows][cols / block] */
+	float *error;                     /* [rows][cols] */
+};
+int gp_descend(const struct gp_descent *d, double *sum);
+
 /* search.c: the grid for x that makes sum w (x - nearest)^2 small. */
 void gp_grid_fit(const struct gp_format *f, const float *x, const float *w, struct gp_grid *g);
 

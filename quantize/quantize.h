@@ -27,8 +27,9 @@ int gp_moments_init(struct gp_moments *m, uint32_t width, bool whole);
 void gp_moments_free(struct gp_moments *m);
 /* One caller at a time; uses n_threads. */
 void gp_moments_add(struct gp_moments *m, const float *x, uint32_t rows, uint32_t n_threads);
-/* The matrix becomes the factor that gp_encode takes: U, upper triangular, with
- * (matrix + damping)^-1 = U^T U; damping (0.01 is usual) is a share of the mean diagonal.
+/* The upper triangle becomes the factor that gp_encode takes: U with (matrix + damping)^-1 =
+ * U^T U; damping (0.01 is usual) is a share of the mean diagonal. Below the diagonal the damped
+ * matrix is kept; its diagonal stands in m->diagonal.
  * -EDOM: the inputs were not finite. */
 int gp_moments_factor(struct gp_moments *m, float damping);
 
@@ -37,7 +38,7 @@ struct gp_encoding {
 	enum gp_type type;          /* any that gp_quantize writes */
 	uint32_t cols;              /* a multiple of the type's block */
 	const float *importance;    /* [cols], > 0: what an error of a column counts; NULL: all alike */
-	const float *factor;        /* of gp_moments_factor; NULL: no compensation of errors */
+	const float *factor, *diagonal; /* of gp_moments_factor; NULL: no compensation of errors */
 	bool nearest;               /* round to nearest, without search: gp_quantize */
 };
 /* rows x cols floats, which are overwritten, to out, packed as in files. *error: the sum of

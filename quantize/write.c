@@ -101,8 +101,10 @@ static struct gp_encoding encoding_of(const struct writing *g, enum gp_tensor_id
 		return e;
 	if (j->calibration)
 		e.importance = j->calibration->matrix[matrix].importance;
-	if (j->walk)
+	if (j->walk) {
 		e.factor = g->moments[gp_observed_by(id)].matrix;
+		e.diagonal = g->moments[gp_observed_by(id)].diagonal;
+	}
 	return e;
 }
 
