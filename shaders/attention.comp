@@ -240,7 +240,7 @@ void main()
 	const uint blocks = r.pos / KV_BLOCK + 1 - first_block, each = s.part_blocks[p.kind];
 	const uint n_parts = (blocks + each - 1) / each;
 
-	if (row >= s.rows || part >= n_parts)
+	if (row >= s.rows || part >= n_parts || r.tiled != 0)
 		return;
 	const uint begin = first_block + part * each, end = min(begin + each, first_block + blocks);
 	Addresses table = Addresses(s.tables + r.table[p.kind] * 8);

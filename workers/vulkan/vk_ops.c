@@ -49,7 +49,7 @@ void vk_barrier_of_begin(struct vulkan_device *d)
 	                                          VK_ACCESS_MEMORY_WRITE_BIT);
 }
 
-static int bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes)
+int vk_bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes)
 {
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
@@ -61,7 +61,7 @@ static int bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
                          uint32_t push_bytes, const uint32_t groups[3])
 {
-	const int rc = bind(d, p, push, push_bytes);
+	const int rc = vk_bind(d, p, push, push_bytes);
 
 	if (rc == 0)
 		vkCmdDispatch(d->commands, groups[0], groups[1], groups[2]);
@@ -123,13 +123,6 @@ static void put_table(struct vulkan_device *d, enum gp_kv_kind k, uint32_t seq, 
 		to[i] = ids[i] == UNUSED_BLOCK ? 0 : d->kv_blocks[k][ids[i]].address;
 }
 
-static uint32_t first_seen(const struct vulkan_device *d, enum gp_kv_kind k, uint32_t pos)
-{
-	const uint32_t window = d->config.window;
-
-	return k == GP_KV_GLOBAL || pos < window ? 0 : pos - window + 1;
-}
-
 static void put_rows(struct vulkan_device *d)
 {
 	const struct gp_batch *b = d->batch;
@@ -142,36 +135,13 @@ static void put_rows(struct vulkan_device *d)
 		struct vk_row row = { .pos = pos, .token = b->token[r] };
 
 		for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
-			row.first[k] = first_seen(d, k, pos);
+			row.first[k] = vk_first_seen(d, k, pos);
 			row.table[k] = (seq * GP_KV_KINDS + k) * d->table_blocks;
 			if (!again && d->n_layers[k])
 				put_table(d, k, seq, n, row.table[k]);
 		}
 		rows[r] = row;
 	}
-}
-
-/* Attention's positions are cut into parts so that there are work groups enough. */
-static void put_parts(struct vulkan_device *d, enum gp_kv_kind k)
-{
-	const struct gp_batch *b = d->batch;
-	struct vk_step *s = (struct vk_step *)d->step.host;
-	const uint32_t heads = d->config.n_kv_heads;
-	const uint32_t room = VK_ATTENTION_GROUPS / (heads * b->n_rows);
-	const uint32_t parts = room < VK_MOST_PARTS ? room : VK_MOST_PARTS;
-	uint32_t most = 1;
-
-	for (uint32_t r = 0; r < b->n_rows; r++) {
-		const uint32_t first = first_seen(d, k, b->pos[r]);
-		const uint32_t blocks = b->pos[r] / GP_KV_BLOCK - first / GP_KV_BLOCK + 1;
-
-		most = blocks > most ? blocks : most;
-	}
-	const uint32_t each = parts > 1 ? (most + parts - 1) / parts : most;
-	s->part_blocks[k] = each;
-	s->groups[k][0] = heads;
-	s->groups[k][1] = (most + each - 1) / each;
-	s->groups[k][2] = b->n_rows;
 }
 
 /* Rows of a sequence that follow each other, or are mixed with others', need K and V of
@@ -200,12 +170,12 @@ static void put_step(struct vulkan_device *d, const float *hidden_in)
 	struct vk_step *s = (struct vk_step *)d->step.host;
 
 	s->tables = d->tables.address;
+	s->tiles = d->tiles.address;
 	s->rows = b->n_rows;
 	s->logit_rows = b->n_logit_rows;
 	put_angles(d);
 	put_rows(d);
-	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
-		put_parts(d, k);
+	vk_put_attention(d);
 	for (uint32_t i = 0; i < d->logit_rows; i++)
 		put_logit_row(d, i);
 	if (hidden_in)
@@ -329,83 +299,6 @@ int vulkan_add_norm(void *dev, gp_handle w, gp_handle next)
 
 	d->is_quantized[GP_BUF_NORMED] = next && p.quants;
 	return norm(d, next ? 2 : 1, &p);
-}
-
-struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append)
-{
-	return (struct vk_constants){ { (uint32_t)d->shape.kv_type,
-	                                d->config.n_heads / d->config.n_kv_heads,
-	                                d->config.head_dim, 0, append } };
-}
-
-int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
-{
-	struct vulkan_device *d = dev;
-	const struct gp_config *c = &d->config;
-	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = vk_head_constants(d, false);
-	const struct {
-		uint64_t q, k, v, q_norm, k_norm, step, angles;
-		uint32_t heads, kv_heads, kind, layer;
-		float eps;
-	} p = {
-		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
-		vk_weight(d, q_norm)->span.address, vk_weight(d, k_norm)->span.address,
-		d->step.address, d->angles[at.kind].address, c->n_heads, c->n_kv_heads, at.kind,
-		at.index, c->rms_eps };
-	const uint32_t groups[] = { c->n_heads + 2 * c->n_kv_heads, d->rows, 1 };
-	const int rc = vk_dispatch_variant(d, VK_QK_ROPE_APPEND, &constants, &p, sizeof p, groups);
-
-	vk_barrier(d);
-	return rc;
-}
-
-/* Norms of 0: Q is normed and rotated, K and V are stored already. */
-static int attend(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, uint64_t k_norm)
-{
-	const struct gp_config *c = &d->config;
-	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = vk_head_constants(d, q_norm != 0);
-	const bool quants = c->head_dim % 32 == 0;
-	const struct {
-		uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
-		uint32_t kv_heads, kind, layer;
-		float scale, eps;
-	} p = {
-		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
-		q_norm, k_norm, d->buffer[GP_BUF_ATTN].address,
-		quants ? d->quants[GP_BUF_ATTN].address : 0, d->blocks[GP_BUF_ATTN].address,
-		d->step.address, d->angles[at.kind].address, d->parts.address, d->ended.address,
-		c->n_kv_heads, at.kind, at.index, c->attn_scale, c->rms_eps };
-	VkPipeline pipeline;
-	int rc;
-
-	if ((rc = vk_variant(d, VK_ATTENTION, &constants, &pipeline)) < 0 ||
-	    (rc = bind(d, pipeline, &p, sizeof p)) < 0)
-		return rc;
-	vkCmdDispatchIndirect(d->commands, d->step.buffer,
-	                      d->step.offset + offsetof(struct vk_step, groups[at.kind]));
-	vk_barrier(d);
-	d->is_quantized[GP_BUF_ATTN] = p.quants;
-	return 0;
-}
-
-int vulkan_attention(void *dev, uint32_t layer)
-{
-	return attend(dev, layer, 0, 0);
-}
-
-int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
-{
-	struct vulkan_device *d = dev;
-	int rc;
-
-	if (d->alone)
-		return attend(d, layer, vk_weight(d, q_norm)->span.address,
-		              vk_weight(d, k_norm)->span.address);
-	if ((rc = vulkan_qk_rope_append(dev, layer, q_norm, k_norm)) < 0)
-		return rc;
-	return attend(d, layer, 0, 0);
 }
 
 static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,

@@ -77,7 +77,8 @@ int vulkan_finish_load(void *dev);
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
                  VK_MATMUL_INT8_4, VK_MATMUL_INT8_8, VK_MATMUL_INT8_16, VK_MATMUL_FLOAT_1,
                  VK_MATMUL_FLOAT_2, VK_MATMUL_FLOAT_4, VK_MATMUL_FLOAT_8, VK_MATMUL_FLOAT_16,
-                 VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+                 VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION,
+                 VK_ATTENTION_TILE_COOPMAT, VK_MATMUL_MANY,
                  VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
                  VK_MATMUL_SKINNY_COOPMAT, VK_PACK_SKINNY, VK_PROBE_COOPMAT,
                  VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
@@ -225,13 +226,19 @@ struct vk_row {                /* as in shaders/common.glsl, like the next */
 	uint32_t first[GP_KV_KINDS];
 	uint32_t table[GP_KV_KINDS];
 	uint32_t token;
+	uint32_t tiled;
+};
+
+struct vk_tile {
+	uint32_t first, rows;
 };
 
 struct vk_step {
-	uint64_t tables;
+	uint64_t tables, tiles;
 	uint32_t rows, logit_rows;
 	uint32_t part_blocks[GP_KV_KINDS];
 	uint32_t groups[GP_KV_KINDS][3];
+	uint32_t tile_groups[3];
 	struct vk_row row[];
 };
 
@@ -303,9 +310,9 @@ struct vulkan_device {
 	struct vk_span quants[GP_BUF_COUNT], blocks[GP_BUF_COUNT];
 	bool is_quantized[GP_BUF_COUNT];     /* by what was recorded so far */
 	struct vk_span parts, ended;         /* of attention */
-	/* a step's input: struct vk_step, addresses of KV blocks, angles by kind, logit rows,
-	 * hidden */
-	struct vk_span step, tables, angles[GP_KV_KINDS], picked, wanted, hidden_in, out;
+	/* a step's input: struct vk_step, addresses of KV blocks, tiles of attention, angles
+	 * by kind, logit rows, hidden */
+	struct vk_span step, tables, tiles, angles[GP_KV_KINDS], picked, wanted, hidden_in, out;
 	struct vk_span maxima, picked_chunks; /* of logits (vk_best.c) */
 	uint32_t rows, logit_rows;           /* of the step in hand, as recorded */
 	bool alone;                          /* no two of its rows are of one sequence */
@@ -386,11 +393,22 @@ int vk_take_best(struct vulkan_device *d, uint32_t rows);
 int vk_record_best(struct vulkan_device *d);
 void vk_give_logits(const struct vulkan_device *d, float *out);
 
-/* vk_ops.c */
+/* vk_attention.c */
 #define VK_ATTENTION_GROUPS 1024u      /* of a step's attention, where positions are cut */
 #define VK_MOST_PARTS 64u              /* of a row, as in shaders/attention.comp */
+int vk_prepare_attention(struct vulkan_device *d);
+/* Rows of a tile; 0: there are no tiles. */
+uint32_t vk_tile_rows(const struct vulkan_device *d);
+/* The position that a row at pos sees first. */
+uint32_t vk_first_seen(const struct vulkan_device *d, enum gp_kv_kind k, uint32_t pos);
+/* After the rows of a step are there: parts and tiles. */
+void vk_put_attention(struct vulkan_device *d);
+int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+int vulkan_attention(void *dev, uint32_t layer);
+int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+
+/* vk_ops.c */
 struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
-struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append);
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
 #define VK_MOST_GROUPS 32768u  /* in a dimension; Vulkan guarantees 65535 */
 /* Work groups for n items, of_group each; a shader that has fewer of them walks on. */
@@ -403,6 +421,7 @@ void vk_barrier_to_copy(struct vulkan_device *d);
 void vk_barrier_of_begin(struct vulkan_device *d);
 int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                 uint32_t push_bytes, const uint32_t groups[3]);
+int vk_bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes);
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
                          uint32_t push_bytes, const uint32_t groups[3]);
 /* Of a step like d->rows, logit_rows, alone and picks say: as vk_begin_recording. */
@@ -410,9 +429,6 @@ int vk_record_begin(struct vulkan_device *d);
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
 int vulkan_embed(void *dev, gp_handle table, float scale);
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
-int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
-int vulkan_attention(void *dev, uint32_t layer);
-int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 int vulkan_add_norm(void *dev, gp_handle w, gp_handle next);
 int vulkan_geglu(void *dev);
 /* A buffer's 8 bits, with the barrier after; with up (an address) of GEGLU of the two,
