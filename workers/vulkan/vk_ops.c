@@ -255,10 +255,25 @@ struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op
 }
 
 struct norm_push {
-	uint64_t from, w, hidden, next, to, quants, blocks;
+	uint64_t from, w, hidden, next, to, quants, blocks, halves, scales;
 	uint32_t vectors;
 	float eps;
 };
+
+/* To a buffer, as the product wants it that so many rows of it are for. */
+static void choose_output(struct vulkan_device *d, enum gp_buffer to, struct norm_push *p)
+{
+	p->to = d->buffer[to].address;
+	if (vk_skinny_reads(d, to)) {
+		p->halves = d->skinny.rows.address;
+		p->scales = d->skinny.scales.address;
+	} else {
+		p->quants = d->quants[to].address;
+		p->blocks = d->blocks[to].address;
+	}
+	d->skinny.packed = p->halves ? p->to : 0;
+	d->is_quantized[to] = p->quants;
+}
 
 static int norm(struct vulkan_device *d, uint32_t op, const struct norm_push *p)
 {
@@ -273,31 +288,28 @@ static int norm(struct vulkan_device *d, uint32_t op, const struct norm_push *p)
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w)
 {
 	struct vulkan_device *d = dev;
-	const struct norm_push p = {
+	struct norm_push p = {
 		.from = d->buffer[from].address, .w = vk_weight(d, w)->span.address,
-		.to = d->buffer[to].address, .quants = d->quants[to].address,
-		.blocks = d->blocks[to].address, .vectors = d->width[to] / 4,
-		.eps = d->config.rms_eps };
+		.vectors = d->width[to] / 4, .eps = d->config.rms_eps };
 
 	if (d->width[to] != d->config.hidden || d->width[from] != d->config.hidden)
 		return gp_fail(EINVAL, "a norm of rows of %u; these have %u", d->width[from],
 		               d->config.hidden);
-	d->is_quantized[to] = p.quants;
+	choose_output(d, to, &p);
 	return norm(d, 0, &p);
 }
 
 int vulkan_add_norm(void *dev, gp_handle w, gp_handle next)
 {
 	struct vulkan_device *d = dev;
-	const struct norm_push p = {
+	struct norm_push p = {
 		.from = d->buffer[GP_BUF_BRANCH].address, .w = vk_weight(d, w)->span.address,
 		.hidden = d->buffer[GP_BUF_HIDDEN].address,
 		.next = next ? vk_weight(d, next)->span.address : 0,
-		.to = d->buffer[GP_BUF_NORMED].address, .quants = d->quants[GP_BUF_NORMED].address,
-		.blocks = d->blocks[GP_BUF_NORMED].address, .vectors = d->config.hidden / 4,
-		.eps = d->config.rms_eps };
+		.vectors = d->config.hidden / 4, .eps = d->config.rms_eps };
 
-	d->is_quantized[GP_BUF_NORMED] = next && p.quants;
+	if (next)
+		choose_output(d, GP_BUF_NORMED, &p);
 	return norm(d, next ? 2 : 1, &p);
 }
 

@@ -14,6 +14,7 @@
 #define MOST_AT_ONCE 3u        /* matrices of a dispatch */
 #define LEAST_STEPS 2u         /* of a part */
 #define ROW_STEP 64u           /* rows of the largest work group */
+#define STEPS 4u               /* as the shader's */
 
 /* A work group's size, subgroups of it that share outputs, rows / 8, outputs / 16 of a
  * subgroup, whether rows go through shared memory; how many work groups of a compute unit
@@ -149,19 +150,19 @@ int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width)
 }
 
 /* ---- pipelines ------------------------------------------------------------------ */
-static struct vk_constants pack_constants(const struct vulkan_device *d, bool gated)
+static struct vk_constants pack_constants(const struct vulkan_device *d)
 {
 	const uint32_t most = d->features.invocations;
 
-	return (struct vk_constants){ { gated, 0, 0, most < PACK_SIZE ? most : PACK_SIZE } };
+	return (struct vk_constants){ { 0, 0, 0, most < PACK_SIZE ? most : PACK_SIZE } };
 }
 
-static int create(struct vulkan_device *d, enum gp_type type, uint32_t which)
+static int create(struct vulkan_device *d, enum gp_type type, uint32_t which, bool gated)
 {
 	const struct shape s = shape_of(which, type);
 	const uint32_t constants[] = { (uint32_t)type, s.size, s.split, s.row_tiles, s.out_tiles,
-	                               s.staged };
-	VkPipeline *p = &d->skinny.pipeline[which][type];
+	                               s.staged, STEPS, gated };
+	VkPipeline *p = &d->skinny.pipeline[gated][which][type];
 
 	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
 	                                   GP_ARRAY_LEN(constants), SUBGROUP, p);
@@ -169,26 +170,25 @@ static int create(struct vulkan_device *d, enum gp_type type, uint32_t which)
 
 int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type)
 {
+	const struct vk_constants c = pack_constants(d);
 	VkPipeline p;
 	int rc = 0;
 
 	if (!d->skinny.usable || type == GP_TYPE_F32)
 		return 0;
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
-		rc = create(d, type, t);
-	for (uint32_t gated = 0; gated < 2 && rc == 0; gated++) {
-		const struct vk_constants c = pack_constants(d, gated);
-
-		rc = vk_variant(d, VK_PACK_SKINNY, &c, &p);
-	}
-	return rc;
+		if ((rc = create(d, type, t, false)) == 0)
+			rc = create(d, type, t, true);
+	return rc < 0 ? rc : vk_variant(d, VK_PACK_SKINNY, &c, &p);
 }
 
 void vk_skinny_destroy(struct vulkan_device *d)
 {
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
-		for (uint32_t i = 0; i < VK_TYPES; i++)
-			vkDestroyPipeline(d->device, d->skinny.pipeline[t][i], NULL);
+		for (uint32_t i = 0; i < VK_TYPES; i++) {
+			vkDestroyPipeline(d->device, d->skinny.pipeline[0][t][i], NULL);
+			vkDestroyPipeline(d->device, d->skinny.pipeline[1][t][i], NULL);
+		}
 }
 
 /* ---- a product ------------------------------------------------------------------ */
@@ -201,28 +201,23 @@ bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *ou
 	return d->skinny.usable;
 }
 
-/* With the barrier after. up: an address, or 0. */
-static int pack(struct vulkan_device *d, const struct vk_many_in *in, uint64_t up)
+bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b)
 {
-	const struct { uint64_t to, scales, from, up, picked; uint32_t cols; } p = {
-		d->skinny.rows.address, d->skinny.scales.address, in->from, up, in->picked,
-		in->cols };
-	const struct vk_constants c = pack_constants(d, up != 0);
+	return d->skinny.usable && b == GP_BUF_NORMED && d->rows > VK_FEW_ROWS_SKINNY &&
+	       d->width[b] % 64 == 0;
+}
+
+/* With the barrier after. */
+static int pack(struct vulkan_device *d, const struct vk_many_in *in)
+{
+	const struct { uint64_t to, scales, from, picked; uint32_t cols; } p = {
+		d->skinny.rows.address, d->skinny.scales.address, in->from, in->picked, in->cols };
+	const struct vk_constants c = pack_constants(d);
 	const int rc = vk_dispatch_variant(d, VK_PACK_SKINNY, &c, &p, sizeof p,
 	                                   (const uint32_t[]){ in->rows, 1, 1 });
 
 	vk_barrier(d);
 	return rc;
-}
-
-int vk_skinny_geglu(struct vulkan_device *d)
-{
-	const struct vk_many_in in = { d->buffer[GP_BUF_GATE].address, 0, d->rows,
-	                               d->width[GP_BUF_GATE] };
-
-	d->skinny.packed = in.from;
-	d->is_quantized[GP_BUF_GATE] = false;
-	return pack(d, &in, d->buffer[GP_BUF_UP].address);
 }
 
 struct push {                  /* as in matmul_skinny_coopmat.comp */
@@ -268,9 +263,9 @@ static uint32_t parts_for(const struct vulkan_device *d, const struct shape *s, 
 	return parts < 1 || most < 1 ? 1 : parts < most ? parts : most;
 }
 
-/* Matrices of one type, as many as one dispatch takes. */
+/* Matrices of one type, as many as one dispatch takes; gated: gate and up. */
 static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
-                    const struct vk_many_out *out, size_t n)
+                    const struct vk_many_out *out, size_t n, bool gated)
 {
 	const enum gp_type type = out[0].w->type;
 	const uint32_t which = shape_for(d, in->rows, out, n);
@@ -288,24 +283,40 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 		p.n[i] = out[i].w->rows;
 	}
 	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
-	return vk_dispatch_pipeline(d, d->skinny.pipeline[which][type], &p, sizeof p,
+	return vk_dispatch_pipeline(d, d->skinny.pipeline[gated][which][type], &p, sizeof p,
 	                            (const uint32_t[]){ row_groups, groups / row_groups,
 	                                                up_to(steps, p.steps) });
+}
+
+/* If who wrote the input did not do it, or another's came after. */
+static int pack_once(struct vulkan_device *d, const struct vk_many_in *in)
+{
+	const bool packed = d->skinny.packed == in->from && !in->picked;
+
+	d->skinny.packed = 0;
+	return packed ? 0 : pack(d, in);
 }
 
 int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
                        const struct vk_many_out *out, size_t n)
 {
-	int rc = d->skinny.packed == in->from && !in->picked ? 0 : pack(d, in, 0);
+	int rc = pack_once(d, in);
 
-	d->skinny.packed = 0; /* the rows are this input's now */
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		for (run = 1; i + run < n && run < MOST_AT_ONCE; run++)
 			if (out[i + run].w->type != out[i].w->type)
 				break;
 		if (i) /* partial sums have one place */
 			vk_barrier(d);
-		rc = multiply(d, in, out + i, run);
+		rc = multiply(d, in, out + i, run, false);
 	}
 	return rc;
+}
+
+int vk_skinny_gated(struct vulkan_device *d, const struct vk_many_in *in,
+                    const struct vk_many_out out[2])
+{
+	const int rc = pack_once(d, in);
+
+	return rc < 0 ? rc : multiply(d, in, out, 2, true);
 }

@@ -195,8 +195,8 @@ void vk_many_destroy(struct vulkan_device *d);
 
 struct vk_skinny {
 	bool is_probed, usable;                /* on this device */
-	VkPipeline pipeline[VK_SKINNY_SHAPES][VK_TYPES];
-	struct vk_span rows, scales;           /* as pack_skinny.comp leaves them */
+	VkPipeline pipeline[2][VK_SKINNY_SHAPES][VK_TYPES]; /* [1]: of gate and up */
+	struct vk_span rows, scales;           /* as pack_skinny.comp and norms leave them */
 	struct vk_span parts, ended;           /* of work groups that share outputs */
 	uint64_t packed;                       /* address of the buffer that they are of, or 0 */
 };
@@ -206,11 +206,14 @@ int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width);
 int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type);
 void vk_skinny_destroy(struct vulkan_device *d);
 bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n);
-/* GEGLU of GATE and UP, left in GATE and ready for the product that comes next. */
-int vk_skinny_geglu(struct vulkan_device *d);
+/* Whether norms leave a buffer's rows as the product that comes next wants them. */
+bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b);
 /* As vk_multiply_many, which calls it. */
 int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
                        const struct vk_many_out *out, size_t n);
+/* gelu(gate) * up to where gate's outputs go, of two matrices alike. */
+int vk_skinny_gated(struct vulkan_device *d, const struct vk_many_in *in,
+                    const struct vk_many_out out[2]);
 
 /* ---- the device ----------------------------------------------------------------- */
 struct vk_weight {              /* a matrix, or the first rows of one: */
