@@ -2,7 +2,7 @@
 // softmax(q k^T scale) v on matrix units, for tiles of rows that are of one sequence and
 // follow each other in it: K and V are read once for all heads of all of them. A work
 // group takes the query heads of a KV head, 64 queries of a tile; a subgroup of 32 lanes
-// 16 of these. Q is normed and rotated, K and V are stored already.
+// 16 of these. K and V are stored already.
 #pragma use_vulkan_memory_model
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -19,8 +19,9 @@ const uint HEAD_ROWS = 1;
 
 layout(push_constant, scalar) uniform P {
 	uint64_t q, to, step;
+	uint64_t q_norm, angles; // q_norm 0: Q is normed and rotated already
 	uint kv_heads, kind, layer;
-	float scale;
+	float scale, eps;
 } p;
 
 const uint STEP = 32;                    // positions at a time; a block's are a multiple
@@ -29,6 +30,7 @@ const uint LOADS = (STEP * OCTETS + SIZE - 1) / SIZE;
 const bool AHEAD = DIM <= 128;           // the next step is fetched while this one is at work
 const uint LANES = 2, EACH = STEP / LANES;       // of a query: lanes, and scores of one
 const uint SCORES = STEP / 4 + 1;        // of a query's scores, in uvec4s
+const uint AT_ONCE = 4;                  // queries that are loaded
 const float LOWEST = -3.0e38;
 const int TOP = 15;                      // queries as halves are below 2 ^ TOP
 // Values of Q8_0 may exceed what halves hold.
@@ -56,32 +58,72 @@ uint query_of_lane()
 	return gl_SubgroupID * 16 + gl_SubgroupInvocationID / LANES;
 }
 
-// Queries of the tile's rows, n of them: halves, each scaled by a power of two of its own.
-void load_queries(uint row, uint n)
+uint head_of(uint row, uint m)
 {
-	const uint lane = gl_SubgroupInvocationID;
+	return ((row + m / HEADS) * p.kv_heads + gl_WorkGroupID.x) * HEADS + m % HEADS;
+}
 
-	for (uint m = gl_SubgroupID * 16; m < gl_SubgroupID * 16 + 16; m++) {
-		const uint head = ((row + m / HEADS) * p.kv_heads + gl_WorkGroupID.x) * HEADS + m % HEADS;
-		Vectors x = Vectors(p.q + uint64_t(m < n ? head : 0) * DIM * 4);
-		float most = 0;
+// A lane's elements of a head, [4 i, 4 i + 4) of each half of it, normed and rotated.
+void norm_and_rotate(uint row, uint i, inout vec4 a, inout vec4 b)
+{
+	const float sum = subgroupAdd(dot(a, a) + dot(b, b));
+	const float scale = inversesqrt(sum / float(DIM) + p.eps);
+	Vectors angles = Vectors(p.angles + uint64_t(row) * DIM * 4), w = Vectors(p.q_norm);
+	const vec4 c = angles.v[i], s = angles.v[i + DIM / 8];
+	const vec4 x = a * scale * w.v[i], y = b * scale * w.v[i + DIM / 8];
+
+	a = x * c - y * s;
+	b = y * c + x * s;
+}
+
+void put_query(uint m, uint i, vec4 x)
+{
+	staged[m * ROW + i / 2][i % 2 * 2] = packFloat2x16(f16vec2(x.xy));
+	staged[m * ROW + i / 2][i % 2 * 2 + 1] = packFloat2x16(f16vec2(x.zw));
+}
+
+float largest_of(vec4 x)
+{
+	const vec4 v = abs(x);
+
+	return max(max(v.x, v.y), max(v.z, v.w));
+}
+
+// Some queries of the tile's rows, n in all, by a subgroup: halves, each query scaled by a
+// power of two of its own.
+void load_some(uint row, uint n, uint first)
+{
+	const uint lane = gl_SubgroupInvocationID, i = min(lane, DIM / 8 - 1);
+	const bool mine = lane < DIM / 8;
+	vec4 a[AT_ONCE], b[AT_ONCE];
+
+	[[unroll]] for (uint e = 0; e < AT_ONCE; e++) {
+		const uint m = min(first + e, n - 1);
+		Vectors x = Vectors(p.q + uint64_t(head_of(row, m)) * DIM * 4);
+
+		a[e] = mine ? x.v[i] : vec4(0);
+		b[e] = mine ? x.v[i + DIM / 8] : vec4(0);
+	}
+	[[unroll]] for (uint e = 0; e < AT_ONCE; e++) {
 		int exponent;
 
-		for (uint i = lane; i < DIM / 4; i += 32) {
-			const vec4 v = abs(x.v[i]);
-
-			most = max(most, max(max(v.x, v.y), max(v.z, v.w)));
-		}
-		frexp(clamp(subgroupMax(most), 1e-30, 3e38), exponent);
-		for (uint i = lane; i < DIM / 4; i += 32) {
-			const vec4 v = m < n ? x.v[i] * ldexp(1.0, TOP - exponent) : vec4(0);
-
-			staged[m * ROW + i / 2][i % 2 * 2] = packFloat2x16(f16vec2(v.xy));
-			staged[m * ROW + i / 2][i % 2 * 2 + 1] = packFloat2x16(f16vec2(v.zw));
+		if (p.q_norm != 0)
+			norm_and_rotate(row + min(first + e, n - 1) / HEADS, i, a[e], b[e]);
+		const float most = subgroupMax(max(largest_of(a[e]), largest_of(b[e])));
+		frexp(clamp(most, 1e-30, 3e38), exponent);
+		if (mine) {
+			put_query(first + e, i, a[e] * ldexp(1.0, TOP - exponent));
+			put_query(first + e, i + DIM / 8, b[e] * ldexp(1.0, TOP - exponent));
 		}
 		if (subgroupElect())
-			unit[m] = p.scale * ldexp(1.0, exponent - TOP);
+			unit[first + e] = p.scale * ldexp(1.0, exponent - TOP);
 	}
+}
+
+void load_queries(uint row, uint n)
+{
+	for (uint m = 0; m < 16; m += AT_ONCE)
+		load_some(row, n, gl_SubgroupID * 16 + m);
 	barrier();
 	[[unroll]] for (uint k = 0; k < DIM / 16; k++)
 		coopMatLoad(q[k], staged, gl_SubgroupID * 16 * ROW + k * 2, ROW,
@@ -219,9 +261,8 @@ void add_values()
 void put_sums(uint row, uint n, Query query)
 {
 	const uint m = query_of_lane(), part = gl_SubgroupInvocationID % LANES;
-	const uint head = ((row + m / HEADS) * p.kv_heads + gl_WorkGroupID.x) * HEADS + m % HEADS;
 	const float sum = (query.sum + subgroupShuffleXor(query.sum, 1)) * SHRINK;
-	Vectors to = Vectors(p.to + uint64_t(head) * DIM * 4);
+	Vectors to = Vectors(p.to + uint64_t(m < n ? head_of(row, m) : 0) * DIM * 4);
 
 	[[unroll]] for (uint i = 0; i < DIM / STEP; i++) {
 		[[unroll]] for (uint j = 0; j < STEP / 16; j++)

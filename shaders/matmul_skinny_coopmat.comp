@@ -31,6 +31,7 @@ layout(push_constant, scalar) uniform P {
 	uint n[3];             // 0: no such matrix
 	uint rows, cols;
 	uint steps;            // of SPLIT chunks, of a part
+	float factor[3];       // a power of two that weights' scales are multiplied with
 } p;
 
 const uint OUTS = 16 * OUT_TILES, ROWS = 8 * ROW_TILES;
@@ -55,11 +56,13 @@ layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Counts {
 
 uvec4 x_next[X_LOADS];
 Raw weights_of[OUT_TILES][2][2 * ITEMS];
+f16vec2 q4_scales[OUT_TILES][2][2];      // of Q4_0: what its bits are multiplied with; its -8
 coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator> sums[OUT_TILES][ROW_TILES];
 
 struct Matrix {
 	uint64_t w[2], to;     // w[1]: of the second 8 of each 16 weight rows
 	uint n, first;         // outputs; the work group's first
+	float factor[2];
 };
 
 Matrix matrix_of_group()
@@ -68,7 +71,35 @@ Matrix matrix_of_group()
 
 	for (; GATED == 0 && i < 2 && g >= (p.n[i] + GROUP - 1) / GROUP; i++)
 		g -= (p.n[i] + GROUP - 1) / GROUP;
-	return Matrix(uint64_t[](p.w[i], p.w[GATED != 0 ? 1 : i]), p.to[i], p.n[i], g * EACH);
+	const uint other = GATED != 0 ? 1 : i;
+	return Matrix(uint64_t[](p.w[i], p.w[other]), p.to[i], p.n[i], g * EACH,
+	              float[](p.factor[i], p.factor[other]));
+}
+
+// Bits 0 to 3 of a half are a subnormal number, q / 2 ^ 24: one operation makes a weight
+// of it, where the largest scale is brought near the top of what a half holds before. So
+// weights are less by 2 ^ 24 / factor until their sums are put.
+const float Q4_UNIT = 16777216.0;
+
+void prepare_q4(Matrix m)
+{
+	[[unroll]] for (uint o = 0; o < OUT_TILES; o++)
+		[[unroll]] for (uint r = 0; r < 2; r++)
+			[[unroll]] for (uint i = 0; i < 2; i++) {
+				const float d = float(weights_of[o][r][i].scales.x) * m.factor[r];
+
+				q4_scales[o][r][i] = f16vec2(d, d * (-8 / Q4_UNIT));
+			}
+}
+
+f16vec2 q4_pair(uvec4 q, f16vec2 scales, uint i)
+{
+	const uint x = q[i % 8 / 2] >> i % 2 * 8;
+
+	return i < 8 ?
+	       fma(unpackFloat2x16(x & 0x000f000f), f16vec2(scales.x), f16vec2(scales.y)) :
+	       fma(unpackFloat2x16(x & 0x00f000f0), f16vec2(scales.x * float16_t(1.0 / 16)),
+	           f16vec2(scales.y));
 }
 
 void fetch_weights(Matrix m, uint step)
@@ -127,6 +158,8 @@ f16vec2 weight_pair(uint o, uint r, uint half_, uint j, uint pair)
 {
 	if (ITEM == 8)
 		return unpack(weights_of[o][r][half_ * ITEMS + pair / 4 % ITEMS], j, pair % 4);
+	if (TYPE == Q4_0)
+		return q4_pair(weights_of[o][r][half_].q[0], q4_scales[o][r][half_], pair);
 	return unpack(weights_of[o][r][half_], j, pair);
 }
 
@@ -177,6 +210,11 @@ uint place_of(uint output_)
 	return GATED != 0 ? output_ / 8 * 16 + output_ % 8 : output_;
 }
 
+vec2 unit_of(Matrix t)
+{
+	return TYPE == Q4_0 ? Q4_UNIT / vec2(t.factor[0], t.factor[1]) : vec2(1);
+}
+
 void put(Matrix t, uint place, float sum, float up)
 {
 	const uint at = place % GROUP, m = gl_WorkGroupID.x * ROWS + place / GROUP;
@@ -184,9 +222,10 @@ void put(Matrix t, uint place, float sum, float up)
 
 	if (m >= p.rows || n >= t.n)
 		return;
-	const float scale = Floats(p.scales).v[m];
-	Floats(t.to + (uint64_t(m) * t.n + n) * 4).v[0] =
-		GATED != 0 ? gelu(sum * scale) * (up * scale) : sum * scale;
+	const float row = Floats(p.scales).v[m];
+	const vec2 x = vec2(sum, up) * row * unit_of(t);
+
+	Floats(t.to + (uint64_t(m) * t.n + n) * 4).v[0] = GATED != 0 ? gelu(x.x) * x.y : x.x;
 }
 
 void keep_sums()
@@ -310,6 +349,8 @@ void main()
 		[[unroll]] for (uint h = 0; h < 2; h++) {
 			if (STAGED != 0)
 				fetch_rows(step * 2 + h + 1);
+			if (TYPE == Q4_0 && h == 0)
+				prepare_q4(t);
 			multiply(step, h);
 			if (h == 1)
 				fetch_weights(t, min(step + 1, all - 1));

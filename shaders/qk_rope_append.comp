@@ -1,6 +1,6 @@
 #version 460
 // A work group takes a head of a row: Q and K are normed and rotated in place, K and V
-// stored.
+// stored. OP 1: Q of rows in tiles stays as it is.
 #include "common.glsl"
 const uint SIZE = 64;
 layout(local_size_x = 64) in;
@@ -10,6 +10,7 @@ const uint HEAD_ROWS = 1, HEAD_ROWS_IN = 1;
 #include "kv.glsl"
 #include "heads.glsl"
 
+layout(constant_id = 4) const uint OP = 0;
 layout(push_constant, scalar) uniform P {
 	uint64_t q, k, v, q_norm, k_norm, step, angles;
 	uint heads, kv_heads, kind, layer;
@@ -27,7 +28,7 @@ void main()
 	const uint64_t from = base + (uint64_t(row) * heads + head) * DIM * 4;
 	Step s = Step(p.step);
 
-	if (row >= s.rows)
+	if (row >= s.rows || (OP == 1 && is_q && s.row[row].tiled != 0))
 		return;
 	read_head(0, from);
 	barrier();

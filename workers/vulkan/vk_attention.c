@@ -30,7 +30,8 @@ int vk_prepare_attention(struct vulkan_device *d)
 
 	if ((rc = vk_variant(d, VK_ATTENTION, &plain, &p)) < 0 ||
 	    (rc = vk_variant(d, VK_ATTENTION, &append, &p)) < 0 ||
-	    (rc = vk_variant(d, VK_QK_ROPE_APPEND, &plain, &p)) < 0)
+	    (rc = vk_variant(d, VK_QK_ROPE_APPEND, &plain, &p)) < 0 ||
+	    (rc = vk_variant(d, VK_QK_ROPE_APPEND, &append, &p)) < 0)
 		return rc;
 	return vk_tile_rows(d) ? vk_variant(d, VK_ATTENTION_TILE_COOPMAT, &plain, &p) : 0;
 }
@@ -137,12 +138,13 @@ void vk_put_attention(struct vulkan_device *d)
 }
 
 /* ---- operations ------------------------------------------------------------------ */
-int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
+/* but_tiled: leaves Q of rows in tiles to who attends to these. */
+static int rope_append(struct vulkan_device *d, uint32_t layer, gp_handle q_norm,
+                       gp_handle k_norm, bool but_tiled)
 {
-	struct vulkan_device *d = dev;
 	const struct gp_config *c = &d->config;
 	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = constants_of(d, false);
+	const struct vk_constants constants = constants_of(d, but_tiled);
 	const struct {
 		uint64_t q, k, v, q_norm, k_norm, step, angles;
 		uint32_t heads, kv_heads, kind, layer;
@@ -159,6 +161,11 @@ int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle
 	return rc;
 }
 
+int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
+{
+	return rope_append(dev, layer, q_norm, k_norm, false);
+}
+
 static int dispatch(struct vulkan_device *d, enum vk_shader shader, const struct vk_constants *c,
                     const void *push, uint32_t push_bytes, size_t groups)
 {
@@ -172,18 +179,19 @@ static int dispatch(struct vulkan_device *d, enum vk_shader shader, const struct
 	return 0;
 }
 
-/* Those rows of a step that are in tiles; there may be none. */
-static int attend_tiles(struct vulkan_device *d, uint32_t layer)
+/* Those rows of a step that are in tiles; there may be none. q_norm 0: as in attend. */
+static int attend_tiles(struct vulkan_device *d, uint32_t layer, uint64_t q_norm)
 {
 	const struct gp_config *c = &d->config;
 	const struct gp_kv_place at = d->place[layer];
 	const struct vk_constants constants = constants_of(d, false);
 	const struct {
-		uint64_t q, to, step;
+		uint64_t q, to, step, q_norm, angles;
 		uint32_t kv_heads, kind, layer;
-		float scale;
+		float scale, eps;
 	} p = { d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_ATTN].address, d->step.address,
-	        c->n_kv_heads, at.kind, at.index, c->attn_scale };
+	        q_norm, d->angles[at.kind].address, c->n_kv_heads, at.kind, at.index,
+	        c->attn_scale, c->rms_eps };
 
 	return dispatch(d, VK_ATTENTION_TILE_COOPMAT, &constants, &p, sizeof p,
 	                offsetof(struct vk_step, tile_groups));
@@ -214,29 +222,38 @@ static int attend(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, uint
 	return rc;
 }
 
-int vulkan_attention(void *dev, uint32_t layer)
+/* Of rows whose K and V are stored; q_norm: of those in tiles, 0 as in attend. */
+static int attend_stored(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, bool tiles)
 {
-	struct vulkan_device *d = dev;
-	const bool tiles = !d->alone && d->rows >= TILE_LEAST_ROWS && vk_tile_rows(d);
 	int rc;
 
-	if (tiles && (rc = attend_tiles(d, layer)) < 0)
+	if (tiles && (rc = attend_tiles(d, layer, q_norm)) < 0)
 		return rc;
 	if ((rc = attend(d, layer, 0, 0)) == 0 && tiles)
 		d->is_quantized[GP_BUF_ATTN] = false;
 	return rc;
 }
 
+static bool may_have_tiles(const struct vulkan_device *d)
+{
+	return !d->alone && d->rows >= TILE_LEAST_ROWS && vk_tile_rows(d);
+}
+
+int vulkan_attention(void *dev, uint32_t layer)
+{
+	return attend_stored(dev, layer, 0, may_have_tiles(dev));
+}
+
 int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
 {
 	struct vulkan_device *d = dev;
+	const uint64_t norm = vk_weight(d, q_norm)->span.address;
+	const bool tiles = may_have_tiles(d);
 	int rc;
 
 	if (d->alone)
-		return attend(d, layer, vk_weight(d, q_norm)->span.address,
-		              vk_weight(d, k_norm)->span.address);
-	if ((rc = vulkan_qk_rope_append(dev, layer, q_norm, k_norm)) < 0)
+		return attend(d, layer, norm, vk_weight(d, k_norm)->span.address);
+	if ((rc = rope_append(d, layer, q_norm, k_norm, tiles)) < 0)
 		return rc;
-	return vulkan_attention(dev, layer);
+	return attend_stored(d, layer, norm, tiles);
 }
-

@@ -4,6 +4,7 @@
  * looked at first; where it is otherwise, these products are not used. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/base.h"
@@ -223,7 +224,17 @@ static int pack(struct vulkan_device *d, const struct vk_many_in *in)
 struct push {                  /* as in matmul_skinny_coopmat.comp */
 	uint64_t from, scales, w[MOST_AT_ONCE], to[MOST_AT_ONCE], parts, ended;
 	uint32_t n[MOST_AT_ONCE], rows, cols, steps;
+	float factor[MOST_AT_ONCE];
 };
+
+/* Brings the largest of a matrix's scales just below 2 ^ 15. */
+static float factor_of(const struct vk_weight *w)
+{
+	int exponent;
+
+	frexpf(w->largest_scale, &exponent);
+	return ldexpf(1, 15 - exponent);
+}
 
 /* Work groups of these outputs and rows. */
 static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_many_out *out,
@@ -281,6 +292,7 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 		p.w[i] = out[i].w->span.address;
 		p.to[i] = out[i].to;
 		p.n[i] = out[i].w->rows;
+		p.factor[i] = factor_of(out[i].w);
 	}
 	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
 	return vk_dispatch_pipeline(d, d->skinny.pipeline[gated][which][type], &p, sizeof p,

@@ -1,6 +1,7 @@
 /* Weights on the device, in the layout that shaders/types.glsl describes. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 
 #define PART_BYTES ((size_t)4 << 20)   /* read and packed at once */
 #define PART_ROWS 256u                 /* parts of matrices are multiples of, of any type */
+#define HALF_INFINITY 0x7c00u
 
 /* How a block of the file splits: its quants, and the scale that stands apart. */
 struct split {
@@ -65,7 +67,7 @@ struct load {
 	struct vulkan_device *d;
 	const struct gp_tensor *t;
 	const struct gp_type_info *info;   /* of its type in the file */
-	const struct vk_weight *w;
+	struct vk_weight *w;
 	float offset;                      /* for the elements of a vector */
 	char *raw, *room;                  /* PART_BYTES each: as in the file; what it becomes */
 };
@@ -84,13 +86,23 @@ static int load_plain(const struct load *l, size_t at, size_t n)
 	return rc < 0 || to.host ? rc : vk_upload(l->d, &to, l->raw, n * l->info->block_bytes);
 }
 
-static void split_blocks(const struct split *s, const char *from, size_t n, char *quants,
-                         char *scales)
+/* The largest of the scales: halves, which are ordered as their bits but for the sign. */
+static float split_blocks(const struct split *s, const char *from, size_t n, char *quants,
+                          char *scales)
 {
+	uint16_t most = 0;
+
 	for (size_t i = 0; i < n; i++, from += s->block) {
+		uint16_t scale;
+
 		memcpy(quants + i * s->quants, from + s->quants_at, s->quants);
-		memcpy(scales + i * 2, from + s->scale_at, 2);
+		memcpy(&scale, from + s->scale_at, 2);
+		memcpy(scales + i * 2, &scale, 2);
+		scale &= 0x7fff;
+		if (scale > most && scale < HALF_INFINITY)
+			most = scale;
 	}
+	return gp_f16_to_f32(most);
 }
 
 static int load_split(const struct load *l, size_t at, size_t n)
@@ -105,7 +117,7 @@ static int load_split(const struct load *l, size_t at, size_t n)
 
 	if ((rc = read_blocks(l, at, n, l->raw)) < 0)
 		return rc;
-	split_blocks(&s, l->raw, n, q, d);
+	l->w->largest_scale = fmaxf(l->w->largest_scale, split_blocks(&s, l->raw, n, q, d));
 	if (quants.host || (rc = vk_upload(l->d, &quants, q, n * s.quants)) < 0)
 		return rc;
 	return vk_upload(l->d, &scales, d, n * 2);

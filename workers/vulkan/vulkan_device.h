@@ -221,6 +221,7 @@ struct vk_weight {              /* a matrix, or the first rows of one: */
 	enum gp_type type;
 	uint32_t rows, cols;
 	uint32_t first;            /* row of the matrix that it begins with */
+	float largest_scale;       /* of types whose scales stand apart, else 0 */
 	gp_handle next;            /* the rows after these; 0: there are none */
 };
 
