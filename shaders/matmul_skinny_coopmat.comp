@@ -23,6 +23,7 @@ layout(constant_id = 4) const uint OUT_TILES = 2;
 layout(constant_id = 5) const uint STAGED = 1;   // rows go through shared memory
 layout(constant_id = 6) const uint STEPS = 4;    // always; but loops over it are the driver's to unroll
 layout(constant_id = 7) const uint GATED = 0;    // w[0], w[1] are gate and up
+layout(constant_id = 8) const uint CHUNKED = 0;  // scales are of a row's chunks, not of rows
 layout(local_size_x_id = 1) in;
 layout(push_constant, scalar) uniform P {
 	uint64_t from, scales;
@@ -58,6 +59,7 @@ uvec4 x_next[X_LOADS];
 Raw weights_of[OUT_TILES][2][2 * ITEMS];
 f16vec2 q4_scales[OUT_TILES][2][2];      // of Q4_0: what its bits are multiplied with; its -8
 coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator> sums[OUT_TILES][ROW_TILES];
+coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator> scaled[OUT_TILES][ROW_TILES];
 
 struct Matrix {
 	uint64_t w[2], to;     // w[1]: of the second 8 of each 16 weight rows
@@ -204,6 +206,25 @@ void multiply(uint step, uint half_)
 	}
 }
 
+// A chunk's sums join those that are scaled.
+void scale_chunk(uint step)
+{
+	const uint chunks = (p.cols + CHUNK - 1) / CHUNK, lane = gl_SubgroupInvocationID;
+	const uint chunk = min(step * SPLIT + gl_SubgroupID % SPLIT, chunks - 1);
+
+	[[unroll]] for (uint m = 0; m < ROW_TILES; m++) {
+		const uint row = gl_WorkGroupID.x * ROWS + m * 8 + lane_part(lane) * 2;
+		const vec2 scale = vec2(Floats(p.scales).v[row * chunks + chunk],
+		                        Floats(p.scales).v[(row + 1) * chunks + chunk]);
+
+		[[unroll]] for (uint o = 0; o < OUT_TILES; o++)
+			[[unroll]] for (uint i = 0; i < 4; i++) {
+				scaled[o][m][i] += sums[o][m][i] * scale[i % 2];
+				sums[o][m][i] = 0;
+			}
+	}
+}
+
 // Of a work group's outputs, all rows of them: the place of their sums, where up's are 8 on.
 uint place_of(uint output_)
 {
@@ -222,7 +243,7 @@ void put(Matrix t, uint place, float sum, float up)
 
 	if (m >= p.rows || n >= t.n)
 		return;
-	const float row = Floats(p.scales).v[m];
+	const float row = CHUNKED != 0 ? 1 : Floats(p.scales).v[m];
 	const vec2 x = vec2(sum, up) * row * unit_of(t);
 
 	Floats(t.to + (uint64_t(m) * t.n + n) * 4).v[0] = GATED != 0 ? gelu(x.x) * x.y : x.x;
@@ -337,8 +358,8 @@ void main()
 
 	[[unroll]] for (uint o = 0; o < OUT_TILES; o++)
 		[[unroll]] for (uint m = 0; m < ROW_TILES; m++)
-			sums[o][m] = coopmat<float, gl_ScopeSubgroup, 16, 8,
-			                     gl_MatrixUseAccumulator>(0.0);
+			sums[o][m] = scaled[o][m] = coopmat<float, gl_ScopeSubgroup, 16, 8,
+			                                    gl_MatrixUseAccumulator>(0.0);
 	fetch_weights(t, min(begin, all - 1));
 	if (STAGED != 0) {
 		fetch_rows(begin * 2);
@@ -352,6 +373,8 @@ void main()
 			if (TYPE == Q4_0 && h == 0)
 				prepare_q4(t);
 			multiply(step, h);
+			if (CHUNKED != 0 && h == 1)
+				scale_chunk(step);
 			if (h == 1)
 				fetch_weights(t, min(step + 1, all - 1));
 			if (STAGED != 0) {
@@ -359,5 +382,9 @@ void main()
 				barrier();
 			}
 		}
+	[[unroll]] for (uint o = 0; o < OUT_TILES; o++)
+		[[unroll]] for (uint m = 0; m < ROW_TILES; m++)
+			if (CHUNKED != 0)
+				sums[o][m] = scaled[o][m];
 	put_sums(t);
 }

@@ -5,13 +5,13 @@
 // weights next.
 #include "common.glsl"
 #include "quantize8.glsl"
-#include "skinny.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 layout(constant_id = 1) const uint EACH = 1;     // vectors of a lane, the last may be none
 layout(constant_id = 3) const uint SIZE = 128;
 layout(local_size_x_id = 3) in;
 #include "reduce.glsl"
+#include "skinny_rows.glsl"
 
 layout(push_constant, scalar) uniform P {
 	uint64_t from, w, hidden, next, to;
@@ -20,34 +20,6 @@ layout(push_constant, scalar) uniform P {
 	uint vectors;                    // of a row
 	float eps;
 } p;
-
-layout(buffer_reference, scalar, buffer_reference_align = 8) writeonly buffer HalfFragments { uvec2 v[]; };
-
-// Vector i of the row, or what stands for those past the last.
-void put_halves(uint i, vec4 x)
-{
-	const uint m = gl_WorkGroupID.x, u = i / 2, chunks = (p.vectors * 4 + CHUNK - 1) / CHUNK;
-
-	HalfFragments(p.halves).v[fragment_at(chunks, m / 8, u / 32, u % 8, m % 8 * 4 + u / 8 % 4) * 2 +
-	                          i % 2] = fragment_half(x);
-}
-
-void write_halves(vec4 x[EACH])
-{
-	const uint me = lane_index(), all = (p.vectors * 4 + CHUNK - 1) / CHUNK * (CHUNK / 4);
-	vec4 most = vec4(0);
-
-	[[unroll]] for (uint i = 0; i < EACH; i++)
-		most = max(most, abs(x[i]));
-	const int exponent = fragment_exponent(group_max(max(max(most.x, most.y), max(most.z, most.w))));
-	[[unroll]] for (uint i = 0; i < EACH; i++)
-		if (me + i * SIZE < p.vectors)
-			put_halves(me + i * SIZE, x[i] * ldexp(1.0, exponent));
-	for (uint i = p.vectors + me; i < all; i += SIZE)
-		put_halves(i, vec4(0));
-	if (me == 0)
-		Floats(p.scales).v[gl_WorkGroupID.x] = ldexp(1.0, -exponent);
-}
 
 float length_scale(vec4 x[EACH])
 {
@@ -100,5 +72,5 @@ void main()
 			write8(p.quants, p.blocks, gl_WorkGroupID.x, me + i * SIZE, p.vectors, x[i]);
 	}
 	if (p.halves != 0)
-		write_halves(x);
+		write_halves(p.halves, p.scales, gl_WorkGroupID.x, me, p.vectors, x);
 }

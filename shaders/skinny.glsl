@@ -25,19 +25,3 @@ uint fragment_at(uint chunks, uint tile, uint chunk, uint s, uint lane)
 {
 	return ((tile * chunks + chunk) * 8 + s) * 32 + lane;
 }
-
-// Four elements that follow each other, half of what a lane wants at once: its pairs are
-// of every other element.
-uvec2 fragment_half(vec4 x)
-{
-	return uvec2(packFloat2x16(f16vec2(x.xz)), packFloat2x16(f16vec2(x.yw)));
-}
-
-// The power of two that brings the largest element of a row just below 2 ^ 15.
-int fragment_exponent(float largest)
-{
-	int exponent;
-
-	frexp(clamp(largest, 1e-30, 3e38), exponent);
-	return 15 - exponent;
-}

@@ -16,24 +16,30 @@ static uint32_t heads_of(const struct vulkan_device *d)
 	return d->config.n_heads / d->config.n_kv_heads;
 }
 
-static struct vk_constants constants_of(const struct vulkan_device *d, bool append)
+/* op, halves: as in the shaders. */
+static struct vk_constants constants_of(const struct vulkan_device *d, uint32_t op, bool halves)
 {
 	return (struct vk_constants){ { (uint32_t)d->shape.kv_type, heads_of(d),
-	                                d->config.head_dim, 0, append } };
+	                                d->config.head_dim, 0, op, halves } };
 }
 
 int vk_prepare_attention(struct vulkan_device *d)
 {
-	const struct vk_constants plain = constants_of(d, false), append = constants_of(d, true);
+	const struct vk_constants tile = constants_of(d, 0, false);
 	VkPipeline p;
-	int rc;
+	int rc = 0;
 
-	if ((rc = vk_variant(d, VK_ATTENTION, &plain, &p)) < 0 ||
-	    (rc = vk_variant(d, VK_ATTENTION, &append, &p)) < 0 ||
-	    (rc = vk_variant(d, VK_QK_ROPE_APPEND, &plain, &p)) < 0 ||
-	    (rc = vk_variant(d, VK_QK_ROPE_APPEND, &append, &p)) < 0)
-		return rc;
-	return vk_tile_rows(d) ? vk_variant(d, VK_ATTENTION_TILE_COOPMAT, &plain, &p) : 0;
+	for (uint32_t op = 0; op < 2 && rc == 0; op++) {
+		const struct vk_constants floats = constants_of(d, op, false);
+		const struct vk_constants halves = constants_of(d, op, true);
+
+		if ((rc = vk_variant(d, VK_QK_ROPE_APPEND, &floats, &p)) < 0 ||
+		    (rc = vk_variant(d, VK_ATTENTION, &floats, &p)) < 0)
+			return rc;
+		if (d->skinny.usable)
+			rc = vk_variant(d, VK_ATTENTION, &halves, &p);
+	}
+	return rc == 0 && vk_tile_rows(d) ? vk_variant(d, VK_ATTENTION_TILE_COOPMAT, &tile, &p) : rc;
 }
 
 /* ---- before a step --------------------------------------------------------------- */
@@ -144,7 +150,7 @@ static int rope_append(struct vulkan_device *d, uint32_t layer, gp_handle q_norm
 {
 	const struct gp_config *c = &d->config;
 	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = constants_of(d, but_tiled);
+	const struct vk_constants constants = constants_of(d, but_tiled, false);
 	const struct {
 		uint64_t q, k, v, q_norm, k_norm, step, angles;
 		uint32_t heads, kv_heads, kind, layer;
@@ -184,7 +190,7 @@ static int attend_tiles(struct vulkan_device *d, uint32_t layer, uint64_t q_norm
 {
 	const struct gp_config *c = &d->config;
 	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = constants_of(d, false);
+	const struct vk_constants constants = constants_of(d, 0, false);
 	const struct {
 		uint64_t q, to, step, q_norm, angles;
 		uint32_t kv_heads, kind, layer;
@@ -197,28 +203,51 @@ static int attend_tiles(struct vulkan_device *d, uint32_t layer, uint64_t q_norm
 	                offsetof(struct vk_step, tile_groups));
 }
 
+struct push {                  /* as in attention.comp */
+	uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
+	uint32_t kv_heads, kind, layer;
+	float scale, eps;
+};
+
+static bool may_have_tiles(const struct vulkan_device *d)
+{
+	return !d->alone && d->rows >= TILE_LEAST_ROWS && vk_tile_rows(d);
+}
+
+/* As the next product wants it: in halves, a chunk of which a KV head's outputs are a
+ * multiple of, or in 8 bits. */
+static bool choose_output(struct vulkan_device *d, struct push *p)
+{
+	const uint32_t width = heads_of(d) * d->config.head_dim;
+	const bool halves = vk_skinny_reads_chunks(d) && width % VK_SKINNY_CHUNK == 0 &&
+	                    !may_have_tiles(d);
+	const bool quants = !halves && d->config.head_dim % 32 == 0;
+
+	p->quants = halves ? d->skinny.rows.address : quants ? d->quants[GP_BUF_ATTN].address : 0;
+	p->blocks = halves ? d->skinny.scales.address : d->blocks[GP_BUF_ATTN].address;
+	d->skinny.packed = halves ? p->to : 0;
+	d->skinny.by_chunk = halves;
+	d->is_quantized[GP_BUF_ATTN] = quants && p->quants;
+	return halves;
+}
+
 /* Norms of 0: Q is normed and rotated, K and V are stored already. */
 static int attend(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, uint64_t k_norm)
 {
 	const struct gp_config *c = &d->config;
 	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = constants_of(d, q_norm != 0);
-	const bool quants = c->head_dim % 32 == 0;
-	const struct {
-		uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
-		uint32_t kv_heads, kind, layer;
-		float scale, eps;
-	} p = {
-		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
-		q_norm, k_norm, d->buffer[GP_BUF_ATTN].address,
-		quants ? d->quants[GP_BUF_ATTN].address : 0, d->blocks[GP_BUF_ATTN].address,
-		d->step.address, d->angles[at.kind].address, d->parts.address, d->ended.address,
-		c->n_kv_heads, at.kind, at.index, c->attn_scale, c->rms_eps };
+	struct push p = {
+		.q = d->buffer[GP_BUF_Q].address, .k = d->buffer[GP_BUF_K].address,
+		.v = d->buffer[GP_BUF_V].address, .q_norm = q_norm, .k_norm = k_norm,
+		.to = d->buffer[GP_BUF_ATTN].address, .step = d->step.address,
+		.angles = d->angles[at.kind].address, .parts = d->parts.address,
+		.ended = d->ended.address, .kv_heads = c->n_kv_heads, .kind = at.kind,
+		.layer = at.index, .scale = c->attn_scale, .eps = c->rms_eps };
+	const struct vk_constants constants = constants_of(d, q_norm != 0, choose_output(d, &p));
 	const int rc = dispatch(d, VK_ATTENTION, &constants, &p, sizeof p,
 	                        offsetof(struct vk_step, groups[at.kind]));
 
 	vk_barrier(d);
-	d->is_quantized[GP_BUF_ATTN] = p.quants;
 	return rc;
 }
 
@@ -232,11 +261,6 @@ static int attend_stored(struct vulkan_device *d, uint32_t layer, uint64_t q_nor
 	if ((rc = attend(d, layer, 0, 0)) == 0 && tiles)
 		d->is_quantized[GP_BUF_ATTN] = false;
 	return rc;
-}
-
-static bool may_have_tiles(const struct vulkan_device *d)
-{
-	return !d->alone && d->rows >= TILE_LEAST_ROWS && vk_tile_rows(d);
 }
 
 int vulkan_attention(void *dev, uint32_t layer)

@@ -107,13 +107,13 @@ static int create_coopmat(struct vulkan_device *d, uint32_t tiling, enum gp_type
 	                                   GP_ARRAY_LEN(constants), f->subgroup, p);
 }
 
-int vk_many_prepare(struct vulkan_device *d, enum gp_type type)
+int vk_many_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols)
 {
 	VkPipeline p;
 	int rc;
 
 	if ((rc = vk_pipeline(d, VK_MATMUL_MANY, (uint32_t)type, &p)) < 0 ||
-	    (rc = vk_skinny_prepare(d, type)) < 0 || !has_halves(d, type))
+	    (rc = vk_skinny_prepare(d, type, cols)) < 0 || !has_halves(d, type))
 		return rc;
 	for (uint32_t t = 0; t < VK_TILINGS && rc == 0; t++)
 		rc = create_coopmat(d, t, type);

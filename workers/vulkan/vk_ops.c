@@ -272,6 +272,7 @@ static void choose_output(struct vulkan_device *d, enum gp_buffer to, struct nor
 		p->blocks = d->blocks[to].address;
 	}
 	d->skinny.packed = p->halves ? p->to : 0;
+	d->skinny.by_chunk = false;
 	d->is_quantized[to] = p->quants;
 }
 

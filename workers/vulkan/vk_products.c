@@ -75,7 +75,7 @@ static uint32_t split_for(const struct vulkan_device *d, uint32_t outputs, uint3
 	return split;
 }
 
-int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
+int vk_prepare_products(struct vulkan_device *d, enum gp_type t, uint32_t cols)
 {
 	int rc = 0;
 
@@ -84,7 +84,7 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 		for (uint32_t split = 1; split <= MOST_SPLIT && rc == 0; split *= 2)
 			rc = prepare(d, t, rows, false, split);
 	}
-	return rc < 0 ? rc : vk_many_prepare(d, t);
+	return rc < 0 ? rc : vk_many_prepare(d, t, cols);
 }
 
 /* ---- inputs --------------------------------------------------------------------- */

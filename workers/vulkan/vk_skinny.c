@@ -9,7 +9,8 @@
 
 #include "base/base.h"
 
-#define CHUNK 256u             /* elements of a subgroup at a time, as in skinny.glsl */
+#define CHUNK VK_SKINNY_CHUNK
+#define CHUNKED_ROWS 32u       /* the most whose chunks have scales: registers hold no more */
 #define SUBGROUP 32u
 #define PACK_SIZE 1024u        /* of a work group of pack_skinny.comp, where there are so many */
 #define MOST_AT_ONCE 3u        /* matrices of a dispatch */
@@ -28,7 +29,7 @@ enum { UP_TO_8, UP_TO_16, UP_TO_32, MORE, MORE_WIDER };
 static const struct shape shapes[VK_SKINNY_SHAPES] = {
 	[UP_TO_8] = { 128, 4, 1, 2, 0, 4 }, [UP_TO_16] = { 256, 2, 2, 2, 1, 2 },
 	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [MORE] = { 256, 1, 8, 2, 1, 1 },
-	[MORE_WIDER] = { 384, 1, 8, 2, 1, 1 } };
+	[MORE_WIDER] = { 256, 1, 8, 3, 1, 1 } };
 
 static uint32_t up_to(uint32_t n, uint32_t step)
 {
@@ -41,8 +42,10 @@ static struct shape shape_of(uint32_t which, enum gp_type type)
 {
 	struct shape s = shapes[which];
 
-	if (type != GP_TYPE_Q4_0)
+	if (type != GP_TYPE_Q4_0) {
+		s.size += s.out_tiles == 3 ? s.size / 2 : 0;
 		s.out_tiles = 1;
+	}
 	return s;
 }
 
@@ -143,6 +146,7 @@ int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width)
 	if (!gp_size_round_up(width, CHUNK, &bytes) || !gp_size_round_up(rows, ROW_STEP, &up) ||
 	    !gp_size_mul(bytes, up, &bytes) || !gp_size_mul(bytes, 2, &bytes))
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer", rows);
+	up += CHUNKED_ROWS * (width / CHUNK + 1);
 	if ((rc = vk_take(d, &d->work_arena, bytes, "activations", &d->skinny.rows)) < 0 ||
 	    (rc = vk_take(d, &d->work_arena, up * sizeof(float), "activations",
 	                  &d->skinny.scales)) < 0)
@@ -151,45 +155,48 @@ int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width)
 }
 
 /* ---- pipelines ------------------------------------------------------------------ */
-static struct vk_constants pack_constants(const struct vulkan_device *d)
+static struct vk_constants pack_constants(const struct vulkan_device *d, uint32_t cols)
 {
-	const uint32_t most = d->features.invocations;
+	const uint32_t most = d->features.invocations, vectors = cols / 4;
+	const uint32_t size = most < PACK_SIZE ? most : PACK_SIZE;
 
-	return (struct vk_constants){ { 0, 0, 0, most < PACK_SIZE ? most : PACK_SIZE } };
+	return (struct vk_constants){ { 0, up_to(vectors, size), 0, size } };
 }
 
-static int create(struct vulkan_device *d, enum gp_type type, uint32_t which, bool gated)
+static int create(struct vulkan_device *d, enum gp_type type, uint32_t which,
+                  enum vk_skinny_kind kind)
 {
 	const struct shape s = shape_of(which, type);
 	const uint32_t constants[] = { (uint32_t)type, s.size, s.split, s.row_tiles, s.out_tiles,
-	                               s.staged, STEPS, gated };
-	VkPipeline *p = &d->skinny.pipeline[gated][which][type];
+	                               s.staged, STEPS, kind == VK_SKINNY_GATED,
+	                               kind == VK_SKINNY_CHUNKED };
+	VkPipeline *p = &d->skinny.pipeline[kind][which][type];
 
 	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
 	                                   GP_ARRAY_LEN(constants), SUBGROUP, p);
 }
 
-int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type)
+int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols)
 {
-	const struct vk_constants c = pack_constants(d);
+	const struct vk_constants c = pack_constants(d, cols);
 	VkPipeline p;
 	int rc = 0;
 
 	if (!d->skinny.usable || type == GP_TYPE_F32)
 		return 0;
-	for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
-		if ((rc = create(d, type, t, false)) == 0)
-			rc = create(d, type, t, true);
+	for (uint32_t kind = 0; kind < VK_SKINNY_KINDS; kind++)
+		for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
+			if (kind != VK_SKINNY_CHUNKED || t <= UP_TO_32)
+				rc = create(d, type, t, kind);
 	return rc < 0 ? rc : vk_variant(d, VK_PACK_SKINNY, &c, &p);
 }
 
 void vk_skinny_destroy(struct vulkan_device *d)
 {
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
-		for (uint32_t i = 0; i < VK_TYPES; i++) {
-			vkDestroyPipeline(d->device, d->skinny.pipeline[0][t][i], NULL);
-			vkDestroyPipeline(d->device, d->skinny.pipeline[1][t][i], NULL);
-		}
+		for (uint32_t i = 0; i < VK_TYPES; i++)
+			for (uint32_t kind = 0; kind < VK_SKINNY_KINDS; kind++)
+				vkDestroyPipeline(d->device, d->skinny.pipeline[kind][t][i], NULL);
 }
 
 /* ---- a product ------------------------------------------------------------------ */
@@ -208,12 +215,17 @@ bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b)
 	       d->width[b] % 64 == 0;
 }
 
+bool vk_skinny_reads_chunks(const struct vulkan_device *d)
+{
+	return d->skinny.usable && d->rows > VK_FEW_ROWS_SKINNY && d->rows <= CHUNKED_ROWS;
+}
+
 /* With the barrier after. */
 static int pack(struct vulkan_device *d, const struct vk_many_in *in)
 {
-	const struct { uint64_t to, scales, from, picked; uint32_t cols; } p = {
-		d->skinny.rows.address, d->skinny.scales.address, in->from, in->picked, in->cols };
-	const struct vk_constants c = pack_constants(d);
+	const struct { uint64_t to, scales, from, picked; uint32_t vectors; } p = {
+		d->skinny.rows.address, d->skinny.scales.address, in->from, in->picked, in->cols / 4 };
+	const struct vk_constants c = pack_constants(d, in->cols);
 	const int rc = vk_dispatch_variant(d, VK_PACK_SKINNY, &c, &p, sizeof p,
 	                                   (const uint32_t[]){ in->rows, 1, 1 });
 
@@ -259,7 +271,7 @@ static uint32_t shape_for(const struct vulkan_device *d, uint32_t rows,
 	for (uint32_t i = 0; i < 2 && units; i++) {
 		const struct shape s = shape_of(MORE + i, out[0].w->type);
 
-		cost[i] = up_to(groups_of(&s, rows, out, n), units) * s.size;
+		cost[i] = up_to(groups_of(&s, rows, out, n), units) * outputs_of(&s);
 	}
 	return units && cost[1] <= cost[0] ? MORE_WIDER : MORE;
 }
@@ -274,9 +286,9 @@ static uint32_t parts_for(const struct vulkan_device *d, const struct shape *s, 
 	return parts < 1 || most < 1 ? 1 : parts < most ? parts : most;
 }
 
-/* Matrices of one type, as many as one dispatch takes; gated: gate and up. */
+/* Matrices of one type, as many as one dispatch takes. */
 static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
-                    const struct vk_many_out *out, size_t n, bool gated)
+                    const struct vk_many_out *out, size_t n, enum vk_skinny_kind kind)
 {
 	const enum gp_type type = out[0].w->type;
 	const uint32_t which = shape_for(d, in->rows, out, n);
@@ -295,7 +307,7 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 		p.factor[i] = factor_of(out[i].w);
 	}
 	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
-	return vk_dispatch_pipeline(d, d->skinny.pipeline[gated][which][type], &p, sizeof p,
+	return vk_dispatch_pipeline(d, d->skinny.pipeline[kind][which][type], &p, sizeof p,
 	                            (const uint32_t[]){ row_groups, groups / row_groups,
 	                                                up_to(steps, p.steps) });
 }
@@ -306,6 +318,7 @@ static int pack_once(struct vulkan_device *d, const struct vk_many_in *in)
 	const bool packed = d->skinny.packed == in->from && !in->picked;
 
 	d->skinny.packed = 0;
+	d->skinny.by_chunk &= packed;
 	return packed ? 0 : pack(d, in);
 }
 
@@ -313,6 +326,7 @@ int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
                        const struct vk_many_out *out, size_t n)
 {
 	int rc = pack_once(d, in);
+	const enum vk_skinny_kind kind = d->skinny.by_chunk ? VK_SKINNY_CHUNKED : VK_SKINNY_PLAIN;
 
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		for (run = 1; i + run < n && run < MOST_AT_ONCE; run++)
@@ -320,7 +334,7 @@ int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
 				break;
 		if (i) /* partial sums have one place */
 			vk_barrier(d);
-		rc = multiply(d, in, out + i, run, false);
+		rc = multiply(d, in, out + i, run, kind);
 	}
 	return rc;
 }
@@ -330,5 +344,5 @@ int vk_skinny_gated(struct vulkan_device *d, const struct vk_many_in *in,
 {
 	const int rc = pack_once(d, in);
 
-	return rc < 0 ? rc : multiply(d, in, out, 2, true);
+	return rc < 0 ? rc : multiply(d, in, out, 2, VK_SKINNY_GATED);
 }

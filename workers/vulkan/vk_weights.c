@@ -242,7 +242,7 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 		    first + n < t->rows)
 			d->weights[d->n_weights - 1].next = d->n_weights + 1;
 	}
-	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type)) == 0)
+	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type, (uint32_t)t->cols)) == 0)
 		rc = vk_pipeline(d, VK_EMBED, (uint32_t)type, &p);
 	return rc;
 }

@@ -182,8 +182,8 @@ bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t);
 void vk_many_choose(struct vulkan_device *d);
 /* What steps of up to so many rows need; after the widths of buffers are known. */
 int vk_many_take(struct vulkan_device *d, uint32_t rows);
-/* Pipelines for weights of a type. */
-int vk_many_prepare(struct vulkan_device *d, enum gp_type type);
+/* Pipelines for weights of a type, and inputs of so many elements. */
+int vk_many_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols);
 /* Records them, with the barriers between their parts, none after. Each out has room
  * for rows up to a multiple of VK_ROW_STEP; what lies there past the last is undefined. */
 int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
@@ -192,22 +192,29 @@ void vk_many_destroy(struct vulkan_device *d);
 
 /* ---- products of more than a few rows, straight into registers (vk_skinny.c) ----- */
 #define VK_SKINNY_SHAPES 5u    /* of work groups */
+#define VK_SKINNY_CHUNK 256u   /* elements of a subgroup at a time, as in skinny.glsl */
+enum vk_skinny_kind { VK_SKINNY_PLAIN, VK_SKINNY_GATED /* gate and up */,
+                      VK_SKINNY_CHUNKED /* rows whose chunks have scales of their own */,
+                      VK_SKINNY_KINDS };
 
 struct vk_skinny {
 	bool is_probed, usable;                /* on this device */
-	VkPipeline pipeline[2][VK_SKINNY_SHAPES][VK_TYPES]; /* [1]: of gate and up */
-	struct vk_span rows, scales;           /* as pack_skinny.comp and norms leave them */
+	VkPipeline pipeline[VK_SKINNY_KINDS][VK_SKINNY_SHAPES][VK_TYPES];
+	struct vk_span rows, scales;           /* as norms, attention, pack_skinny.comp leave them */
 	struct vk_span parts, ended;           /* of work groups that share outputs */
 	uint64_t packed;                       /* address of the buffer that they are of, or 0 */
+	bool by_chunk;                         /* scales are those of its rows' chunks */
 };
 
 /* Finds out whether they can be done; then what inputs of so many rows and elements need. */
 int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width);
-int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type);
+int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols);
 void vk_skinny_destroy(struct vulkan_device *d);
 bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n);
 /* Whether norms leave a buffer's rows as the product that comes next wants them. */
 bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b);
+/* Whether who knows but a chunk of each row may leave it so, with a scale of its own. */
+bool vk_skinny_reads_chunks(const struct vulkan_device *d);
 /* As vk_multiply_many, which calls it. */
 int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
                        const struct vk_many_out *out, size_t n);
@@ -386,7 +393,7 @@ void vulkan_release(struct vulkan_device *d);
 
 /* vk_products.c */
 bool vk_is_plain(enum gp_type t);      /* F32, F16, BF16 */
-int vk_prepare_products(struct vulkan_device *d, enum gp_type t);
+int vk_prepare_products(struct vulkan_device *d, enum gp_type t, uint32_t cols);
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
 int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up);
 int vulkan_head(void *dev, gp_handle table);
