@@ -36,5 +36,6 @@ layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer St
 	uint part_blocks[2];      // of a part of attention, by kind of layer
 	uint groups[2][3];        // of attention
 	uint tile_groups[3];
+	uint rope_groups[3];      // of the norm and rotation before, where there are tiles
 	Row row[];
 };

@@ -136,14 +136,32 @@ void vk_put_attention(struct vulkan_device *d)
 			most[k] = blocks > most[k] ? blocks : most[k];
 		}
 	}
+	const bool all_tiled = !most[0];
+
 	for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
-		put_parts(d, s, k, most[k] ? most[k] : 1);
-		if (!most[k])   /* all rows are in tiles */
+		put_parts(d, s, k, all_tiled ? 1 : most[k]);
+		if (all_tiled)
 			s->groups[k][2] = 0;
 	}
+	s->rope_groups[0] = 2 * d->config.n_kv_heads + (all_tiled ? 0 : d->config.n_heads);
+	s->rope_groups[1] = b->n_rows;
+	s->rope_groups[2] = 1;
 }
 
 /* ---- operations ------------------------------------------------------------------ */
+static int dispatch(struct vulkan_device *d, enum vk_shader shader, const struct vk_constants *c,
+                    const void *push, uint32_t push_bytes, size_t groups)
+{
+	VkPipeline pipeline;
+	int rc;
+
+	if ((rc = vk_variant(d, shader, c, &pipeline)) < 0 ||
+	    (rc = vk_bind(d, pipeline, push, push_bytes)) < 0)
+		return rc;
+	vkCmdDispatchIndirect(d->commands, d->step.buffer, d->step.offset + groups);
+	return 0;
+}
+
 /* but_tiled: leaves Q of rows in tiles to who attends to these. */
 static int rope_append(struct vulkan_device *d, uint32_t layer, gp_handle q_norm,
                        gp_handle k_norm, bool but_tiled)
@@ -161,7 +179,10 @@ static int rope_append(struct vulkan_device *d, uint32_t layer, gp_handle q_norm
 		d->step.address, d->angles[at.kind].address, c->n_heads, c->n_kv_heads, at.kind,
 		at.index, c->rms_eps };
 	const uint32_t groups[] = { c->n_heads + 2 * c->n_kv_heads, d->rows, 1 };
-	const int rc = vk_dispatch_variant(d, VK_QK_ROPE_APPEND, &constants, &p, sizeof p, groups);
+	const int rc = but_tiled ?
+		dispatch(d, VK_QK_ROPE_APPEND, &constants, &p, sizeof p,
+		         offsetof(struct vk_step, rope_groups)) :
+		vk_dispatch_variant(d, VK_QK_ROPE_APPEND, &constants, &p, sizeof p, groups);
 
 	vk_barrier(d);
 	return rc;
@@ -170,19 +191,6 @@ static int rope_append(struct vulkan_device *d, uint32_t layer, gp_handle q_norm
 int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
 {
 	return rope_append(dev, layer, q_norm, k_norm, false);
-}
-
-static int dispatch(struct vulkan_device *d, enum vk_shader shader, const struct vk_constants *c,
-                    const void *push, uint32_t push_bytes, size_t groups)
-{
-	VkPipeline pipeline;
-	int rc;
-
-	if ((rc = vk_variant(d, shader, c, &pipeline)) < 0 ||
-	    (rc = vk_bind(d, pipeline, push, push_bytes)) < 0)
-		return rc;
-	vkCmdDispatchIndirect(d->commands, d->step.buffer, d->step.offset + groups);
-	return 0;
 }
 
 /* Those rows of a step that are in tiles; there may be none. q_norm 0: as in attend. */

@@ -25,11 +25,11 @@ struct shape {
 	uint32_t size, split, row_tiles, out_tiles, staged, at_once;
 };
 
-enum { UP_TO_8, UP_TO_16, UP_TO_32, MORE, MORE_WIDER };
+enum { UP_TO_8, UP_TO_16, UP_TO_32, MORE };   /* and all after it */
 static const struct shape shapes[VK_SKINNY_SHAPES] = {
 	[UP_TO_8] = { 128, 4, 1, 2, 0, 4 }, [UP_TO_16] = { 256, 2, 2, 2, 1, 2 },
-	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [MORE] = { 256, 1, 8, 2, 1, 1 },
-	[MORE_WIDER] = { 256, 1, 8, 3, 1, 1 } };
+	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [MORE] = { 256, 1, 8, 3, 1, 1 },
+	{ 224, 1, 8, 3, 1, 1 }, { 256, 1, 8, 2, 1, 1 } };
 
 static uint32_t up_to(uint32_t n, uint32_t step)
 {
@@ -263,17 +263,21 @@ static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_
 static uint32_t shape_for(const struct vulkan_device *d, uint32_t rows,
                           const struct vk_many_out *out, size_t n)
 {
-	const uint32_t units = d->features.units;
-	uint32_t cost[2];
+	const uint32_t units = d->features.units ? d->features.units : 1;
+	uint32_t best = MORE, least = UINT32_MAX;
 
 	if (rows <= 32)
 		return rows <= 8 ? UP_TO_8 : rows <= 16 ? UP_TO_16 : UP_TO_32;
-	for (uint32_t i = 0; i < 2 && units; i++) {
-		const struct shape s = shape_of(MORE + i, out[0].w->type);
+	for (uint32_t i = MORE; i < VK_SKINNY_SHAPES; i++) {
+		const struct shape s = shape_of(i, out[0].w->type);
+		const uint32_t cost = up_to(groups_of(&s, rows, out, n), units) * outputs_of(&s);
 
-		cost[i] = up_to(groups_of(&s, rows, out, n), units) * outputs_of(&s);
+		if (cost < least) {
+			least = cost;
+			best = i;
+		}
 	}
-	return units && cost[1] <= cost[0] ? MORE_WIDER : MORE;
+	return best;
 }
 
 /* Into how many parts elements are cut where outputs alone are too few work groups. */

@@ -191,7 +191,7 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 void vk_many_destroy(struct vulkan_device *d);
 
 /* ---- products of more than a few rows, straight into registers (vk_skinny.c) ----- */
-#define VK_SKINNY_SHAPES 5u    /* of work groups */
+#define VK_SKINNY_SHAPES 6u    /* of work groups */
 #define VK_SKINNY_CHUNK 256u   /* elements of a subgroup at a time, as in skinny.glsl */
 enum vk_skinny_kind { VK_SKINNY_PLAIN, VK_SKINNY_GATED /* gate and up */,
                       VK_SKINNY_CHUNKED /* rows whose chunks have scales of their own */,
@@ -249,7 +249,7 @@ struct vk_step {
 	uint32_t rows, logit_rows;
 	uint32_t part_blocks[GP_KV_KINDS];
 	uint32_t groups[GP_KV_KINDS][3];
-	uint32_t tile_groups[3];
+	uint32_t tile_groups[3], rope_groups[3];
 	struct vk_row row[];
 };
 
