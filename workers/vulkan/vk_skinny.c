@@ -25,10 +25,10 @@ struct shape {
 	uint32_t size, split, row_tiles, out_tiles, staged, at_once;
 };
 
-enum { UP_TO_8, UP_TO_16, UP_TO_32, MORE };   /* and all after it */
+enum { UP_TO_8, UP_TO_16, UP_TO_32, GATED_UP_TO_8, MORE };   /* and all after it */
 static const struct shape shapes[VK_SKINNY_SHAPES] = {
 	[UP_TO_8] = { 128, 4, 1, 2, 0, 4 }, [UP_TO_16] = { 256, 2, 2, 2, 1, 2 },
-	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [MORE] = { 256, 1, 8, 3, 1, 1 },
+	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [GATED_UP_TO_8] = { 64, 2, 1, 3, 0, 8 }, [MORE] = { 256, 1, 8, 3, 1, 1 },
 	{ 224, 1, 8, 3, 1, 1 }, { 256, 1, 8, 2, 1, 1 } };
 
 static uint32_t up_to(uint32_t n, uint32_t step)
@@ -37,10 +37,10 @@ static uint32_t up_to(uint32_t n, uint32_t step)
 }
 
 /* A lane holds the weights of two blocks for each 8 outputs: types of more than four bits
- * leave room for half as many. */
+ * leave room for fewer. */
 static struct shape shape_of(uint32_t which, enum gp_type type)
 {
-	struct shape s = shapes[which];
+	struct shape s = shapes[type != GP_TYPE_Q4_0 && which == GATED_UP_TO_8 ? UP_TO_8 : which];
 
 	if (type != GP_TYPE_Q4_0) {
 		s.size += s.out_tiles == 3 ? s.size / 2 : 0;
@@ -163,19 +163,23 @@ static struct vk_constants pack_constants(const struct vulkan_device *d, uint32_
 	return (struct vk_constants){ { 0, up_to(vectors, size), 0, size } };
 }
 
-static int create(struct vulkan_device *d, enum gp_type type, uint32_t which,
-                  enum vk_skinny_kind kind)
+static int pipeline_for(struct vulkan_device *d, enum gp_type type, uint32_t which,
+                        enum vk_skinny_kind kind, VkPipeline *out)
 {
 	const struct shape s = shape_of(which, type);
 	const uint32_t constants[] = { (uint32_t)type, s.size, s.split, s.row_tiles, s.out_tiles,
 	                               s.staged, STEPS, kind == VK_SKINNY_GATED,
 	                               kind == VK_SKINNY_CHUNKED };
 	VkPipeline *p = &d->skinny.pipeline[kind][which][type];
+	const int rc = *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
+	                                           GP_ARRAY_LEN(constants), SUBGROUP, p);
 
-	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
-	                                   GP_ARRAY_LEN(constants), SUBGROUP, p);
+	*out = *p;
+	return rc;
 }
 
+/* The plain ones, which the head may want in any step. Of the others, which take as long
+ * to compile, those that steps want are made when these are recorded at load. */
 int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols)
 {
 	const struct vk_constants c = pack_constants(d, cols);
@@ -184,10 +188,9 @@ int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols)
 
 	if (!d->skinny.usable || type == GP_TYPE_F32)
 		return 0;
-	for (uint32_t kind = 0; kind < VK_SKINNY_KINDS; kind++)
-		for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
-			if (kind != VK_SKINNY_CHUNKED || t <= UP_TO_32)
-				rc = create(d, type, t, kind);
+	for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
+		if (t != GATED_UP_TO_8)
+			rc = pipeline_for(d, type, t, VK_SKINNY_PLAIN, &p);
 	return rc < 0 ? rc : vk_variant(d, VK_PACK_SKINNY, &c, &p);
 }
 
@@ -200,11 +203,10 @@ void vk_skinny_destroy(struct vulkan_device *d)
 }
 
 /* ---- a product ------------------------------------------------------------------ */
-/* Two blocks at a time, whose scales are read as one. */
 bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (out[i].w->type == GP_TYPE_F32 || out[i].w->cols % 64)
+		if (out[i].w->type == GP_TYPE_F32 || out[i].w->cols % VK_SKINNY_COLS)
 			return false;
 	return d->skinny.usable;
 }
@@ -212,7 +214,7 @@ bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *ou
 bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b)
 {
 	return d->skinny.usable && b == GP_BUF_NORMED && d->rows > VK_FEW_ROWS_SKINNY &&
-	       d->width[b] % 64 == 0;
+	       d->width[b] % VK_SKINNY_COLS == 0;
 }
 
 bool vk_skinny_reads_chunks(const struct vulkan_device *d)
@@ -261,13 +263,15 @@ static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_
 
 /* Wider work groups multiply faster, unless more of them stand idle at the end. */
 static uint32_t shape_for(const struct vulkan_device *d, uint32_t rows,
-                          const struct vk_many_out *out, size_t n)
+                          const struct vk_many_out *out, size_t n, enum vk_skinny_kind kind)
 {
 	const uint32_t units = d->features.units ? d->features.units : 1;
 	uint32_t best = MORE, least = UINT32_MAX;
 
+	if (rows <= 8)
+		return kind == VK_SKINNY_GATED ? GATED_UP_TO_8 : UP_TO_8;
 	if (rows <= 32)
-		return rows <= 8 ? UP_TO_8 : rows <= 16 ? UP_TO_16 : UP_TO_32;
+		return rows <= 16 ? UP_TO_16 : UP_TO_32;
 	for (uint32_t i = MORE; i < VK_SKINNY_SHAPES; i++) {
 		const struct shape s = shape_of(i, out[0].w->type);
 		const uint32_t cost = up_to(groups_of(&s, rows, out, n), units) * outputs_of(&s);
@@ -295,7 +299,7 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
                     const struct vk_many_out *out, size_t n, enum vk_skinny_kind kind)
 {
 	const enum gp_type type = out[0].w->type;
-	const uint32_t which = shape_for(d, in->rows, out, n);
+	const uint32_t which = shape_for(d, in->rows, out, n, kind);
 	const struct shape s = shape_of(which, type);
 	const uint32_t groups = groups_of(&s, in->rows, out, n);
 	const uint32_t row_groups = up_to(in->rows, s.row_tiles * 8);
@@ -303,7 +307,11 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 	struct push p = { .from = d->skinny.rows.address, .scales = d->skinny.scales.address,
 	                  .parts = d->skinny.parts.address, .ended = d->skinny.ended.address,
 	                  .rows = in->rows, .cols = in->cols };
+	VkPipeline pipeline;
+	const int rc = pipeline_for(d, type, which, kind, &pipeline);
 
+	if (rc < 0)
+		return rc;
 	for (size_t i = 0; i < n; i++) {
 		p.w[i] = out[i].w->span.address;
 		p.to[i] = out[i].to;
@@ -311,7 +319,7 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 		p.factor[i] = factor_of(out[i].w);
 	}
 	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
-	return vk_dispatch_pipeline(d, d->skinny.pipeline[kind][which][type], &p, sizeof p,
+	return vk_dispatch_pipeline(d, pipeline, &p, sizeof p,
 	                            (const uint32_t[]){ row_groups, groups / row_groups,
 	                                                up_to(steps, p.steps) });
 }

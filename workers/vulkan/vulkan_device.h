@@ -191,8 +191,9 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 void vk_many_destroy(struct vulkan_device *d);
 
 /* ---- products of more than a few rows, straight into registers (vk_skinny.c) ----- */
-#define VK_SKINNY_SHAPES 6u    /* of work groups */
+#define VK_SKINNY_SHAPES 7u    /* of work groups */
 #define VK_SKINNY_CHUNK 256u   /* elements of a subgroup at a time, as in skinny.glsl */
+#define VK_SKINNY_COLS 64u     /* divides a row's: two blocks, whose scales are read as one */
 enum vk_skinny_kind { VK_SKINNY_PLAIN, VK_SKINNY_GATED /* gate and up */,
                       VK_SKINNY_CHUNKED /* rows whose chunks have scales of their own */,
                       VK_SKINNY_KINDS };
