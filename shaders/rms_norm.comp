@@ -9,14 +9,14 @@
 layout(constant_id = 0) const uint OP = 0;
 layout(constant_id = 1) const uint EACH = 1;     // vectors of a lane, the last may be none
 layout(constant_id = 3) const uint SIZE = 128;
+layout(constant_id = 4) const uint HALVES = 0;   // besides floats, instead of 8 bits
 layout(local_size_x_id = 3) in;
 #include "reduce.glsl"
 #include "skinny_rows.glsl"
 
 layout(push_constant, scalar) uniform P {
 	uint64_t from, w, hidden, next, to;
-	uint64_t quants, blocks;         // or 0
-	uint64_t halves, scales;         // as pack_skinny.comp makes them, or 0
+	uint64_t quants, blocks;         // or 0; HALVES: as skinny_rows.glsl makes them, and scales
 	uint vectors;                    // of a row
 	float eps;
 } p;
@@ -68,9 +68,9 @@ void main()
 			break;
 		x[i] *= scale * w[i];
 		Vectors(p.to).v[at] = x[i];
-		if (p.quants != 0)
+		if (HALVES == 0 && p.quants != 0)
 			write8(p.quants, p.blocks, gl_WorkGroupID.x, me + i * SIZE, p.vectors, x[i]);
 	}
-	if (p.halves != 0)
-		write_halves(p.halves, p.scales, gl_WorkGroupID.x, me, p.vectors, x);
+	if (HALVES != 0)
+		write_halves(p.quants, p.blocks, gl_WorkGroupID.x, me, p.vectors, x);
 }

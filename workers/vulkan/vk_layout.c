@@ -155,15 +155,11 @@ static int make_pipelines(struct vulkan_device *d)
 	VkPipeline p;
 	int rc = 0;
 
-	for (uint32_t op = 0; op < 3 && rc == 0; op++) {
-		const struct vk_constants c = vk_norm_constants(d, op);
-
-		rc = vk_variant(d, VK_RMS_NORM, &c, &p);
-	}
 	for (uint32_t op = 0; op < 2 && rc == 0; op++)
 		if ((rc = vk_pipeline(d, VK_ELEMENTWISE, op, &p)) == 0)
 			rc = vk_pipeline(d, VK_QUANTIZE, op, &p);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_CHUNK_MAXIMA, 0, &p)) < 0 ||
+	if (rc < 0 || (rc = vk_prepare_norms(d)) < 0 ||
+	    (rc = vk_pipeline(d, VK_CHUNK_MAXIMA, 0, &p)) < 0 ||
 	    (rc = vk_pipeline(d, VK_PICK_CHUNKS, 0, &p)) < 0)
 		return rc;
 	return vk_prepare_attention(d);

@@ -244,41 +244,55 @@ int vulkan_embed(void *dev, gp_handle table, float scale)
 	return rc;
 }
 
-struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op)
+static struct vk_constants norm_constants(const struct vulkan_device *d, uint32_t op, bool halves)
 {
 	const uint32_t vectors = d->config.hidden / 4;
 	uint32_t size = 32;
 
 	while (size < vectors && size < NORM_SIZE && size * 2 <= d->features.invocations)
 		size *= 2;
-	return (struct vk_constants){ { op, (vectors + size - 1) / size, 0, size } };
+	return (struct vk_constants){ { op, (vectors + size - 1) / size, 0, size, halves } };
+}
+
+int vk_prepare_norms(struct vulkan_device *d)
+{
+	VkPipeline p;
+	int rc = 0;
+
+	for (uint32_t op = 0; op < 3 && rc == 0; op++) {
+		const struct vk_constants bytes = norm_constants(d, op, false);
+		const struct vk_constants halves = norm_constants(d, op, true);
+
+		if ((rc = vk_variant(d, VK_RMS_NORM, &bytes, &p)) == 0 && d->skinny.usable)
+			rc = vk_variant(d, VK_RMS_NORM, &halves, &p);
+	}
+	return rc;
 }
 
 struct norm_push {
-	uint64_t from, w, hidden, next, to, quants, blocks, halves, scales;
+	uint64_t from, w, hidden, next, to, quants, blocks;
 	uint32_t vectors;
 	float eps;
 };
 
-/* To a buffer, as the product wants it that so many rows of it are for. */
-static void choose_output(struct vulkan_device *d, enum gp_buffer to, struct norm_push *p)
+/* To a buffer, as the product wants it that so many rows of it are for: in halves, or in
+ * 8 bits. */
+static bool choose_output(struct vulkan_device *d, enum gp_buffer to, struct norm_push *p)
 {
+	const bool halves = vk_skinny_reads(d, to);
+
 	p->to = d->buffer[to].address;
-	if (vk_skinny_reads(d, to)) {
-		p->halves = d->skinny.rows.address;
-		p->scales = d->skinny.scales.address;
-	} else {
-		p->quants = d->quants[to].address;
-		p->blocks = d->blocks[to].address;
-	}
-	d->skinny.packed = p->halves ? p->to : 0;
+	p->quants = halves ? d->skinny.rows.address : d->quants[to].address;
+	p->blocks = halves ? d->skinny.scales.address : d->blocks[to].address;
+	d->skinny.packed = halves ? p->to : 0;
 	d->skinny.by_chunk = false;
-	d->is_quantized[to] = p->quants;
+	d->is_quantized[to] = !halves && p->quants;
+	return halves;
 }
 
-static int norm(struct vulkan_device *d, uint32_t op, const struct norm_push *p)
+static int norm(struct vulkan_device *d, uint32_t op, bool halves, const struct norm_push *p)
 {
-	const struct vk_constants c = vk_norm_constants(d, op);
+	const struct vk_constants c = norm_constants(d, op, halves);
 	const int rc = vk_dispatch_variant(d, VK_RMS_NORM, &c, p, sizeof *p,
 	                                   (const uint32_t[]){ d->rows, 1, 1 });
 
@@ -296,8 +310,8 @@ int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle
 	if (d->width[to] != d->config.hidden || d->width[from] != d->config.hidden)
 		return gp_fail(EINVAL, "a norm of rows of %u; these have %u", d->width[from],
 		               d->config.hidden);
-	choose_output(d, to, &p);
-	return norm(d, 0, &p);
+	const bool halves = choose_output(d, to, &p);
+	return norm(d, 0, halves, &p);
 }
 
 int vulkan_add_norm(void *dev, gp_handle w, gp_handle next)
@@ -309,9 +323,9 @@ int vulkan_add_norm(void *dev, gp_handle w, gp_handle next)
 		.next = next ? vk_weight(d, next)->span.address : 0,
 		.vectors = d->config.hidden / 4, .eps = d->config.rms_eps };
 
-	if (next)
-		choose_output(d, GP_BUF_NORMED, &p);
-	return norm(d, next ? 2 : 1, &p);
+	const bool halves = next && choose_output(d, GP_BUF_NORMED, &p);
+
+	return norm(d, next ? 2 : 1, halves, &p);
 }
 
 static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,

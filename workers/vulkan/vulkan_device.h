@@ -420,7 +420,7 @@ int vulkan_attention(void *dev, uint32_t layer);
 int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 
 /* vk_ops.c */
-struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
+int vk_prepare_norms(struct vulkan_device *d);
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
 #define VK_MOST_GROUPS 32768u  /* in a dimension; Vulkan guarantees 65535 */
 /* Work groups for n items, of_group each; a shader that has fewer of them walks on. */
