@@ -1,6 +1,7 @@
 /* Weights on the device, in the layout that shaders/types.glsl describes. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 
 #define PART_BYTES ((size_t)4 << 20)   /* read and packed at once */
 #define PART_ROWS 256u                 /* parts of matrices are multiples of, of any type */
+#define HALF_INFINITY 0x7c00u
 
 /* A block of the file as the planes that stand apart: the quants, then scales. */
 enum { MOST_PLANES = 3 };
@@ -69,7 +71,7 @@ struct load {
 	struct vulkan_device *d;
 	const struct gp_tensor *t;
 	const struct gp_type_info *info;   /* of its type in the file */
-	const struct vk_weight *w;
+	struct vk_weight *w;
 	float offset;                      /* for the elements of a vector */
 	char *raw, *room;                  /* PART_BYTES each: as in the file; what it becomes */
 };
@@ -94,6 +96,20 @@ static void copy_plane(const char *from, size_t step, size_t n, char *to, size_t
 		memcpy(to, from, bytes);
 }
 
+/* Of blocks of Q4_0, which begin with it. Halves are ordered as their bits but for the sign. */
+static float largest_scale(const char *from, size_t step, size_t n)
+{
+	uint16_t most = 0, scale;
+
+	for (size_t i = 0; i < n; i++, from += step) {
+		memcpy(&scale, from, sizeof scale);
+		scale &= 0x7fff;
+		if (scale > most && scale < HALF_INFINITY)
+			most = scale;
+	}
+	return gp_f16_to_f32(most);
+}
+
 static int load_split(const struct load *l, size_t at, size_t n)
 {
 	const struct split s = split_of(l->t->type);
@@ -111,6 +127,8 @@ static int load_split(const struct load *l, size_t at, size_t n)
 			rc = vk_upload(l->d, &to, plane, n * bytes);
 		before += bytes;
 	}
+	if (rc == 0 && l->t->type == GP_TYPE_Q4_0)
+		l->w->largest_scale = fmaxf(l->w->largest_scale, largest_scale(l->raw, block, n));
 	return rc;
 }
 
@@ -233,7 +251,7 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 		    first + n < t->rows)
 			d->weights[d->n_weights - 1].next = d->n_weights + 1;
 	}
-	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type)) == 0)
+	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type, (uint32_t)t->cols)) == 0)
 		rc = vk_pipeline(d, VK_EMBED, (uint32_t)type, &p);
 	return rc;
 }
