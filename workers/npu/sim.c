@@ -218,8 +218,6 @@ static int hang(struct gp_npu *npu, uint64_t deadline_ns, const volatile bool *c
 {
 	const struct timespec nap = { .tv_nsec = 5000000 };
 
-	if (gp_now_ns() >= deadline_ns)
-		return gp_fail(EAGAIN, "the command still runs");
 	while (gp_now_ns() < deadline_ns) {
 		if (cancelled && __atomic_load_n(cancelled, __ATOMIC_RELAXED))
 			return gp_fail(ECANCELED, "the wait was cancelled");
@@ -236,11 +234,13 @@ static int sim_wait(struct gp_npu *npu, uint64_t deadline_ns, const volatile boo
 		return gp_fail(EIO, "the simulated NPU is wedged");
 	if (!npu->runs)
 		return gp_fail(EINVAL, "the simulated NPU runs nothing");
+	const bool asks = gp_now_ns() >= deadline_ns;
 	const int rc = npu->hangs ? -ETIMEDOUT : run(&npu->command, result);
+	npu->runs = npu->hangs = rc == -ETIMEDOUT;
 	/* What would wait forever on the array hangs here, too: its deadline ends it. */
-	if (rc == -ETIMEDOUT)
-		return hang(npu, deadline_ns, cancelled);
-	npu->runs = false;
+	if (npu->hangs)
+		return asks ? gp_fail(EAGAIN, "the command still runs") :
+			      hang(npu, deadline_ns, cancelled);
 	return rc;
 }
 
