@@ -30,7 +30,9 @@ NPU := $(shell command -v $(firstword $(lastword $(CXX))) >/dev/null && echo y)
 # which AMD's packages put at /opt/xilinx/xrt.
 XRT ?= $(if $(wildcard /opt/xilinx/xrt/include/xrt/xrt_hw_context.h),/opt/xilinx/xrt)
 XRT_FLAGS := $(if $(XRT),-isystem $(XRT)/include)
-XRT_LIBS = $(if $(XRT),-L$(firstword $(dir $(wildcard $(XRT)/lib*/libxrt_coreutil.so $(XRT)/lib/*/libxrt_coreutil.so)))) -lxrt_coreutil
+XRT_LIB_DIR = $(firstword $(dir $(abspath $(wildcard $(XRT)/lib*/libxrt_coreutil.so $(XRT)/lib/*/libxrt_coreutil.so))))
+XRT_LIBS = $(if $(XRT),-L$(XRT_LIB_DIR) -Wl$(comma)-rpath$(comma)$(XRT_LIB_DIR)) -lxrt_coreutil
+comma := ,
 HAS_XRT := $(if $(NPU),$(shell $(CXX) -std=c++17 $(XRT_FLAGS) -include xrt/xrt_hw_context.h \
 	-fsyntax-only -x c++ /dev/null 2>/dev/null && echo y))
 
@@ -214,8 +216,6 @@ $(BUILD)/tests/xrt/%: $(BUILD)/obj/tests/xrt/%.o $(call libs,workers/npu)
 	@mkdir -p $(@D)
 	@echo "  LD    $@"
 	$(Q)$(CC) $(LDFLAGS) -Wl,--as-needed -o $@ $^ -lcmocka -lm -ldl
-.PHONY: xrt-checks
-xrt-checks: $(XRT_CHECKS)
 
 # ---- benchmarks: tests/bench/*.c
 BENCH_SRC := $(filter-out tests/bench/shaders%,$(wildcard tests/bench/*.c))

@@ -146,17 +146,18 @@ static void test_known_words(void **state)
 	static const uint32_t want[] = {
 		0x06030100, 0x00000105, 4, 4 * (4 + 12 + 12 + 6 + 4),
 		1, 0, 0x0201d040, 48,                           /* column 1, descriptor 2 */
-		0x400, 0, 0, 0, 0x80000000, 0, 0, 0x02000000,
+		0x400, 0, 0, 0, 0x80000000, 0x02000000, 0, 0x02000000,
 		0x81, 48, 0, 0, 0, 0, 0x0201d044, 0, 1, 0, 0x3000, 0,
 		0, 0, 0x0201d21c, 0, 0x80070002, 24,            /* MM2S 1, 8 runs, a token */
 		0x80, 16, 0x00010001, 0x01010100,
 	};
-	static const uint32_t bd[8] = { 0x400, 0, 0, 0, 0x80000000, 0, 0, 0x02000000 };
+	uint32_t bd[8];
 	uint32_t words[64];
 	struct gp_stream s;
 	size_t n;
 
 	(void)state;
+	assert_int_equal(gp_shim_bd_write(&(struct gp_shim_bd){ .n_words = 0x400 }, bd), 0);
 	gp_stream_begin(&s, words, 64);
 	gp_stream_put(&s, &(struct gp_stream_op){ .code = GP_STREAM_BLOCK_WRITE, .words = bd, .n_words = 8,
 	              .address = gp_stream_address(1, 0, 0x1d040) });
@@ -299,10 +300,12 @@ static void test_descriptor_limits(void **state)
 	assert_int_equal(end, 4 * (((uint64_t)UINT32_MAX - 1 + 63) * (1 << 20) + 1));
 
 	/* Bits that no stream here sets. */
-	for (uint32_t bit = 0; bit < 32; bit++) {
-		const uint32_t word = bit % 2 ? 7 : 2;
+	for (int round = 0; round < 500; round++) {
+		static const struct { uint32_t word, from, n; } fixed[] = {
+			{ 2, 16, 16 }, { 4, 30, 2 }, { 5, 20, 12 }, { 6, 26, 6 }, { 7, 0, 32 } };
+		const uint32_t f = random_below(GP_ARRAY_LEN(fixed));
 		assert_int_equal(gp_shim_bd_write(&(struct gp_shim_bd){ .n_words = 4 }, words), 0);
-		words[word] ^= 1u << (word == 2 ? 16 + bit / 2 : bit);
+		words[fixed[f].word] ^= 1u << (fixed[f].from + random_below(fixed[f].n));
 		assert_int_equal(gp_shim_bd_read(&bd, words), -EINVAL);
 	}
 }
@@ -536,9 +539,17 @@ static void refused(struct raw *r, const char *text)
 #define S2MM_0 0x1d204
 #define TOKEN (1u << 31)
 
+/* Of S2MM 0's tokens, and MM2S 1's. */
+static void raw_name(struct raw *r, uint32_t reg, uint32_t value, uint32_t mask)
+{
+	gp_stream_put(&r->s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_WRITE, .value = value,
+	              .mask = mask, .address = gp_stream_address(1, 0, reg) });
+}
+
 static void good(struct raw *r)
 {
 	raw_begin(r);
+	raw_name(r, 0x1d200, 0xf00, 0x1f00);
 	raw_bd(r, 3);
 	raw_patch(r, 3, 2);
 	raw_write(r, 0, S2MM_0, 3 | TOKEN);
@@ -584,10 +595,16 @@ static void test_refused_orders(void **state)
 	good(&r);
 	gp_stream_put(&r.s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_POLL });
 	refused(&r, "operation 4");
-	good(&r);
-	gp_stream_put(&r.s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_WRITE, .mask = 1,
-	              .address = gp_stream_address(1, 0, 0x1d200) });
-	refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d200, 0xf00, 0x1f01), refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d200, 0xe00, 0x1f00), refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d204, 0xf00, 0x1f00), refused(&r, "under mask");
+	good(&r), raw_name(&r, 0x1d220, 0xf00, 0x1f00), refused(&r, "under mask");
+	/* The packet of one channel's tokens is none of another's. */
+	good(&r), raw_bd(&r, 4), raw_patch(&r, 4, 0), raw_write(&r, 0, 0x1d21c, 4 | TOKEN);
+	refused(&r, "gets lost");
+	good(&r), raw_wait(&r, 0, 1, 0), raw_bd(&r, 4), raw_patch(&r, 4, 0), raw_name(&r, 0x1d218, 0xf00, 0x1f00);
+	raw_write(&r, 0, 0x1d21c, 4 | TOKEN);
+	refused(&r, "nobody waits");
 	good(&r);
 	gp_stream_put(&r.s, &(struct gp_stream_op){ .code = GP_STREAM_PATCH,
 	              .address = gp_stream_address(1, 0, 0x1d008) });

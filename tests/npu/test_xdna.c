@@ -136,14 +136,14 @@ static void test_node(void **state)
 	says(ENODEV, "cannot be opened");
 	/* No device answers behind this name. */
 	symlink("/dev/null", path);
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		says(ENOTSUP, "not driven by amdxdna");
 }
 
 /* ---- what the driver answers --------------------------------------------------- */
 static void need_device(void)
 {
-	if (!getenv("LD_PRELOAD"))
+	if (!process_has_preload("npu_device.so"))
 		skip();
 	phoenix();
 }
@@ -214,21 +214,6 @@ static void test_locked_memory(void **state)
 	assert_int_equal(status, 0);
 }
 
-/* Where the simulated device is built, this program starts again with it in front. */
-static void preload(char **argv)
-{
-	char path[4096];
-
-	if (getenv("LD_PRELOAD"))
-		return;
-	snprintf(path, sizeof path, "%s", program("x"));
-	strcpy(strstr(path, "/bin/gempipe-x"), "/tests/preload/npu_device.so");
-	if (access(path, R_OK))
-		return;
-	setenv("LD_PRELOAD", path, 1);
-	execv("/proc/self/exe", argv);
-}
-
 int main(int argc, char **argv)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -238,6 +223,6 @@ int main(int argc, char **argv)
 	};
 
 	(void)argc;
-	preload(argv);
+	process_preload("npu_device.so", argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,7 +20,7 @@
  *   hang         a command never ends
  *   abort        a command ends with an error
  *   lost         the context is gone at the next command
- *   gone         the device is gone at the next command
+ *   gone         the device is gone at the next command: nothing answers any more
  * GP_NPU_LOG=FILE: a line for each call that is answered. */
 #include <dlfcn.h>
 #include <errno.h>
@@ -67,6 +67,7 @@ static struct {
 	struct context context[GP_NPU_MAX_CONTEXTS + 1]; /* by handle; 0 is none */
 	uint64_t file_bytes, sequence;
 	char *heap;
+	bool gone;                      /* whatever is asked */
 } npu = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1 };
 
 static void *next(const char *name)
@@ -183,7 +184,7 @@ static int close_bo(const struct drm_handle *a)
 		return EINVAL;
 	if (bo->type == XDNA_BO_HEAP)
 		npu.heap = NULL;
-	/* A hole: the next reader finds zeros, and the file stays small. */
+	/* Its pages are given back; its range is not used again. */
 	if (bo->type != XDNA_BO_DEV)
 		fallocate(npu.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)bo->at, (off_t)bo->bytes);
 	bo->type = 0;
@@ -308,7 +309,8 @@ static int execute(struct xdna_exec *a)
 	struct context *c = context_of(a->context);
 	struct bo *bo = bo_of((uint32_t)a->commands);
 
-	if (fails("gone", &gone))
+	npu.gone |= fails("gone", &gone);
+	if (npu.gone)
 		return ENODEV;
 	if (fails("lost", &lost) || !c)
 		return EINVAL;
@@ -455,7 +457,8 @@ static int answer_ioctl(unsigned long request, void *a)
 	int rc;
 
 	pthread_mutex_lock(&npu.lock);
-	rc = _IOC_NR(request) != DRM_VERSION && fails("old", &olds) ? EINVAL : dispatch(_IOC_NR(request), a);
+	rc = npu.gone ? ENODEV : _IOC_NR(request) != DRM_VERSION && fails("old", &olds) ? EINVAL :
+	     dispatch(_IOC_NR(request), a);
 	say("ioctl %#lx: %d", _IOC_NR(request), rc);
 	pthread_mutex_unlock(&npu.lock);
 	if (rc)

@@ -28,6 +28,9 @@
 static const char *programs;
 
 /* ---- a process for each case ------------------------------------------------- */
+/* As a worker does: XRT's own end is run. */
+static bool ends_by_exit;
+
 /* What a case is to end with: 0, or this errno and a line that has this text. */
 static void in_process(int (*run)(void), const char *fault, int want, const char *text)
 {
@@ -42,7 +45,8 @@ static void in_process(int (*run)(void), const char *fault, int want, const char
 		const int rc = run();
 		if (rc && write(fd[1], gp_error(), strlen(gp_error())) < 0)
 			_exit(255);
-		/* Not exit(): a wedged device is not waited for. */
+		if (ends_by_exit)
+			exit(-rc);
 		_exit(-rc);
 	}
 	close(fd[1]);
@@ -200,7 +204,7 @@ static int describe(void)
 	if (rc || (rc = xrt->probe(&info)))
 		return rc;
 	if (!info.simulated || strncmp(info.device, "SIMULATED", 9) != 0 || info.columns != 4 ||
-	    strcmp(xrt->name, "xrt") != 0 || info.clock_hz != SECOND || !strstr(info.driver, "firmware 1.5"))
+	    strcmp(xrt->name, "xrt") != 0 || info.clock_hz != SECOND || !strstr(info.driver, "firmware 1.5") || !strstr(info.driver, ", XRT 2."))
 		return gp_fail(EDOM, "probe: %s, %s", info.device, info.driver);
 	return 0;
 }
@@ -365,6 +369,33 @@ static int hang(void)
 	return gp_fail(-rc, "%s", line);
 }
 
+/* What is left of a device that is gone, or wedged, does not end the process with it. */
+static int end_with_it(void)
+{
+	const struct gp_npu_driver *xrt;
+	struct gp_npu_context *context;
+	struct gp_npu_result r;
+	struct product p;
+	void *host;
+	int rc = gp_npu_xrt(&xrt);
+
+	if (rc || (rc = set_up(&p, xrt, &small)))
+		return rc;
+	fill(&p, &small, 1);
+	rc = run(&p, &r, SECOND / 5);
+	char line[GP_ERROR_BYTES];
+	snprintf(line, sizeof line, "%s", gp_error());
+	if (xrt->alloc(p.npu, NULL, GP_NPU_DATA, 4096, &p.command.buffers[3], &host) != -EIO ||
+	    xrt->sync(p.npu, p.command.buffers[0], GP_NPU_TO_DEVICE, 0, 4096) != -EIO ||
+	    load(&p, "gemm-bf16-64x64x64", &context) != -EIO || xrt->submit(p.npu, &p.command) != -EIO)
+		return gp_fail(EDOM, "a lost device takes something");
+	xrt->free(p.npu, p.command.buffers[0]);
+	xrt->unload(p.npu, p.command.context);
+	xrt->close(p.npu);
+	ends_by_exit = true;
+	return gp_fail(-rc, "%s", line);
+}
+
 static int three_products(void)
 {
 	int rc = 0;
@@ -391,11 +422,21 @@ static void test_faults(void **state)
 	in_process(one_product, "abort:2", EIO, "ended in state 6");
 	in_process(three_products, "lost:5", ECONNRESET, "the context is lost");
 	in_process(three_products, "gone:5", ECONNRESET, "the context is lost");
+	in_process(end_with_it, "gone", ECONNRESET, "the context is lost");
+	in_process(end_with_it, "lost", ECONNRESET, "the context is lost");
+	in_process(end_with_it, "abort", EIO, "ended in state 6");
+	in_process(end_with_it, "hang", ETIMEDOUT, "counts as wedged");
 }
 
 static int no_shim(void)
 {
 	setenv("GP_NPU_SHIM", "/no/shim.so", 1);
+	return describe();
+}
+
+static int without_shim(void)
+{
+	unsetenv("GP_NPU_SHIM");
 	return describe();
 }
 
@@ -408,6 +449,7 @@ static int other_shim(void)
 static void test_shim(void **state)
 {
 	(void)state;
+	in_process(without_shim, NULL, ENODEV, "built without XRT");
 	in_process(no_shim, NULL, ENODEV, "XRT does not load");
 	in_process(other_shim, NULL, ENODEV, "of another gempipe");
 }

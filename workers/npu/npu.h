@@ -140,8 +140,10 @@ extern const struct gp_npu_driver gp_npu_sim;
  * not its GP_NPU_ABI. It links nothing of gempipe's: fail is gp_fail. */
 #define GP_NPU_ABI 1u
 #define GP_NPU_SHIM_ENTRY "gempipe_npu_shim"
+#define GP_NPU_SHIM_VERSION "gempipe_npu_xrt_version" /* XRT's, "2.25" */
 typedef int gp_npu_fail(int errnum, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 typedef const struct gp_npu_driver *gp_npu_shim_entry(uint32_t abi, gp_npu_fail *fail);
+typedef void gp_npu_shim_version(char text[32]);
 int gp_npu_xrt(const struct gp_npu_driver **driver);
 
 #endif

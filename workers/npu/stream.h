@@ -24,6 +24,9 @@ enum {
 	GP_SHIM_CHANNELS = 2,           /* each way */
 	GP_SHIM_QUEUE = 4,              /* tasks that a channel's queue holds */
 	GP_SHIM_MOST_REPEATS = 256,     /* runs of one task */
+	/* Packet of a shim tile's completion tokens. Programs route this one to the
+	 * controller: mlir-aie's aie-assign-tile-controller-ids, and its controller_id. */
+	GP_SHIM_TOKEN_PACKET = 15,
 };
 
 /* ---- operations ---------------------------------------------------------- */
@@ -126,13 +129,15 @@ struct gp_stream_visitor {
 
 /* -EINVAL: an operation, a register or an order that the streams made here never have:
  * a descriptor written again while a task may still read it, a fifth task in a queue, a
- * wait for a token that nothing gives, tokens or writes of memory that nobody waits for. */
+ * wait for a token that nothing gives, tokens that would get lost, tokens or writes of
+ * memory that nobody waits for. */
 int gp_stream_read(const uint32_t *words, size_t n_words, const struct gp_stream_visitor *v);
 
 /* ---- writing tasks ---------------------------------------------------------- */
 /* Which tasks may be in flight after what was written (or read) so far. */
 struct gp_shim_flight {
 	uint16_t bds[GP_STREAM_COLUMNS];        /* in use, a bit each */
+	bool named[GP_STREAM_COLUMNS][2][GP_SHIM_CHANNELS]; /* its tokens' packet is set */
 	struct gp_shim_queue {                  /* oldest first */
 		struct { uint8_t bd; bool token; } task[GP_SHIM_QUEUE];
 		uint8_t n;

@@ -4,7 +4,8 @@
 #include "base/base.h"
 #include "workers/npu/stream.h"
 
-#define BURST (1u << 31) /* the longest, as mlir-aie sets it */
+#define BURST (1u << 31) /* 256 bytes, the longest; it and the next as mlir-aie sets them */
+#define CACHE (2u << 24) /* AXI's: lets the network on chip widen accesses */
 enum {
 	MOST_SIZE = 1023, MOST_STEP = 1 << 20, MOST_ITERATIONS = 64,
 	VALID = 1 << 25,
@@ -51,7 +52,7 @@ int gp_shim_bd_write(const struct gp_shim_bd *bd, uint32_t words[GP_SHIM_BD_WORD
 	words[0] = bd->n_words;
 	words[3] = bd->d0_size << 20 | step_field(bd->d0_step);
 	words[4] = BURST | bd->d1_size << 20 | step_field(bd->d1_step);
-	words[5] = step_field(bd->d2_step);
+	words[5] = CACHE | step_field(bd->d2_step);
 	words[6] = step_field(bd->iterations) << 20 | step_field(bd->iteration_step);
 	words[7] = VALID;
 	return 0;
@@ -60,8 +61,8 @@ int gp_shim_bd_write(const struct gp_shim_bd *bd, uint32_t words[GP_SHIM_BD_WORD
 int gp_shim_bd_read(struct gp_shim_bd *bd, const uint32_t words[GP_SHIM_BD_WORDS])
 {
 	/* Words 1 and 2 are the address, and above it what belongs to packets. */
-	if (words[2] >> 16 != 0 || (words[4] & (1u << 30)) != 0 || (words[4] & BURST) == 0 ||
-	    words[5] >> 20 != 0 || words[6] >> 26 != 0 || words[7] != VALID)
+	if (words[2] >> 16 != 0 || words[4] >> 30 != BURST >> 30 ||
+	    words[5] >> 20 != CACHE >> 20 || words[6] >> 26 != 0 || words[7] != VALID)
 		return gp_fail(EINVAL, "DMA descriptor: packets, locks, chains or iterations under way, "
 		               "or not valid (%08x %08x %08x %08x %08x)", words[2], words[4],
 		               words[5], words[6], words[7]);

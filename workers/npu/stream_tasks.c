@@ -12,7 +12,7 @@ enum {
 	CONTROL_0 = 0x1d200, QUEUE_0 = 0x1d204, CHANNEL_BYTES = 8, TO_ARRAY_BYTES = 16,
 	CONTROL_END = CONTROL_0 + 2 * TO_ARRAY_BYTES,
 	REPEATS_AT = 16,
-	CONTROLLER = 0x1f00,    /* who gets the tokens; the array's program says it as well */
+	TOKEN_PACKET_MASK = 0x1f00, TOKEN_PACKET = GP_SHIM_TOKEN_PACKET << 8, /* in CONTROL */
 };
 
 static struct gp_shim_queue *queue_of(struct gp_shim_flight *f, const struct gp_shim_channel *on)
@@ -113,9 +113,21 @@ static int free_bd(const struct gp_shim_flight *f, uint32_t column, uint32_t *bd
 	return 0;
 }
 
-static uint32_t queue_register(const struct gp_shim_channel *on)
+static uint32_t channel_address(const struct gp_shim_channel *on, uint32_t reg)
 {
-	return QUEUE_0 + (on->to_array ? TO_ARRAY_BYTES : 0u) + on->channel * (uint32_t)CHANNEL_BYTES;
+	return gp_stream_address(on->column, 0, reg + (on->to_array ? TO_ARRAY_BYTES : 0u) +
+	                         on->channel * (uint32_t)CHANNEL_BYTES);
+}
+
+/* Once a command: what ran before may have set another. */
+static void name_tokens(struct gp_task_writer *w, const struct gp_shim_channel *on)
+{
+	bool *named = &w->flight.named[on->column][on->to_array][on->channel];
+
+	if (!*named)
+		gp_stream_put(w->s, &(struct gp_stream_op){ .code = GP_STREAM_MASK_WRITE, .value = TOKEN_PACKET,
+		              .mask = TOKEN_PACKET_MASK, .address = channel_address(on, CONTROL_0) });
+	*named = true;
 }
 
 static void put_task(struct gp_task_writer *w, const struct gp_shim_task *t, uint32_t bd, bool token)
@@ -129,8 +141,10 @@ static void put_task(struct gp_task_writer *w, const struct gp_shim_task *t, uin
 	              .words = words, .n_words = GP_SHIM_BD_WORDS });
 	gp_stream_put(w->s, &(struct gp_stream_op){ .code = GP_STREAM_PATCH, .address = at + 4,
 	              .arg = t->arg, .arg_offset = t->offset });
+	if (token)
+		name_tokens(w, &t->on);
 	gp_stream_put(w->s, &(struct gp_stream_op){ .code = GP_STREAM_WRITE, .value = start,
-	              .address = gp_stream_address(t->on.column, 0, queue_register(&t->on)) });
+	              .address = channel_address(&t->on, QUEUE_0) });
 	keep_error(w, push(&w->flight, &t->on, bd, token));
 	w->n_tasks++;
 }
@@ -205,6 +219,8 @@ static int start_task(struct reading *r, uint32_t column, uint32_t reg, uint32_t
 		return gp_fail(EINVAL, "instruction stream: column %u: descriptor %u has no address", column, bd);
 	if (value & ~(TOKEN | 0xffu << REPEATS_AT | (GP_SHIM_BDS - 1)))
 		return gp_fail(EINVAL, "instruction stream: column %u: task %08x", column, value);
+	if (t.token && !r->flight.named[column][t.on.to_array][t.on.channel])
+		return gp_fail(EINVAL, "instruction stream: column %u: a token without its packet gets lost", column);
 	int rc = gp_shim_bd_read(&t.bd, s->bd[bd]);
 	if (!rc)
 		rc = push(&r->flight, &t.on, bd, t.token);
@@ -235,14 +251,16 @@ static int do_block(struct reading *r, const struct gp_stream_op *op)
 	return rc;
 }
 
-static int do_mask_write(const struct gp_stream_op *op)
+static int do_mask_write(struct reading *r, const struct gp_stream_op *op)
 {
-	const uint32_t reg = op->address & 0xfffff;
+	const uint32_t column = op->address >> 25, at = (op->address & 0x1ffffff) - CONTROL_0;
 
-	if (op->address >> 25 < GP_STREAM_COLUMNS && (op->address >> 20 & 0x1f) == 0 &&
-	    reg >= CONTROL_0 && reg < CONTROL_END && reg % 8 == 0 && op->mask == CONTROLLER)
-		return 0;
-	return gp_fail(EINVAL, "instruction stream: a write to %08x under mask %08x", op->address, op->mask);
+	if (column >= GP_STREAM_COLUMNS || at >= CONTROL_END - CONTROL_0 || at % CHANNEL_BYTES != 0 ||
+	    op->mask != TOKEN_PACKET_MASK || op->value != TOKEN_PACKET)
+		return gp_fail(EINVAL, "instruction stream: a write of %08x to %08x under mask %08x, which no program "
+		               "here does", op->value, op->address, op->mask);
+	r->flight.named[column][at >= TO_ARRAY_BYTES][at / CHANNEL_BYTES % GP_SHIM_CHANNELS] = true;
+	return 0;
 }
 
 static int do_patch(struct reading *r, const struct gp_stream_op *op)
@@ -289,7 +307,7 @@ static int do_op(struct reading *r, const struct gp_stream_op *op)
 	case GP_STREAM_BLOCK_WRITE:
 		return do_block(r, op);
 	case GP_STREAM_MASK_WRITE:
-		return do_mask_write(op);
+		return do_mask_write(r, op);
 	case GP_STREAM_SYNC:
 		return do_sync(r, op);
 	case GP_STREAM_PATCH:

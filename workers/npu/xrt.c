@@ -18,9 +18,16 @@ static struct gp_npu_driver xrt;
 /* The driver is the real one all the same: it needs programs' files. */
 static bool device_is_simulated;
 
+static char xrt_version[32];
+
 static int probe(struct gp_npu_info *info)
 {
-	return gp_xdna_probe("", info);
+	const int rc = gp_xdna_probe("", info);
+	const size_t n = rc ? 0 : strlen(info->driver);
+
+	if (!rc && shim)
+		snprintf(info->driver + n, sizeof info->driver - n, ", XRT %s", xrt_version);
+	return rc;
 }
 
 /* XRT says little of why it finds no device. */
@@ -73,12 +80,15 @@ static int open_shim(void)
 	if (!library)
 		return gp_fail(ENODEV, "NPU: XRT does not load (%s): install libxrt2 and libxrt-npu2", dlerror());
 	gp_npu_shim_entry *entry;
+	gp_npu_shim_version *version;
 	*(void **)&entry = dlsym(library, GP_NPU_SHIM_ENTRY);
-	shim = entry ? entry(GP_NPU_ABI, gp_fail) : NULL;
+	*(void **)&version = dlsym(library, GP_NPU_SHIM_VERSION);
+	shim = entry && version ? entry(GP_NPU_ABI, gp_fail) : NULL;
 	if (!shim) {
 		dlclose(library);
 		return gp_fail(ENODEV, "NPU: %s is of another gempipe: build and install both again", path);
 	}
+	version(xrt_version);
 	return 0;
 }
 

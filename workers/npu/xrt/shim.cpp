@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -25,6 +26,7 @@
 #include <xrt/xrt_hw_context.h>
 #include <xrt/xrt_kernel.h>
 #include <xrt/experimental/xrt_ini.h>
+#include <xrt/experimental/xrt_version.h>
 #include <xrt/experimental/xrt_xclbin.h>
 
 extern "C" {
@@ -64,7 +66,7 @@ struct gp_npu {
 	std::vector<std::unique_ptr<gp_npu_buffer>> buffers;
 	gp_npu_context *running = nullptr;
 	uint64_t submitted_ns = 0;
-	int wedged = 0; // what every later call answers
+	bool wedged = false;
 };
 
 namespace {
@@ -181,6 +183,20 @@ template <typename F> int guard(step at, F f) noexcept
 	}
 }
 
+// After these the device is left alone: what XRT's destructors would ask of it can fail or
+// not come back, and a destructor that fails ends the process.
+int remember(gp_npu *npu, int rc) noexcept
+{
+	if (rc == -ECONNRESET || rc == -EIO || rc == -ETIMEDOUT)
+		npu->wedged = true;
+	return rc;
+}
+
+int refuse_wedged() noexcept
+{
+	return fail(EIO, "NPU: the device is wedged or lost: the worker has to start anew");
+}
+
 // ---- the table -----------------------------------------------------------------
 
 int open_device(gp_npu **npu) noexcept
@@ -224,8 +240,8 @@ int alloc_buffer(gp_npu *npu, gp_npu_context *context, gp_npu_use use, size_t by
                  gp_npu_buffer **buffer, void **host) noexcept
 {
 	if (npu->wedged)
-		return fail(EIO, "NPU: the device is wedged: the worker has to start anew");
-	return guard(step::buffer, [&] {
+		return refuse_wedged();
+	return remember(npu, guard(step::buffer, [&] {
 		const auto flags = use == GP_NPU_INSTRUCTIONS ? xrt::bo::flags::cacheable : xrt::bo::flags::host_only;
 		auto b = std::make_unique<gp_npu_buffer>();
 
@@ -237,7 +253,7 @@ int alloc_buffer(gp_npu *npu, gp_npu_context *context, gp_npu_use use, size_t by
 		*buffer = npu->buffers.back().get();
 		*host = at;
 		return 0;
-	});
+	}));
 }
 
 template <typename T> void erase(std::vector<std::unique_ptr<T>> &all, T *one)
@@ -251,13 +267,15 @@ void free_buffer(gp_npu *npu, gp_npu_buffer *buffer) noexcept
 		(void)guard(step::buffer, [&] { erase(npu->buffers, buffer); return 0; });
 }
 
-int sync_buffer(gp_npu *, gp_npu_buffer *buffer, gp_npu_direction to, size_t offset, size_t bytes) noexcept
+int sync_buffer(gp_npu *npu, gp_npu_buffer *buffer, gp_npu_direction to, size_t offset, size_t bytes) noexcept
 {
-	return guard(step::sync, [&] {
+	if (npu->wedged)
+		return refuse_wedged();
+	return remember(npu, guard(step::sync, [&] {
 		buffer->memory.sync(to == GP_NPU_TO_DEVICE ? XCL_BO_SYNC_BO_TO_DEVICE : XCL_BO_SYNC_BO_FROM_DEVICE,
 		                    bytes, offset);
 		return 0;
-	});
+	}));
 }
 
 int load_context(gp_npu *npu, const xrt::xclbin &program, const std::string &kernel, gp_npu_context **context)
@@ -278,8 +296,8 @@ int load_context(gp_npu *npu, const xrt::xclbin &program, const std::string &ker
 int load_program(gp_npu *npu, const gp_npu_program *program, gp_npu_context **context) noexcept
 {
 	if (npu->wedged)
-		return fail(EIO, "NPU: the device is wedged: the worker has to start anew");
-	return guard(step::program, [&] {
+		return refuse_wedged();
+	return remember(npu, guard(step::program, [&] {
 		if (!program->path || access(program->path, R_OK) != 0)
 			return fail(ENOENT, "NPU: the program %s cannot be read from %s: build it with kernels/aie/build",
 			            program->name, program->path ? program->path : "a file");
@@ -289,7 +307,7 @@ int load_program(gp_npu *npu, const gp_npu_program *program, gp_npu_context **co
 				return load_context(npu, file, kernel.get_name(), context);
 		return fail(EINVAL, "%s: no kernel %s* in it: build it with kernels/aie/build", program->path,
 		            kernel_prefix);
-	});
+	}));
 }
 
 void unload_program(gp_npu *npu, gp_npu_context *context) noexcept
@@ -301,10 +319,10 @@ void unload_program(gp_npu *npu, gp_npu_context *context) noexcept
 int submit_command(gp_npu *npu, const gp_npu_command *command) noexcept
 {
 	if (npu->wedged)
-		return fail(EIO, "NPU: the device is wedged: the worker has to start anew");
+		return refuse_wedged();
 	if (npu->running)
 		return fail(EBUSY, "NPU: a command is running already");
-	return guard(step::submit, [&] {
+	return remember(npu, guard(step::submit, [&] {
 		xrt::run &run = command->context->run;
 
 		run.set_arg(0, opcode_transaction);
@@ -316,7 +334,7 @@ int submit_command(gp_npu *npu, const gp_npu_command *command) noexcept
 		run.start();
 		npu->running = command->context;
 		return 0;
-	});
+	}));
 }
 
 // true: it has ended well. Its end in any other state is an exception. Asks the command's
@@ -343,11 +361,10 @@ std::chrono::nanoseconds pause_after(uint64_t ns)
 	return std::chrono::nanoseconds{std::clamp<uint64_t>(ns / 20, 10000, 1000000)};
 }
 
-int time_out(gp_npu *npu)
+int time_out(const gp_npu *npu)
 {
 	const uint64_t ms = (now_ns() - npu->submitted_ns) / 1000000;
 
-	npu->wedged = -EIO;
 	return fail(ETIMEDOUT, "NPU: a command did not end in %llu ms, so the array counts as wedged: the worker "
 	            "starts anew; if it happens again: modprobe -r amdxdna && modprobe amdxdna",
 	            static_cast<unsigned long long>(ms));
@@ -375,15 +392,13 @@ int wait_command(gp_npu *npu, uint64_t deadline_ns, const volatile bool *cancell
                  gp_npu_result *result) noexcept
 {
 	if (npu->wedged)
-		return fail(EIO, "NPU: the device is wedged: the worker has to start anew");
+		return refuse_wedged();
 	if (!npu->running)
 		return fail(EINVAL, "NPU: no command is running");
-	const int rc = guard(step::wait, [&] { return wait_for(npu, deadline_ns, cancelled); });
+	const int rc = remember(npu, guard(step::wait, [&] { return wait_for(npu, deadline_ns, cancelled); }));
 	if (rc == -EAGAIN || rc == -ECANCELED || rc == -ETIMEDOUT)
 		return rc;
 	npu->running = nullptr;
-	if (rc)
-		npu->wedged = -EIO;
 	*result = gp_npu_result{};
 	result->ns = now_ns() - npu->submitted_ns;
 	return rc;
@@ -401,4 +416,10 @@ const gp_npu_driver *gempipe_npu_shim(uint32_t abi, gp_npu_fail *gp_fail)
 {
 	fail = gp_fail;
 	return abi == GP_NPU_ABI ? &driver : nullptr;
+}
+
+// "2.25"; for reports.
+extern "C" __attribute__((visibility("default"))) void gempipe_npu_xrt_version(char text[32])
+{
+	std::snprintf(text, 32, "%u.%u", xrt::version::major(), xrt::version::minor());
 }
