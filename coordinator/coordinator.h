@@ -102,7 +102,7 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 };
 
 struct gp_stage_stats {
-	char device[16], description[256]; /* device: "simulated npu" where it is */
+	char device[16], description[256]; /* device: "simulated npu" where it is, "host for npu" after it failed */
 	uint32_t first_layer, end_layer, restarts, pid;
 	uint64_t memory_bytes, load_ns;
 	uint64_t steps, rows, busy_ns;

@@ -76,8 +76,12 @@ class Printer:
         self.close("}", "}) : () -> ()")
 
     def tile(self, name, column, row):
-        self.line(f"{name} = aie.tile({column}, {row})",
-                  f'{name} = "aie.tile"() {{col = {column} : i32, row = {row} : i32}} : () -> index')
+        # What the instructions (stream_tasks.c) tell shim tiles to send tokens as.
+        sends = ", controller_id = #aie.packet_info<pkt_type = 0, pkt_id = 15>" if row == 0 else ""
+        own = f" {{{sends[2:]}}}" if sends else ""
+        self.line(f"{name} = aie.tile({column}, {row}){own}",
+                  f'{name} = "aie.tile"() {{col = {column} : i32, row = {row} : i32{sends}}} '
+                  ": () -> index")
 
     def function(self, name, types):
         self.line(f"func.func private @{name}({', '.join(types)})",

@@ -243,6 +243,7 @@ static void test_wedged(void **state)
 		assert_says(&r, "its NPU failed 2 times in a row");
 		assert_says(&r, "the host computes this stage");
 		assert_says(&r, "try 2 of 3");
+		assert_says(&r, "1     host for npu  3-5");
 		result_free(&r);
 	}
 	unsetenv("GP_NPU_SIM_FAULT");
