@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
+#include "tests/common/vulkan_driver.h"
 
 #define CHUNK 512u
 #define CHUNKS 200u
@@ -249,5 +250,5 @@ int main(void)
 		cmocka_unit_test(test_refused),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, keep_driver, let_driver_go);
 }

@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
+#include "tests/common/vulkan_driver.h"
 #include "workers/vulkan/vulkan_device.h"
 
 #define IDS 102400u            /* of the golden text */
@@ -479,5 +480,5 @@ int main(void)
 		cmocka_unit_test(test_split_table),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, keep_driver, let_driver_go);
 }
