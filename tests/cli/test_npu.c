@@ -249,6 +249,30 @@ static void test_wedged(void **state)
 	unsetenv("GP_NPU_SIM_FAULT");
 }
 
+/* A device that stays wedged and refuses the next process: that counts, too. */
+static void test_stuck(void **state)
+{
+	char path[] = "/tmp/gp-npu-stuck-XXXXXX";
+	struct result r;
+
+	(void)state;
+	NOT_TOO_LONG();
+	close(mkstemp(path));
+	unlink(path);
+	setenv("GP_NPU_SIM_STUCK", path, 1);
+	setenv("GP_NPU_SIM_FAULT", "stuck@9", 1);
+	RUN(&r, RUN_MINI, SIMULATED);
+	unsetenv("GP_NPU_SIM_FAULT");
+	unsetenv("GP_NPU_SIM_STUCK");
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(r.status, 0);
+	assert_string_equal(r.out, plain);
+	assert_says(&r, "firmware does not answer");
+	assert_says(&r, "its NPU failed 2 times in a row");
+	assert_says(&r, "1     host for npu  3-5");
+	result_free(&r);
+}
+
 static void test_killed(void **state)
 {
 	const char *const argv[] = { RUN_MINI, SIMULATED, NULL };
@@ -278,7 +302,7 @@ int main(void)
 		cmocka_unit_test(test_labels), cmocka_unit_test(test_reports),
 		cmocka_unit_test(test_no_device), cmocka_unit_test(test_usage),
 		cmocka_unit_test(test_faults_at_load), cmocka_unit_test(test_wedged),
-		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_stuck), cmocka_unit_test(test_killed),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);
