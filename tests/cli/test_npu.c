@@ -85,13 +85,25 @@ static void test_only_where_it_pays(void **state)
 	result_free(&r);
 }
 
+/* And removes the file. */
+static char *file_text(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	char *text = NULL;
+	size_t room = 0;
+
+	assert_non_null(f);
+	assert_true(getdelim(&text, &room, '\0', f) > 0);
+	fclose(f);
+	unlink(path);
+	return text;
+}
+
 /* Nothing that shows a time or a device leaves the word out. */
 static void test_labels(void **state)
 {
 	char path[] = "/tmp/gp-npu-trace-XXXXXX";
 	struct result r;
-	char *text = NULL;
-	size_t room = 0;
 
 	(void)state;
 	NOT_TOO_LONG();
@@ -99,11 +111,7 @@ static void test_labels(void **state)
 	RUN(&r, RUN_MINI, SIMULATED, "--trace", path);
 	assert_int_equal(r.status, 0);
 	result_free(&r);
-	FILE *f = fopen(path, "re");
-	assert_non_null(f);
-	assert_true(getdelim(&text, &room, '\0', f) > 0);
-	fclose(f);
-	unlink(path);
+	char *text = file_text(path);
 	assert_non_null(strstr(text, "stage 1: simulated npu"));
 	assert_non_null(strstr(text, "product (simulated NPU)"));
 	assert_null(strstr(text, "product (NPU)"));
@@ -252,7 +260,7 @@ static void test_wedged(void **state)
 /* A device that stays wedged and refuses the next process: that counts, too. */
 static void test_stuck(void **state)
 {
-	char path[] = "/tmp/gp-npu-stuck-XXXXXX";
+	char path[] = "/tmp/gp-npu-stuck-XXXXXX", trace[] = "/tmp/gp-npu-trace-XXXXXX";
 	struct result r;
 
 	(void)state;
@@ -261,9 +269,13 @@ static void test_stuck(void **state)
 	unlink(path);
 	setenv("GP_NPU_SIM_STUCK", path, 1);
 	setenv("GP_NPU_SIM_FAULT", "stuck@9", 1);
-	RUN(&r, RUN_MINI, SIMULATED);
+	close(mkstemp(trace));
+	RUN(&r, RUN_MINI, SIMULATED, "--trace", trace);
 	unsetenv("GP_NPU_SIM_FAULT");
 	unsetenv("GP_NPU_SIM_STUCK");
+	char *text = file_text(trace);
+	assert_non_null(strstr(text, "stage 1: host for npu"));
+	free(text);
 	assert_int_equal(unlink(path), 0);
 	assert_int_equal(r.status, 0);
 	assert_string_equal(r.out, plain);

@@ -276,10 +276,10 @@ int npu_finish_load(void *dev)
 {
 	struct npu_device *d = dev;
 	bool done[GP_AIE_FORMS] = { false };
-	int rc;
+	int rc = d->npu ? take_buffers(d) : 0;
 
-	if (!d->npu || (rc = take_buffers(d)) < 0)
-		return d->npu ? rc : 0;
+	if (!d->npu || rc < 0)
+		return rc;
 	for (size_t i = 0; i < d->n_weights; i++) {
 		const struct npu_weight *w = d->weight[i];
 
