@@ -416,7 +416,7 @@ static int get_info(struct xdna_get_info *a)
 static int version(struct drm_version_text *v)
 {
 	static unsigned names;
-	const char *name = fails("name", &names) ? "other" : "amdxdna";
+	const char *name = fails("name", &names) ? "other" : "amdxdna_accel_driver";
 
 	v->major = 0;
 	v->minor = 6;

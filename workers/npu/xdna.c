@@ -129,10 +129,13 @@ static int ask(int fd, enum xdna_query query, void *answer, size_t bytes)
 
 static int check_driver(int fd, const char *node, int *minor)
 {
-	char name[16] = "";
+	/* "amdxdna_accel_driver" in Linux and in AMD's own. */
+	static const char expected[] = "amdxdna";
+	char name[32] = "";
 	struct drm_version_text v = { .name = name, .name_bytes = sizeof name - 1 };
 
-	if (ioctl(fd, DRM_REQUEST(DRM_VERSION, struct drm_version_text), &v) || strcmp(name, "amdxdna") != 0)
+	if (ioctl(fd, DRM_REQUEST(DRM_VERSION, struct drm_version_text), &v) ||
+	    strncmp(name, expected, sizeof expected - 1) != 0)
 		return gp_fail(ENOTSUP, "NPU: %s is not driven by amdxdna but by '%s'", node, name);
 	*minor = v.minor;
 	return 0;
