@@ -111,6 +111,7 @@ static void test_build(void **state)
 	assert_int_equal(r.status, 0);
 	assert_non_null(strstr(r.out, " --get-xclbin "));
 	assert_null(strstr(r.out, "--no-compile-host"));
+	assert_non_null(strstr(r.out, " --alloc-scheme=basic-sequential "));
 	assert_non_null(strstr(r.out, "gemm_int4: 4000 bytes of program"));
 	assert_non_null(strstr(r.out, "\ngemv-int4-1x256x64.xclbin\n"));
 	result_free(&r);
