@@ -234,11 +234,11 @@ static void test_faults_at_load(void **state)
 	unsetenv("GP_NPU_SIM_FAULT");
 }
 
-/* After the six commands that measure, every process fails in its prompt: two of them, and
- * then the host does it. */
+/* Every process fails in its prompt, or in the first of the six commands that measure: two of
+ * them, and then the host does it. */
 static void test_wedged(void **state)
 {
-	static const char *const faults[] = { "timeout@9", "wedged@7", "lost@15" };
+	static const char *const faults[] = { "timeout@9", "wedged@7", "lost@15", "wedged@1" };
 	struct result r;
 
 	(void)state;
