@@ -60,6 +60,7 @@ static void test_same_text(void **state)
 	assert_int_equal(r.status, 0);
 	assert_string_equal(r.out, plain);
 	assert_says(&r, "1     simulated npu 3-5");
+	assert_says(&r, " tokens/s (simulated NPU: the speed of the simulator");
 	assert_says(&r, "simulated NPU: 15 commands");
 	result_free(&r);
 	RUN(&r, RUN_MINI, "--npu-layers", "6", "--npu", "sim", "--device-memory", "npu=64M");
