@@ -52,9 +52,8 @@ static int open_bare(struct npu_device **out, const struct gp_device_options *o)
 	if (rc == 0)
 		rc = d->driver->probe(&d->info);
 	simulates = d->info.simulated;
-	if (rc == 0 && (rc = d->driver->open(&d->npu)) == 0)
-		rc = npu_take(d, GP_NPU_INSTRUCTIONS, GP_NPU_SEQUENCE_WORDS * sizeof(uint32_t),
-		              "instructions", &d->instructions);
+	if (rc == 0)
+		rc = d->driver->open(&d->npu);
 	if (rc < 0)
 		close_bare(d);
 	else
@@ -184,10 +183,12 @@ static int pack_w(struct run *r)
 
 static int take_all(struct run *r)
 {
+	struct gp_npu_context *context;
 	size_t x, w, y;
 	int rc = gp_npu_dispatch_bytes(&r->v->x, &x, &w, &y);
 
-	if (rc == 0 && (rc = npu_take(r->d, GP_NPU_DATA, x, "activations", &r->mx)) == 0 &&
+	if (rc == 0 && (rc = npu_context(r->d, r->v->x.form, &context)) == 0 &&
+	    (rc = npu_take(r->d, GP_NPU_DATA, x, "activations", &r->mx)) == 0 &&
 	    (rc = npu_take(r->d, GP_NPU_DATA, w + r->v->x.w_offset, "weights", &r->mw)) == 0)
 		rc = npu_take(r->d, GP_NPU_DATA, y, "results", &r->my);
 	return rc;

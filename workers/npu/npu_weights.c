@@ -151,8 +151,11 @@ static void pack_some(void *arg, uint32_t thread, uint32_t n_threads)
 
 static int take_room(struct npu_device *d, struct npu_weight *w)
 {
-	int rc;
+	struct gp_npu_context *context;
+	int rc = npu_context(d, w->form, &context);
 
+	if (rc < 0)
+		return rc;
 	if (w->bytes > d->pin_bytes - d->pinned_bytes) {
 		rc = cpu_pages_take(&w->pages, w->bytes, "weights for the NPU");
 		w->data = w->pages.data;
