@@ -277,17 +277,22 @@ static void kill_member(struct gp_pool *p, uint32_t k)
 }
 
 /* A wedged NPU may come back with its next process. When it does not, its stage goes on
- * without; that is no failure of the worker's. */
-static bool loses_npu(struct gp_member *m, const struct gp_plan_stage *s)
+ * without; that is no failure of the worker's. It may show at the first load, too, which
+ * measures the device. */
+static bool loses_npu(struct gp_pool *p, struct gp_member *m, const struct gp_plan_stage *s)
 {
-	const bool npu = strcmp(s->device, "npu") == 0 && m->was_ready &&
-			 (m->error_code == -ETIMEDOUT || m->error_code == -EIO ||
-			  m->error_code == -ECONNRESET);
+	const bool wedged = m->error_code == -ETIMEDOUT || m->error_code == -EIO ||
+			    m->error_code == -ECONNRESET;
+	/* One that stays wedged may refuse its next process with any error. */
+	const bool npu = strcmp(s->device, "npu") == 0 &&
+			 (wedged || (m->npu_failures && m->error_code));
 
 	m->npu_failures = npu ? m->npu_failures + 1 : 0;
 	if (m->npu_failures < NPU_TRIES || m->without_npu)
 		return false;
+	pthread_mutex_lock(&p->lock);
 	m->without_npu = true;
+	pthread_mutex_unlock(&p->lock);
 	return true;
 }
 
@@ -305,12 +310,12 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 		for (uint32_t i = 0; i < p->plan->n_stages; i++)
 			p->members[i].failures = p->members[i].npu_failures = 0;
 	m->failures++;
-	if (loses_npu(m, s))
+	if (loses_npu(p, m, s))
 		gp_log(GP_LOG_WARNING, "worker %u (layers %u-%u): its NPU failed %u times in a row; the "
 		       "host computes these layers from now on", k, s->first_layer, s->end_layer - 1,
 		       m->npu_failures);
 	/* What fails before it ever worked, and says why, will fail again. */
-	if ((!m->was_ready && m->error[0]) || m->failures >= GP_POOL_TRIES) {
+	if ((!m->was_ready && m->error[0] && !m->npu_failures) || m->failures >= GP_POOL_TRIES) {
 		if (m->was_ready)
 			snprintf(text, sizeof text, "worker %u (%s%s, layers %u-%u) failed %u times "
 				 "in a row, giving up; last: %.300s", k, s->device, number, s->first_layer,

@@ -160,13 +160,15 @@ static int coordinator_lost(struct control *c)
 	return gp_fail(EPIPE, "the coordinator is gone");
 }
 
-/* What shows the device's times has to say so. */
-static bool is_simulated(const struct worker *w)
+/* What shows a device's times has to say that it is simulated, or left to the host. */
+static const char *stands_for(const struct worker *w)
 {
 	char text[256];
 
 	w->device->describe(&w->options, text);
-	return strncmp(text, "SIMULATED", 9) == 0;
+	if (strncmp(text, "SIMULATED", 9) == 0)
+		return "simulated ";
+	return w->options.npu && strcmp(w->options.npu, "off") == 0 ? "host for " : "";
 }
 
 static int start_load(struct control *c, const struct gp_msg_load *l)
@@ -183,7 +185,7 @@ static int start_load(struct control *c, const struct gp_msg_load *l)
 	if ((rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
 		return rc;
 	if (l->trace_part[0]) {
-		snprintf(name, sizeof name, "stage %u: %s%s", l->stage, is_simulated(w) ? "simulated " : "",
+		snprintf(name, sizeof name, "stage %u: %s%s", l->stage, stands_for(w),
 			 w->device->ops->name);
 		if ((rc = gp_trace_open(l->trace_part, name, (int)l->stage + 1)) < 0)
 			return rc;

@@ -34,7 +34,7 @@
 #define GP_AIE_COLUMNS 4u
 #define GP_AIE_ROWS 4u
 #define GP_AIE_DATA_BYTES 65536u   /* data memory of a compute tile [AM020] */
-#define GP_AIE_STACK_BYTES 2048u   /* of it, for the stack */
+#define GP_AIE_STACK_BYTES 4096u   /* of it, for the stack: mlir-aie gives its products 3328 */
 #define GP_AIE_MEMORY_TILE_BYTES 524288u
 
 struct gp_aie_header {             /* of an x tile */

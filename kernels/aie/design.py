@@ -13,7 +13,7 @@ import sys
 
 COLUMNS = ROWS = 4
 FIRST_ROW = 2               # of compute tiles: 0 is the shim, 1 the memory tile
-TILE_BYTES, STACK_BYTES, MEMORY_BYTES = 65536, 2048, 524288
+TILE_BYTES, STACK_BYTES, MEMORY_BYTES = 65536, 4096, 524288
 FOREVER = 2**32 - 1
 
 

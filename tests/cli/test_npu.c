@@ -60,6 +60,7 @@ static void test_same_text(void **state)
 	assert_int_equal(r.status, 0);
 	assert_string_equal(r.out, plain);
 	assert_says(&r, "1     simulated npu 3-5");
+	assert_says(&r, " tokens/s (simulated NPU: the speed of the simulator");
 	assert_says(&r, "simulated NPU: 15 commands");
 	result_free(&r);
 	RUN(&r, RUN_MINI, "--npu-layers", "6", "--npu", "sim", "--device-memory", "npu=64M");
@@ -85,13 +86,25 @@ static void test_only_where_it_pays(void **state)
 	result_free(&r);
 }
 
+/* And removes the file. */
+static char *file_text(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	char *text = NULL;
+	size_t room = 0;
+
+	assert_non_null(f);
+	assert_true(getdelim(&text, &room, '\0', f) > 0);
+	fclose(f);
+	unlink(path);
+	return text;
+}
+
 /* Nothing that shows a time or a device leaves the word out. */
 static void test_labels(void **state)
 {
 	char path[] = "/tmp/gp-npu-trace-XXXXXX";
 	struct result r;
-	char *text = NULL;
-	size_t room = 0;
 
 	(void)state;
 	NOT_TOO_LONG();
@@ -99,11 +112,7 @@ static void test_labels(void **state)
 	RUN(&r, RUN_MINI, SIMULATED, "--trace", path);
 	assert_int_equal(r.status, 0);
 	result_free(&r);
-	FILE *f = fopen(path, "re");
-	assert_non_null(f);
-	assert_true(getdelim(&text, &room, '\0', f) > 0);
-	fclose(f);
-	unlink(path);
+	char *text = file_text(path);
 	assert_non_null(strstr(text, "stage 1: simulated npu"));
 	assert_non_null(strstr(text, "product (simulated NPU)"));
 	assert_null(strstr(text, "product (NPU)"));
@@ -226,11 +235,11 @@ static void test_faults_at_load(void **state)
 	unsetenv("GP_NPU_SIM_FAULT");
 }
 
-/* After the six commands that measure, every process fails in its prompt: two of them, and
- * then the host does it. */
+/* Every process fails in its prompt, or in the first of the six commands that measure: two of
+ * them, and then the host does it. */
 static void test_wedged(void **state)
 {
-	static const char *const faults[] = { "timeout@9", "wedged@7", "lost@15" };
+	static const char *const faults[] = { "timeout@9", "wedged@7", "lost@15", "wedged@1" };
 	struct result r;
 
 	(void)state;
@@ -247,6 +256,34 @@ static void test_wedged(void **state)
 		result_free(&r);
 	}
 	unsetenv("GP_NPU_SIM_FAULT");
+}
+
+/* A device that stays wedged and refuses the next process: that counts, too. */
+static void test_stuck(void **state)
+{
+	char path[] = "/tmp/gp-npu-stuck-XXXXXX", trace[] = "/tmp/gp-npu-trace-XXXXXX";
+	struct result r;
+
+	(void)state;
+	NOT_TOO_LONG();
+	close(mkstemp(path));
+	unlink(path);
+	setenv("GP_NPU_SIM_STUCK", path, 1);
+	setenv("GP_NPU_SIM_FAULT", "stuck@9", 1);
+	close(mkstemp(trace));
+	RUN(&r, RUN_MINI, SIMULATED, "--trace", trace);
+	unsetenv("GP_NPU_SIM_FAULT");
+	unsetenv("GP_NPU_SIM_STUCK");
+	char *text = file_text(trace);
+	assert_non_null(strstr(text, "stage 1: host for npu"));
+	free(text);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(r.status, 0);
+	assert_string_equal(r.out, plain);
+	assert_says(&r, "firmware does not answer");
+	assert_says(&r, "its NPU failed 2 times in a row");
+	assert_says(&r, "1     host for npu  3-5");
+	result_free(&r);
 }
 
 static void test_killed(void **state)
@@ -278,7 +315,7 @@ int main(void)
 		cmocka_unit_test(test_labels), cmocka_unit_test(test_reports),
 		cmocka_unit_test(test_no_device), cmocka_unit_test(test_usage),
 		cmocka_unit_test(test_faults_at_load), cmocka_unit_test(test_wedged),
-		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_stuck), cmocka_unit_test(test_killed),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -97,11 +97,44 @@ static void test_build_script(void **state)
 	result_free(&r);
 }
 
+/* With stand-ins for the toolchain: whichever aiecc there is, it gets the options that it
+ * knows, and kernels that are too large are not put in. */
+static void test_build(void **state)
+{
+	static const char build[] = "tests/npu/build-programs";
+	struct result r;
+
+	(void)state;
+	if (!has("python3"))
+		skip();
+	RUN(&r, build, "4000", "shorthands (e.g. --get-xclbin)");
+	assert_int_equal(r.status, 0);
+	assert_non_null(strstr(r.out, " --get-xclbin "));
+	assert_null(strstr(r.out, "--no-compile-host"));
+	assert_non_null(strstr(r.out, " --alloc-scheme=basic-sequential "));
+	assert_non_null(strstr(r.out, "gemm_int4: 4000 bytes of program"));
+	assert_non_null(strstr(r.out, "\ngemv-int4-1x256x64.xclbin\n"));
+	result_free(&r);
+	RUN(&r, build, "4000", "--aie-generate-xclbin");
+	assert_int_equal(r.status, 0);
+	assert_non_null(strstr(r.out, " --aie-generate-xclbin --no-compile-host "));
+	assert_null(strstr(r.out, "--get-xclbin"));
+	result_free(&r);
+	RUN(&r, build, "17000", "--get-xclbin");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "does not fit a tile's program memory"));
+	result_free(&r);
+	RUN(&r, build, "none", "--get-xclbin");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "cannot say how large"));
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sizes), cmocka_unit_test(test_designs),
-		cmocka_unit_test(test_build_script),
+		cmocka_unit_test(test_build_script), cmocka_unit_test(test_build),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include "workers/npu/array.h"
 #include "workers/npu/npu.h"
 #include "workers/npu/sequence.h"
+#include "workers/npu/stream.h"
 
 static const struct gp_npu_driver *const sim = &gp_npu_sim;
 
@@ -248,6 +249,32 @@ static void test_wrong_streams(void **state)
 	sim->close(p.npu);
 }
 
+/* A small buffer, read over and over in pieces: what is asked for does not have to fit
+ * into memory. */
+static void test_too_many_pieces(void **state)
+{
+	static uint32_t words[GP_NPU_SEQUENCE_WORDS], data[16384];
+	const struct gp_shim_task t = {
+		.on = { .to_array = true }, .repeats = GP_SHIM_MOST_REPEATS,
+		.bd = { .n_words = 1023 * 1023 * 64, .d0_size = 1023, .d0_step = 1, .d1_size = 1023,
+		        .d1_step = 1, .d2_step = 1 },
+	};
+	void *args[] = { data };
+	const size_t bytes[] = { sizeof data };
+	struct gp_task_writer tasks;
+	struct gp_stream s;
+	size_t n;
+
+	(void)state;
+	gp_stream_begin(&s, words, GP_NPU_SEQUENCE_WORDS);
+	gp_tasks_begin(&tasks, &s);
+	gp_tasks_put(&tasks, &t);
+	gp_tasks_end(&tasks);
+	need(gp_stream_end(&s, &n));
+	assert_int_equal(gp_npu_array_run("gemm-int4-32x256x64", words, n, args, bytes, 1, NULL), -ERANGE);
+	assert_non_null(strstr(gp_error(), "pieces"));
+}
+
 /* ---- faults ------------------------------------------------------------------------- */
 static void test_faults(void **state)
 {
@@ -300,6 +327,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_products), cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_wrong_streams),
+		cmocka_unit_test(test_too_many_pieces),
 		cmocka_unit_test(test_faults),
 	};
 

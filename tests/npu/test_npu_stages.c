@@ -16,6 +16,9 @@
 #include "kernels/kernels.h"
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
+#include "tests/common/tiny_model.h"
+#include "workers/npu/array.h"
+#include "workers/npu/npu_device.h"
 
 #define CHUNK 512u
 #define CHUNKS 200u
@@ -160,6 +163,74 @@ static void test_cut_products(void **state)
 	golden_close(g);
 }
 
+/* Pinned weights are cut only above 65536 outputs: here each product is, after it was laid
+ * out. The parts start inside of the pinned buffer. */
+static void test_pinned_parts(void **state)
+{
+	struct gp_config shape = tiny_config();
+	uint32_t ids[20], cut = 0;
+	struct chain_options o = on_npu;
+	char path[64];
+	struct chain c;
+
+	(void)state;
+	shape.ffn = 600; /* three blocks of 256, the last not whole */
+	random_model_create(path, &shape, 7);
+	for (uint32_t i = 0; i < 20; i++)
+		ids[i] = i * 3 % shape.vocab;
+	o.memory_bytes = 1 << 30;
+	float *whole = logits_of(path, ids, 20, 0, &o), *parts = floats((size_t)20 * shape.vocab);
+	chain_open(&c, path, &o);
+	struct npu_device *d = c.dev[0];
+	for (size_t i = 0; i < d->n_weights; i++)
+		if (d->weight[i] && d->weight[i]->blocks > 1) {
+			assert_non_null(d->weight[i]->pinned.buffer);
+			d->weight[i]->part_blocks = 1;
+			cut++;
+		}
+	assert_true(cut >= 2);
+	chain_feed(&c, 0, ids, 20, 0, parts);
+	assert_memory_equal(whole, parts, (size_t)20 * shape.vocab * sizeof *parts);
+	chain_close(&c);
+	random_model_remove(path);
+	free(whole);
+	free(parts);
+}
+
+/* Twenty times what is predicted, and 2 s: a long command gets long. */
+static void test_deadline(void **state)
+{
+	struct gp_config shape = tiny_config();
+	struct chain_options o = on_npu;
+	struct gp_npu_dispatch x = { .form = GP_AIE_GEMM_BF16, .row_blocks = 1 };
+	struct gp_npu_count count;
+	struct gp_npu_result r;
+	char path[64];
+	struct chain c;
+
+	(void)state;
+	random_model_create(path, &shape, 7);
+	o.memory_bytes = 1 << 30;
+	chain_open(&c, path, &o);
+	struct npu_device *d = c.dev[0];
+	const struct npu_weight *w = NULL;
+	for (size_t i = 0; i < d->n_weights && !w; i++)
+		w = d->weight[i];
+	assert_non_null(w);
+	x.out_blocks = w->blocks;
+	x.slices = w->slices;
+	gp_npu_array_predict(&x, &count);
+	const uint64_t least = gp_now_ns() + 2000000000u + 20 * count.ns;
+	assert_int_equal(npu_submit(d, &x, &w->pinned, &d->x, &d->y), 0);
+	const uint64_t most = gp_now_ns() + 2000000000u + 20 * count.ns;
+	assert_true(d->deadline_ns >= least);
+	assert_true(d->deadline_ns <= most);
+	d->deadline_ns = 0; /* nothing of it is in place: it hangs */
+	assert_int_equal(npu_wait(d, &r), -ETIMEDOUT);
+	chain_close(&c);
+	random_model_remove(path);
+}
+
 /* ---- int4 weights, int8 activations ------------------------------------------------- */
 static double perplexity(const char *path, const uint32_t *ids, uint32_t chunks,
                          const struct chain_options *o)
@@ -218,6 +289,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_random_text), cmocka_unit_test(test_random_text_greedy),
 		cmocka_unit_test(test_mini_greedy), cmocka_unit_test(test_cut_products),
+		cmocka_unit_test(test_pinned_parts), cmocka_unit_test(test_deadline),
 		cmocka_unit_test(test_int4_perplexity),
 	};
 

@@ -383,11 +383,11 @@ static int answer(struct xdna_get_info *a, const void *data, size_t bytes)
 static int get_info(struct xdna_get_info *a)
 {
 	static const struct xdna_aie_metadata metadata = {
-		.column_bytes = 0x2000000, .columns = 5, .rows = 6, .version = { 2, 0 },
+		.column_bytes = 0x2000000, .columns = 5, .rows = 6, .version = { 1, 1 },
 		.core = { 4, 2, 2, 16, 4, { 0 } }, .memory = { 1, 1, 6, 64, 8, { 0 } },
 		.shim = { 1, 0, 2, 16, 8, { 0 } },
 	};
-	static const struct xdna_aie_metadata other = { .columns = 5, .version = { 3, 0 }, .core = { .rows = 4 } };
+	static const struct xdna_aie_metadata other = { .columns = 1, .version = { 1, 1 }, .core = { .rows = 4 } };
 	static unsigned firmwares, arrays;
 	static const struct xdna_clocks clocks = { { "MP-NPU Clock", 800, 0 }, { "H Clock", 1000, 0 } };
 
@@ -416,7 +416,7 @@ static int get_info(struct xdna_get_info *a)
 static int version(struct drm_version_text *v)
 {
 	static unsigned names;
-	const char *name = fails("name", &names) ? "other" : "amdxdna";
+	const char *name = fails("name", &names) ? "other" : "amdxdna_accel_driver";
 
 	v->major = 0;
 	v->minor = 6;

@@ -11,6 +11,7 @@
 #include "workers/npu/stream.h"
 
 struct piece { char *data; size_t bytes; };
+#define MOST_PIECES (1u << 20)     /* of a lane; our own streams have a thousand at most */
 struct lane {                      /* one channel of one shim tile */
 	struct piece *pieces;
 	size_t n, room, next, used; /* used: bytes of pieces[next] */
@@ -50,9 +51,12 @@ static int add_piece(void *context, uint64_t offset, uint64_t bytes)
 
 	if (l->n == l->room) {
 		const size_t room = l->room ? 2 * l->room : 16;
-		struct piece *more = realloc(l->pieces, room * sizeof *more);
+		struct piece *more = NULL;
 
-		if (!more)
+		/* A task can come by its bytes one word at a time, 2^40 of them. */
+		if (room > MOST_PIECES)
+			return gp_fail(ERANGE, "a channel's tasks are in more than %u pieces", MOST_PIECES);
+		if (!(more = realloc(l->pieces, room * sizeof *more)))
 			return gp_fail(ENOMEM, "no memory for the simulated NPU");
 		l->pieces = more;
 		l->room = room;

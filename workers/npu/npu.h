@@ -136,8 +136,8 @@ extern const struct gp_npu_driver gp_npu_sim;
 
 /* workers/npu/xrt.c: looks for a device (xdna.h), then opens the shim, gempipe-npu-xrt.so
  * beside the program or what GP_NPU_SHIM names, once. As probe; -ENODEV (message) where
- * there is no shim either. The shim exports GP_NPU_SHIM_ENTRY, which returns its driver, or NULL where abi is
- * not its GP_NPU_ABI. It links nothing of gempipe's: fail is gp_fail. */
+ * there is no shim either. The shim exports GP_NPU_SHIM_ENTRY, which returns its driver,
+ * or NULL where abi is not its GP_NPU_ABI. It links nothing of gempipe's: fail is gp_fail. */
 #define GP_NPU_ABI 1u
 #define GP_NPU_SHIM_ENTRY "gempipe_npu_shim"
 #define GP_NPU_SHIM_VERSION "gempipe_npu_xrt_version" /* XRT's, "2.25" */

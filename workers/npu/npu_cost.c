@@ -91,11 +91,13 @@ int npu_measure_device(struct npu_device *d, enum gp_aie_form form)
 {
 	const struct gp_npu_dispatch large = { .form = form, .row_blocks = 1,
 	                                       .out_blocks = PROBE_BLOCKS, .slices = PROBE_SLICES };
+	struct gp_npu_context *context;
 	struct probe p = { 0 };
 	size_t x, w, y;
 	int rc;
 
 	if ((rc = gp_npu_dispatch_bytes(&large, &x, &w, &y)) == 0 &&
+	    (rc = npu_context(d, form, &context)) == 0 &&
 	    (rc = npu_take(d, GP_NPU_DATA, x, "a measurement", &p.x)) == 0 &&
 	    (rc = npu_take(d, GP_NPU_DATA, w, "a measurement", &p.w)) == 0 &&
 	    (rc = npu_take(d, GP_NPU_DATA, y, "a measurement", &p.y)) == 0)

@@ -68,7 +68,9 @@ struct npu_device {
 
 /* npu_driver.c: "sim", "off" or NULL, the real one; *driver NULL for off. */
 int npu_driver(const char *which, const struct gp_npu_driver **driver);
-/* The context of a form's program, loaded when first asked for. */
+/* The context of a form's program, loaded when first asked for. It comes before the buffers
+ * that it uses: those taken without one have been reported to be ignored, or to wedge the
+ * NPU (amd/xdna-driver issue 1645). npu_take takes from the memory of the last form's. */
 int npu_context(struct npu_device *d, enum gp_aie_form form, struct gp_npu_context **context);
 int npu_take(struct npu_device *d, enum gp_npu_use use, size_t bytes, const char *what,
              struct npu_memory *m);

@@ -43,34 +43,42 @@ static int program_path(const char *name, char path[4096])
 	return 0;
 }
 
-int npu_context(struct npu_device *d, enum gp_aie_form form, struct gp_npu_context **context)
+static int load(struct npu_device *d, enum gp_aie_form form)
 {
 	struct gp_npu_program p = { .path = NULL };
 	char path[4096];
 	int rc;
 
-	if (!d->context[form]) {
-		snprintf(p.name, sizeof p.name, "%s", gp_aie_forms[form].name);
-		if (!d->driver->simulated) {
-			if ((rc = program_path(p.name, path)) < 0)
-				return rc;
-			p.path = path;
-		}
-		if ((rc = d->driver->load(d->npu, &p, &d->context[form])) < 0)
-			return gp_fail_in(rc, "%s: program %s", npu_word(d), p.name);
+	snprintf(p.name, sizeof p.name, "%s", gp_aie_forms[form].name);
+	if (!d->driver->simulated) {
+		if ((rc = program_path(p.name, path)) < 0)
+			return rc;
+		p.path = path;
 	}
-	*context = d->context[form];
+	if ((rc = d->driver->load(d->npu, &p, &d->context[form])) < 0)
+		return gp_fail_in(rc, "%s: program %s", npu_word(d), p.name);
 	return 0;
+}
+
+int npu_context(struct npu_device *d, enum gp_aie_form form, struct gp_npu_context **context)
+{
+	int rc = d->context[form] ? 0 : load(d, form);
+
+	if (rc == 0 && !d->instructions.buffer)
+		rc = npu_take(d, GP_NPU_INSTRUCTIONS, GP_NPU_SEQUENCE_WORDS * sizeof(uint32_t),
+		              "instructions", &d->instructions);
+	*context = d->context[form];
+	return rc;
 }
 
 int npu_take(struct npu_device *d, enum gp_npu_use use, size_t bytes, const char *what,
              struct npu_memory *m)
 {
-	struct gp_npu_context *any = NULL;
+	struct gp_npu_context *last = NULL;
 
-	for (unsigned f = 0; f < GP_AIE_FORMS && !any; f++)
-		any = d->context[f];
-	const int rc = d->driver->alloc(d->npu, any, use, bytes, &m->buffer, &m->host);
+	for (unsigned f = 0; f < GP_AIE_FORMS; f++)
+		last = d->context[f] ? d->context[f] : last;
+	const int rc = d->driver->alloc(d->npu, last, use, bytes, &m->buffer, &m->host);
 	if (rc < 0)
 		return gp_fail_in(rc, "%s: %s", npu_word(d), what);
 	m->bytes = bytes;
@@ -88,14 +96,16 @@ int npu_submit(struct npu_device *d, const struct gp_npu_dispatch *dispatch,
                const struct npu_memory *w, const struct npu_memory *x, const struct npu_memory *y)
 {
 	struct gp_npu_command c = {
-		.instructions = d->instructions.buffer, .n_buffers = 3,
+		.n_buffers = 3,
 		.buffers = { x->buffer, w->buffer, y->buffer },
 	};
 	struct gp_npu_count predicted;
 	int rc;
 
-	if ((rc = npu_context(d, dispatch->form, &c.context)) < 0 ||
-	    (rc = gp_npu_sequence(dispatch, d->instructions.host, &c.words)) < 0 ||
+	if ((rc = npu_context(d, dispatch->form, &c.context)) < 0)
+		return rc;
+	c.instructions = d->instructions.buffer;
+	if ((rc = gp_npu_sequence(dispatch, d->instructions.host, &c.words)) < 0 ||
 	    (rc = d->driver->sync(d->npu, d->instructions.buffer, GP_NPU_TO_DEVICE, 0,
 	                          c.words * sizeof(uint32_t))) < 0 ||
 	    (rc = d->driver->submit(d->npu, &c)) < 0)

@@ -151,8 +151,11 @@ static void pack_some(void *arg, uint32_t thread, uint32_t n_threads)
 
 static int take_room(struct npu_device *d, struct npu_weight *w)
 {
-	int rc;
+	struct gp_npu_context *context;
+	int rc = npu_context(d, w->form, &context);
 
+	if (rc < 0)
+		return rc;
 	if (w->bytes > d->pin_bytes - d->pinned_bytes) {
 		rc = cpu_pages_take(&w->pages, w->bytes, "weights for the NPU");
 		w->data = w->pages.data;
@@ -276,10 +279,10 @@ int npu_finish_load(void *dev)
 {
 	struct npu_device *d = dev;
 	bool done[GP_AIE_FORMS] = { false };
-	int rc;
+	int rc = d->npu ? take_buffers(d) : 0;
 
-	if (!d->npu || (rc = take_buffers(d)) < 0)
-		return d->npu ? rc : 0;
+	if (!d->npu || rc < 0)
+		return rc;
 	for (size_t i = 0; i < d->n_weights; i++) {
 		const struct npu_weight *w = d->weight[i];
 

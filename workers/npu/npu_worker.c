@@ -38,8 +38,7 @@ static int open_npu(struct npu_device *d, const struct gp_device_options *o)
 	if ((rc = d->driver->probe(&d->info)) < 0 || (rc = d->driver->open(&d->npu)) < 0)
 		return rc;
 	gp_log(GP_LOG_INFO, "%s: %s, %s", npu_word(d), d->info.device, d->info.driver);
-	return npu_take(d, GP_NPU_INSTRUCTIONS, GP_NPU_SEQUENCE_WORDS * sizeof(uint32_t),
-	                "instructions", &d->instructions);
+	return 0;
 }
 
 static int npu_open(void **dev, const struct gp_device_options *o)

@@ -3,10 +3,14 @@
  *
  * For tests, GP_NPU_SIM_FAULT=KIND[@N] makes it fail as a real one does: no-device,
  * permission, firmware, old-driver (probe and open), memlock (alloc), contexts (load), and
- * at the N-th command of the process, first if not said: timeout, wedged, lost. */
+ * at the N-th command of the process, first if not said: timeout, wedged, lost, and stuck,
+ * which is wedged and leaves the file GP_NPU_SIM_STUCK: while that is there, no process can
+ * open the device. */
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "kernels/aie/aie.h"
@@ -41,8 +45,22 @@ static bool fault_now(const char *kind, uint64_t command)
 	return fault_is(kind) && command == (at ? strtoull(at + 1, NULL, 10) : 1);
 }
 
+static int get_stuck(void)
+{
+	const char *path = getenv("GP_NPU_SIM_STUCK");
+	const int fd = path ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+	if (fd >= 0)
+		close(fd);
+	return gp_fail(EIO, "the NPU does not take commands (simulated fault)");
+}
+
 static int fault_at_open(void)
 {
+	const char *stuck = getenv("GP_NPU_SIM_STUCK");
+
+	if (stuck && access(stuck, F_OK) == 0)
+		return gp_fail(EPROTO, "the NPU's firmware does not answer (simulated fault)");
 	if (fault_is("no-device"))
 		return gp_fail(ENODEV, "no NPU (simulated fault): /dev/accel/accel0 does not exist");
 	if (fault_is("permission"))
@@ -203,6 +221,10 @@ static int sim_submit(struct gp_npu *npu, const struct gp_npu_command *c)
 	if (fault_now("wedged", npu->commands)) {
 		npu->dead = true;
 		return gp_fail(EIO, "the NPU does not take commands (simulated fault)");
+	}
+	if (fault_now("stuck", npu->commands)) {
+		npu->dead = true;
+		return get_stuck();
 	}
 	if (fault_now("lost", npu->commands)) {
 		npu->dead = true;

@@ -129,10 +129,13 @@ static int ask(int fd, enum xdna_query query, void *answer, size_t bytes)
 
 static int check_driver(int fd, const char *node, int *minor)
 {
-	char name[16] = "";
+	/* "amdxdna_accel_driver" in Linux and in AMD's own. */
+	static const char expected[] = "amdxdna";
+	char name[32] = "";
 	struct drm_version_text v = { .name = name, .name_bytes = sizeof name - 1 };
 
-	if (ioctl(fd, DRM_REQUEST(DRM_VERSION, struct drm_version_text), &v) || strcmp(name, "amdxdna") != 0)
+	if (ioctl(fd, DRM_REQUEST(DRM_VERSION, struct drm_version_text), &v) ||
+	    strncmp(name, expected, sizeof expected - 1) != 0)
 		return gp_fail(ENOTSUP, "NPU: %s is not driven by amdxdna but by '%s'", node, name);
 	*minor = v.minor;
 	return 0;
@@ -156,10 +159,10 @@ static int check_device(int fd, const char *node, struct gp_npu_info *info)
 	if (f.major == 0 && f.minor == 0)
 		return gp_fail(EPROTO, "NPU: the firmware of %s does not answer: see dmesg | grep amdxdna, install "
 		               "linux-firmware, and switch the machine off and on", node);
-	if (m.version.major != 2 || m.core.rows != GP_NPU_ROWS || m.columns < GP_NPU_COLUMNS)
-		return gp_fail(ENOTSUP, "NPU: %s has an array of %u columns, %u rows, version %u.%u, which is not that of "
-		               "XDNA1: use cpu or vulkan stages", node, m.columns, m.core.rows, m.version.major,
-		               m.version.minor);
+	/* m.version is that of the answer's layout (1.1 in XRT's info_aie2.cpp), not the array's. */
+	if (m.core.rows != GP_NPU_ROWS || m.columns < GP_NPU_COLUMNS)
+		return gp_fail(ENOTSUP, "NPU: %s has an array of %u columns, %u rows, which is not that of "
+		               "XDNA1: use cpu or vulkan stages", node, m.columns, m.core.rows);
 	if (ask(fd, XDNA_CLOCKS, &clocks, sizeof clocks) == 0)
 		info->clock_hz = clocks.array.mhz * 1000000ull;
 	info->columns = GP_NPU_COLUMNS;
