@@ -112,7 +112,8 @@ static void descend_parts(const struct panel *p, uint32_t at, const int8_t *code
 }
 
 /* d, and the whole block with it. */
-static void descend_factor(const struct panel *p, uint32_t at, const int8_t *code, struct gp_grid *g)
+static void descend_factor(const struct panel *p, uint32_t at, const int8_t *code,
+                           struct gp_grid *g)
 {
 	const struct gp_format *f = p->f;
 	float u[GP_MOST_BLOCK];
@@ -159,12 +160,12 @@ static void tell_others(const struct gp_descent *d, const struct panel *p, float
 
 	if (p->at)
 		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d->rows, (int)p->at,
-		            (int)p->n, 1, p->change, PANEL, d->moments + p->at * cols, (int)cols, 1, g,
-		            (int)cols);
+		            (int)p->n, 1, p->change, PANEL, d->moments + p->at * cols, (int)cols, 1,
+		            g, (int)cols);
 	if (end < cols)
-		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d->rows, (int)(cols - end),
-		            (int)p->n, 1, p->change, PANEL, d->moments + end * cols + p->at, (int)cols, 1,
-		            g + end, (int)cols);
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d->rows,
+		            (int)(cols - end), (int)p->n, 1, p->change, PANEL,
+		            d->moments + end * cols + p->at, (int)cols, 1, g + end, (int)cols);
 }
 
 static void sweep_panel(const struct gp_descent *d, struct panel *p, float *g)
@@ -208,9 +209,10 @@ static void begin(const struct gp_descent *d, struct panel *p, float *g)
 		p->n = d->cols - p->at < PANEL ? d->cols - p->at : PANEL;
 		load_panel(d, p);
 		for (size_t r = 0; r < d->rows; r++)
-			memcpy(p->change + r * PANEL, d->error + r * d->cols + p->at, p->n * sizeof(float));
-		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d->rows, (int)p->n, (int)p->n,
-		            1, p->change, PANEL, p->m, PANEL, 1, g + p->at, (int)d->cols);
+			memcpy(p->change + r * PANEL, d->error + r * d->cols + p->at,
+			       p->n * sizeof(float));
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d->rows, (int)p->n,
+		            (int)p->n, 1, p->change, PANEL, p->m, PANEL, 1, g + p->at, (int)d->cols);
 		tell_others(d, p, g);
 	}
 }

@@ -47,7 +47,8 @@ struct gp_encoding {
 int gp_encode(const struct gp_encoding *e, float *w, uint32_t rows, uint8_t *out, double *error);
 
 /* A whole tensor, read and encoded in pieces on n_threads threads; sink takes the bytes in
- * order, one call at a time, from any of these threads. Memory: a piece for each. e->cols is the tensor's. norm_offset is added to vectors. */
+ * order, one call at a time, from any of these threads. Memory: a piece for each. e->cols is
+ * the tensor's. norm_offset is added to vectors. */
 typedef int gp_encoded_sink(void *user, const void *data, size_t bytes);
 int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, float norm_offset,
                      uint32_t n_threads, gp_encoded_sink *sink, void *user, double *error);

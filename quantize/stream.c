@@ -59,8 +59,8 @@ static int not_finite(const struct stream *s, uint64_t first, const float *w)
 
 	while (isfinite(w[i]))
 		i++;
-	return gp_fail(EDOM, "tensor '%s': row %llu holds %g; the source is damaged, fetch it again",
-	               s->t->name, (unsigned long long)(first + i / s->t->cols), (double)w[i]);
+	return gp_fail(EDOM, "tensor '%s': row %llu holds %g; the source is damaged, fetch it "
+	               "again", s->t->name, (unsigned long long)(first + i / s->t->cols), (double)w[i]);
 }
 
 static int read_rows(const struct stream *s, const struct desk *d, uint64_t first, uint32_t n)
