@@ -26,6 +26,9 @@ static const char help[] =
 	"                         divide becomes q8_0, or f16\n"
 	"      --embedding TYPE   the embedding's, which is the head too (default: q6_k where\n"
 	"                         --type has less than 6 bits, else the same)\n"
+	"      --tensor-type PATTERN=TYPE  the type of matrices whose name matches: of all FFN down\n"
+	"                         '*.ffn_down.weight=q6_k'. May be given again, the last one that\n"
+	"                         matches counts; what is left of a budget is the others'\n"
 	"      --bits B           at most so many bits a weight, all tensors included: 4.0\n"
 	"      --target-size S    at most so large a file: 13.5G (of 10^9 bytes; GiB: of 2^30)\n"
 	"      --calibration FILE what gempipe calibrate (or llama-imatrix) has measured\n"
@@ -48,11 +51,12 @@ static const char help[] =
 	"  gempipe quantize gemma-3-4b-it -o 4b.gguf --target-size 2G --text calibration.txt\n";
 
 enum { OPT_TYPE = CLI_FIRST_OWN, OPT_EMBEDDING, OPT_BITS, OPT_SIZE, OPT_CALIBRATION, OPT_TEXT,
-       OPT_IDS, OPT_CHUNKS, OPT_NEAREST, OPT_RESTART, OPT_PLAN };
+       OPT_IDS, OPT_CHUNKS, OPT_NEAREST, OPT_RESTART, OPT_PLAN, OPT_TENSOR_TYPE };
 
 static const struct option options[] = {
 	{ "output", required_argument, NULL, 'o' }, { "type", required_argument, NULL, OPT_TYPE },
 	{ "embedding", required_argument, NULL, OPT_EMBEDDING },
+	{ "tensor-type", required_argument, NULL, OPT_TENSOR_TYPE },
 	{ "bits", required_argument, NULL, OPT_BITS },
 	{ "target-size", required_argument, NULL, OPT_SIZE },
 	{ "calibration", required_argument, NULL, OPT_CALIBRATION },
@@ -70,6 +74,8 @@ struct quantize {
 	struct cli cli;
 	const char *source, *out, *calibration_file;
 	const struct gp_type_info *type, *embedding;
+	struct gp_pins pins;           /* --tensor-type */
+	char pinned[1024];             /* the same as text */
 	double bits;
 	uint64_t target;               /* bytes of the file */
 	bool nearest, restart, plan;
@@ -103,6 +109,26 @@ static int type_option(struct quantize *q, const char *option, const struct gp_t
 	return writable(*type) ? 0 :
 	       cli_misused(&q->cli, "%s '%s': is no type that can be written; see --help", option,
 	                   optarg);
+}
+
+/* "PATTERN=TYPE"; the pattern stays where it is, in argv. */
+static int tensor_type_option(struct quantize *q)
+{
+	const size_t n = strlen(q->pinned), room = sizeof q->pinned - n;
+	char *equals = strrchr(optarg, '=');
+	const struct gp_type_info *type = equals ? gp_type_by_name(equals + 1) : NULL;
+
+	if (!equals || equals == optarg || !writable(type))
+		return cli_misused(&q->cli, "--tensor-type '%s': must be PATTERN=TYPE, such as "
+		                   "'*.ffn_down.weight=q6_k'; see --help", optarg);
+	if (q->pins.n == GP_ARRAY_LEN(q->pins.pin) ||
+	    snprintf(q->pinned + n, room, "%s%s", n ? ", " : "", optarg) >= (int)room)
+		return cli_misused(&q->cli, "--tensor-type '%s': is one too many; join some in one "
+		                   "pattern", optarg);
+	*equals = '\0';
+	q->pins.pin[q->pins.n].pattern = optarg;
+	q->pins.pin[q->pins.n++].type = type->type;
+	return 0;
 }
 
 /* "13.5G": of 10^9 bytes, as files are sold; "13.5GiB" of 2^30. */
@@ -148,6 +174,7 @@ static int own_option(struct quantize *q, int o)
 	case 'o': q->out = optarg; return 0;
 	case OPT_TYPE: return type_option(q, "--type", &q->type);
 	case OPT_EMBEDDING: return type_option(q, "--embedding", &q->embedding);
+	case OPT_TENSOR_TYPE: return tensor_type_option(q);
 	case OPT_BITS: return bits_option(q);
 	case OPT_SIZE: return size_option(q);
 	case OPT_CALIBRATION: q->calibration_file = optarg; return 0;
@@ -181,6 +208,9 @@ static int check_arguments(struct quantize *q)
 	if (has_text(q) && q->type && q->type->block_elems == 1)
 		return cli_misused(&q->cli, "--type %s has no errors that a text could compensate: "
 		                   "leave one out", q->type->name);
+	if (q->plan && q->pins.n)
+		return cli_misused(&q->cli, "--tensor-type is for a file that is written: leave out "
+		                   "--plan");
 	if (q->embedding && !q->type)
 		return cli_misused(&q->cli, "--embedding goes with --type; a budget chooses it "
 		                   "itself");
@@ -262,7 +292,7 @@ static int budget(struct quantize *q, uint64_t *bytes)
 	int rc;
 
 	if (q->bits > 0) {
-		rc = gp_recipe_uniform(&any, q->model, GP_TYPE_F16, GP_TYPE_F16, NULL);
+		rc = gp_recipe_uniform(&any, q->model, GP_TYPE_F16, GP_TYPE_F16, NULL, NULL);
 		*bytes = (uint64_t)((double)any.parameters * q->bits / 8);
 		gp_recipe_free(&any);
 		return rc;
@@ -285,14 +315,18 @@ static enum gp_type embedding_type(const struct quantize *q)
 static int choose_types(struct quantize *q)
 {
 	const struct gp_calibration *c = q->calibration.n ? &q->calibration : NULL;
+	const struct gp_pins *pins = q->pins.n ? &q->pins : NULL;
 	uint64_t bytes = 0;
 	int rc;
 
-	if (q->type)
-		return gp_recipe_uniform(&q->recipe, q->model, q->type->type, embedding_type(q), c);
+	if (q->type) {
+		rc = gp_recipe_uniform(&q->recipe, q->model, q->type->type, embedding_type(q), c, pins);
+		return pins && rc < 0 ? gp_fail_in(rc, "--tensor-type") : rc;
+	}
 	if ((rc = budget(q, &bytes)) < 0)
 		return rc;
-	return gp_recipe_budget(&q->recipe, q->model, bytes, c);
+	rc = gp_recipe_budget(&q->recipe, q->model, bytes, c, pins);
+	return pins && rc < 0 ? gp_fail_in(rc, "with --tensor-type") : rc;
 }
 
 /* ---- calibration ----------------------------------------------------------------------------- */
@@ -368,7 +402,9 @@ static int add_recipe(struct quantize *q)
 	}
 	snprintf(recipe, sizeof recipe, "gempipe " GP_VERSION ": %s; %s; of %s%s", goal, method,
 	         source, with);
-	if ((rc = add_string(q, "gempipe.recipe", recipe)) < 0 || !q->calibration.n)
+	if ((rc = add_string(q, "gempipe.recipe", recipe)) < 0 ||
+	    (q->pins.n && (rc = add_string(q, "gempipe.recipe.tensor_types", q->pinned)) < 0) ||
+	    !q->calibration.n)
 		return rc;
 	of[0] = '\0';
 	if (q->calibration_file)
