@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -450,6 +451,23 @@ static int collect(void *user, const void *data, size_t bytes)
 	return 0;
 }
 
+static void halves_hold_what_they_can(void **s)
+{
+	float w[2 * 32] = { 65504, -65519 };
+	const struct gp_tensor t = { .name = "w", .type = GP_TYPE_F32, .rows = 2, .cols = 32,
+	                             .data = w, .bytes = sizeof w };
+	const struct gp_encoding e = { .type = GP_TYPE_F16, .cols = 32 };
+	uint8_t bytes[sizeof w];
+	struct collected c = { .bytes = bytes };
+	double error;
+
+	(void)s;
+	assert_int_equal(gp_encode_tensor(&t, &e, 0, 1, collect, &c, &error), 0);
+	w[40] = -65520;
+	assert_int_equal(gp_encode_tensor(&t, &e, 0, 1, collect, &c, &error), -ERANGE);
+	assert_non_null(strstr(gp_error(), "row 1 holds -65520"));
+}
+
 /* Pieces and threads change nothing. */
 static void tensors_are_the_same_on_any_threads(void **s)
 {
@@ -502,6 +520,7 @@ int main(void)
 		cmocka_unit_test(descent_descends),
 		cmocka_unit_test(hostile_rows_are_compensated),
 		cmocka_unit_test(descent_stays_where_nothing_tells),
+		cmocka_unit_test(halves_hold_what_they_can),
 		cmocka_unit_test(the_factor_is_of_the_inverse),
 		cmocka_unit_test(infinite_inputs_are_an_error),
 		cmocka_unit_test(tensors_are_the_same_on_any_threads),
