@@ -48,7 +48,9 @@ const char *gp_size_text(char buf[32], uint64_t bytes)
 
 const char *gp_duration_text(char buf[32], double seconds)
 {
-	const unsigned long s = (unsigned long)seconds, h = s / 3600;
+	/* What no one waits for, and NaN, are no time at all. */
+	const unsigned long s = seconds > 0 && seconds < 1e15 ? (unsigned long)seconds : 0;
+	const unsigned long h = s / 3600;
 
 	if (h)
 		snprintf(buf, 32, "%lu:%02lu:%02lu", h, s / 60 % 60, s % 60);

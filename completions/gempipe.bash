@@ -24,8 +24,8 @@ _gempipe_options() { # VERB
 	convert) echo '--output --type --quiet --help --version' ;;
 	calibrate) echo '--model --file --ids --output --ctx --chunks --probe-chunks --threads --json
 		--quiet --help --version' ;;
-	quantize) echo '--output --type --embedding --bits --target-size --calibration --text --ids
-		--chunks --ctx --nearest --threads --restart --plan --json --quiet --help --version' ;;
+	quantize) echo '--output --type --embedding --tensor-type --bits --target-size --calibration
+		--text --ids --chunks --ctx --nearest --threads --restart --plan --json --quiet --help --version' ;;
 	synth) echo '--size --type --format --output --seed --quiet --help --version' ;;
 	worker) echo 'cpu vulkan npu --npu --gdb --connect --stage --device --describe --help --version' ;;
 	demo) echo '--yes --help' ;;

@@ -37,13 +37,14 @@ static void descend_codes(const struct panel *p, uint32_t at, int8_t *code, cons
 
 	for (uint32_t i = 0; i < f->block; i++) {
 		const uint32_t part = i / (f->block / f->parts), j = at + i;
-		const float step = g->step[part], h = p->m[j * PANEL + j];
+		const float step = g->step[part], bend = p->m[j * PANEL + j] * step;
 		const float now = gp_format_value(f, code[i]);
 		int8_t to;
 
-		if (step == 0.0f || !(h > 0))
+		/* Too small or too large for floats: the code stays. */
+		if (bend == 0.0f || !isfinite(bend) || !isfinite(p->g[j]))
 			continue;
-		to = gp_format_code(f, now - p->g[j] / (h * step));
+		to = gp_format_code(f, now - p->g[j] / bend);
 		if (to == code[i])
 			continue;
 		code[i] = to;
@@ -51,18 +52,21 @@ static void descend_codes(const struct panel *p, uint32_t at, int8_t *code, cons
 	}
 }
 
-/* How far to go along u, of the elements [at, at + n): least squares. */
+/* How far to go along u, of the elements [at, at + n): least squares. Finite, whatever g is. */
 static float best_along(const struct panel *p, uint32_t at, uint32_t n, const float *u)
 {
 	double slope = 0, bend = 0;
+	float by;
 
 	for (uint32_t i = 0; i < n; i++) {
+		const float *m = p->m + (size_t)(at + i) * PANEL + at;
+
 		slope += (double)u[i] * (double)p->g[at + i];
 		if (u[i] != 0.0f)
-			bend += (double)u[i] *
-			        (double)cblas_sdot((int)n, p->m + (size_t)(at + i) * PANEL + at, 1, u, 1);
+			bend += (double)u[i] * (double)cblas_sdot((int)n, m, 1, u, 1);
 	}
-	return bend > 0 ? (float)(-slope / bend) : 0;
+	by = bend > 0 ? (float)(-slope / bend) : 0;
+	return isfinite(by) ? by : 0;
 }
 
 static void go_along(const struct panel *p, uint32_t at, uint32_t n, const float *u, float by)
@@ -87,25 +91,29 @@ static void descend_parts(const struct panel *p, uint32_t at, const int8_t *code
 
 	for (uint32_t k = 0; k < f->parts; k++) {
 		const uint32_t first = at + k * n;
+		float by;
 		int to;
 
 		for (uint32_t i = 0; i < n; i++)
 			u[i] = g->d * gp_format_value(f, code[k * n + i]);
-		to = whole_beside(g->scale[k], best_along(p, first, n, u), f->scale_least, f->scale_most);
+		by = best_along(p, first, n, u);
+		to = whole_beside(g->scale[k], by, f->scale_least, f->scale_most);
 		go_along(p, first, n, u, (float)(to - g->scale[k]));
 		g->scale[k] = (int8_t)to;
 		if (!f->min_most)
 			continue;
 		for (uint32_t i = 0; i < n; i++)
 			u[i] = -g->dmin;
-		to = whole_beside(g->min[k], best_along(p, first, n, u), 0, f->min_most);
+		by = best_along(p, first, n, u);
+		to = whole_beside(g->min[k], by, 0, f->min_most);
 		go_along(p, first, n, u, (float)(to - g->min[k]));
 		g->min[k] = (uint8_t)to;
 	}
 }
 
 /* d, and the whole block with it. */
-static void descend_factor(const struct panel *p, uint32_t at, const int8_t *code, struct gp_grid *g)
+static void descend_factor(const struct panel *p, uint32_t at, const int8_t *code,
+                           struct gp_grid *g)
 {
 	const struct gp_format *f = p->f;
 	float u[GP_MOST_BLOCK];
@@ -152,12 +160,12 @@ static void tell_others(const struct gp_descent *d, const struct panel *p, float
 
 	if (p->at)
 		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d->rows, (int)p->at,
-		            (int)p->n, 1, p->change, PANEL, d->moments + p->at * cols, (int)cols, 1, g,
-		            (int)cols);
+		            (int)p->n, 1, p->change, PANEL, d->moments + p->at * cols, (int)cols, 1,
+		            g, (int)cols);
 	if (end < cols)
-		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d->rows, (int)(cols - end),
-		            (int)p->n, 1, p->change, PANEL, d->moments + end * cols + p->at, (int)cols, 1,
-		            g + end, (int)cols);
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)d->rows,
+		            (int)(cols - end), (int)p->n, 1, p->change, PANEL,
+		            d->moments + end * cols + p->at, (int)cols, 1, g + end, (int)cols);
 }
 
 static void sweep_panel(const struct gp_descent *d, struct panel *p, float *g)
@@ -201,9 +209,10 @@ static void begin(const struct gp_descent *d, struct panel *p, float *g)
 		p->n = d->cols - p->at < PANEL ? d->cols - p->at : PANEL;
 		load_panel(d, p);
 		for (size_t r = 0; r < d->rows; r++)
-			memcpy(p->change + r * PANEL, d->error + r * d->cols + p->at, p->n * sizeof(float));
-		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d->rows, (int)p->n, (int)p->n,
-		            1, p->change, PANEL, p->m, PANEL, 1, g + p->at, (int)d->cols);
+			memcpy(p->change + r * PANEL, d->error + r * d->cols + p->at,
+			       p->n * sizeof(float));
+		cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)d->rows, (int)p->n,
+		            (int)p->n, 1, p->change, PANEL, p->m, PANEL, 1, g + p->at, (int)d->cols);
 		tell_others(d, p, g);
 	}
 }

@@ -47,7 +47,8 @@ struct gp_encoding {
 int gp_encode(const struct gp_encoding *e, float *w, uint32_t rows, uint8_t *out, double *error);
 
 /* A whole tensor, read and encoded in pieces on n_threads threads; sink takes the bytes in
- * order, one call at a time, from any of these threads. Memory: a piece for each. e->cols is the tensor's. norm_offset is added to vectors. */
+ * order, one call at a time, from any of these threads. Memory: a piece for each. e->cols is
+ * the tensor's. norm_offset is added to vectors. */
 typedef int gp_encoded_sink(void *user, const void *data, size_t bytes);
 int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, float norm_offset,
                      uint32_t n_threads, gp_encoded_sink *sink, void *user, double *error);
@@ -152,14 +153,22 @@ enum gp_type gp_fitting_type(enum gp_type wanted, uint64_t cols);
 /* What the embedding, which is the head too, is best kept in beside matrices of a type: Q6_K
  * where that has less than 6 bits a weight. */
 enum gp_type gp_embedding_type(enum gp_type matrices);
+/* Matrices whose type is given: those whose name in a GGUF file matches (fnmatch(3)); of several
+ * the last one counts. NULL: none. One that matches no matrix, or whose block does not divide
+ * the rows of one: -EINVAL. */
+struct gp_pins {
+	size_t n;
+	struct { const char *pattern; enum gp_type type; } pin[32];
+};
 /* One type for all matrices, another for the embedding. What a type's blocks do not divide
  * gets Q8_0, or F16. */
 int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_type type,
-                      enum gp_type embedding, const struct gp_calibration *c);
-/* Types that together take at most bytes. Costs are c's, or, c NULL or without costs, what such
- * matrices cost in other models. */
+                      enum gp_type embedding, const struct gp_calibration *c,
+                      const struct gp_pins *pins);
+/* Types that together take at most bytes, -ENOSPC where there are none. Costs are c's, or, c NULL
+ * or without costs, what such matrices cost in other models. */
 int gp_recipe_budget(struct gp_recipe *r, const struct gp_model *m, uint64_t bytes,
-                     const struct gp_calibration *c);
+                     const struct gp_calibration *c, const struct gp_pins *pins);
 
 /* ---- the file (quantize/write.c) --------------------------------------------------------------------- */
 struct gp_quantize_job {

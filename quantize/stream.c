@@ -59,8 +59,8 @@ static int not_finite(const struct stream *s, uint64_t first, const float *w)
 
 	while (isfinite(w[i]))
 		i++;
-	return gp_fail(EDOM, "tensor '%s': row %llu holds %g; the source is damaged, fetch it again",
-	               s->t->name, (unsigned long long)(first + i / s->t->cols), (double)w[i]);
+	return gp_fail(EDOM, "tensor '%s': row %llu holds %g; the source is damaged, fetch it "
+	               "again", s->t->name, (unsigned long long)(first + i / s->t->cols), (double)w[i]);
 }
 
 static int read_rows(const struct stream *s, const struct desk *d, uint64_t first, uint32_t n)
@@ -78,12 +78,26 @@ static int read_rows(const struct stream *s, const struct desk *d, uint64_t firs
 	return 0;
 }
 
+/* What would become infinite. */
+static int check_halves(const struct stream *s, uint64_t first, const float *w, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n && fabsf(w[i]) < 65520)
+		i++;
+	return i == n ? 0 :
+	       gp_fail(ERANGE, "tensor '%s': row %llu holds %g, F16 up to 65504; take bf16 or f32",
+	               s->t->name, (unsigned long long)(first + i / s->t->cols), (double)w[i]);
+}
+
 static int encode_rows(const struct stream *s, const struct desk *d, uint64_t first, uint32_t n,
                        double *error)
 {
-	const int rc = read_rows(s, d, first, n);
+	int rc = read_rows(s, d, first, n);
 
 	*error = 0;
+	if (rc == 0 && s->e->type == GP_TYPE_F16)
+		rc = check_halves(s, first, d->w, (size_t)n * s->e->cols);
 	if (rc < 0)
 		return rc;
 	return s->e->nearest ?

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +68,9 @@ static void test_duration_text(void **state)
 	assert_string_equal(gp_duration_text(buf, 9.9), "0:09");
 	assert_string_equal(gp_duration_text(buf, 3599), "59:59");
 	assert_string_equal(gp_duration_text(buf, 3600 + 309), "1:05:09");
+	assert_string_equal(gp_duration_text(buf, -1), "0:00");
+	assert_string_equal(gp_duration_text(buf, INFINITY), "0:00");
+	assert_string_equal(gp_duration_text(buf, NAN), "0:00");
 }
 
 /* Of the function's authors' list. */

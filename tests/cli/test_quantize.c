@@ -277,6 +277,9 @@ static void wrong_words_are_named(void **state)
 		{ "--type=q4_0", "--bits=4", "one of --type, --bits and --target-size" },
 		{ "--type=q4_0", "--nearest", "leave one out", "--text=x" },
 		{ "--bits=4", "--embedding=q8_0", "--embedding goes with --type" },
+		{ "--bits=4", "--tensor-type=*", "must be PATTERN=TYPE" },
+		{ "--bits=4", "--tensor-type=*=q9", "must be PATTERN=TYPE" },
+		{ "--plan", "--tensor-type=*=q8_0", "leave out --plan" },
 	};
 
 	(void)state;
@@ -292,10 +295,47 @@ static void wrong_words_are_named(void **state)
 	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "3");
 	must(&r, 1, "more than the budget");
 	result_free(&r);
+	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits=5", "--tensor-type=*=q8_0");
+	must(&r, 1, "with --tensor-type: the smallest types take");
+	result_free(&r);
+	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits=5", "--tensor-type=ffn=q8_0");
+	must(&r, 1, "'ffn': matches no matrix");
+	result_free(&r);
 	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "4", "--calibration", MINI);
 	must(&r, 1, "make it with gempipe calibrate");
 	result_free(&r);
 	assert_int_not_equal(access(out, F_OK), 0);
+}
+
+/* In a budget too, which then is the others'; the last pattern that matches counts. */
+static void given_types_are_kept(void **state)
+{
+	struct gp_model *m;
+	struct result r;
+	struct stat st;
+	const char *value = "*.attn_v.weight=q8_0, blk.1.*=q6_k";
+	size_t n;
+	char *data;
+
+	(void)state;
+	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--target-size", "9M", "--nearest",
+	    "--tensor-type", "*.attn_v.weight=q8_0", "--tensor-type", "blk.1.*=q6_k");
+	must(&r, 0, "");
+	result_free(&r);
+	assert_int_equal(stat(out, &st), 0);
+	assert_true(st.st_size <= 9000000);
+	assert_int_equal(gp_model_open(&m, out), 0);
+	assert_int_equal(gp_model_tensor(m, GP_T_ATTN_V, 0)->type, GP_TYPE_Q8_0);
+	assert_int_equal(gp_model_tensor(m, GP_T_ATTN_V, 1)->type, GP_TYPE_Q6_K);
+	assert_int_equal(gp_model_tensor(m, GP_T_FFN_UP, 1)->type, GP_TYPE_Q6_K);
+	assert_int_equal(gp_model_tensor(m, GP_T_ATTN_NORM, 1)->type, GP_TYPE_F32);
+	assert_int_equal(gp_model_tensor(m, GP_T_ATTN_V, 2)->type, GP_TYPE_Q8_0);
+	assert_int_not_equal(gp_model_tensor(m, GP_T_FFN_UP, 0)->type, GP_TYPE_Q6_K);
+	gp_model_close(m);
+	data = slurp(out, &n);
+	assert_non_null(memmem(data, n, value, strlen(value)));
+	free(data);
+	unlink(out);
 }
 
 static void the_plan_reads_headers_alone(void **state)
@@ -319,6 +359,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_killed_run_goes_on, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_told, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(wrong_words_are_named, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(given_types_are_kept, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_plan_reads_headers_alone, set_up, tear_down),
 	};
 

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -334,6 +335,59 @@ static void descent_descends(void **s)
 	}
 }
 
+/* Weights whose products leave the range of floats spoil no other row. */
+static void hostile_rows_are_compensated(void **s)
+{
+	static const float odd[] = { 0, 1e-30f, 1, -60000, 1e6f, -1e30f, 3e38f };
+	float *x = correlated_inputs(64);
+	struct gp_moments moments;
+
+	(void)s;
+	assert_int_equal(gp_moments_init(&moments, COLS, true), 0);
+	gp_moments_add(&moments, x, 64, 1);
+	assert_int_equal(gp_moments_factor(&moments, 0.01f), 0);
+	for (size_t t = 0; t < GP_COST_TYPES; t++) {
+		const size_t first = GP_ARRAY_LEN(odd) * COLS;
+		struct matrix *m = any_matrix();
+		float *clean = malloc(sizeof m->read);
+
+		assert_non_null(clean);
+		encode(m, gp_cost_types[t], NULL, &moments);
+		gp_dequantize(gp_cost_types[t], m->encoded, clean, ROWS * COLS);
+		for (size_t i = 0; i < first; i++)
+			m->w[i] = odd[i / COLS] * uniform(0.5f, 1);
+		encode(m, gp_cost_types[t], NULL, &moments);
+		gp_dequantize(gp_cost_types[t], m->encoded, m->read, ROWS * COLS);
+		for (size_t i = 0; i < ROWS * COLS; i++)
+			assert_true(isfinite(m->read[i]));
+		assert_memory_equal(m->read + first, clean + first, (ROWS * COLS - first) * sizeof *clean);
+		free(clean);
+		free(m);
+	}
+	gp_moments_free(&moments);
+	free(x);
+}
+
+/* Moments next to nothing: their products with steps are 0. What is encoded already stays. */
+static void descent_stays_where_nothing_tells(void **s)
+{
+	float m[32 * 32] = { 0 }, diagonal[32], error[32] = { 0 };
+	int8_t code[32];
+	struct gp_grid grid = { .d = 0x1p-20f, .step = { 0x1p-20f } };
+	const struct gp_descent d = { gp_format_of(GP_TYPE_Q4_0), 1, 32, m, diagonal, code, &grid, error };
+	double told;
+
+	(void)s;
+	for (int i = 0; i < 32; i++) {
+		diagonal[i] = 1e-42f;
+		code[i] = (int8_t)(i % 16 - 8);
+	}
+	assert_int_equal(gp_descend(&d, &told), 0);
+	for (int i = 0; i < 32; i++)
+		assert_int_equal(code[i], i % 16 - 8);
+	assert_true(grid.d == 0x1p-20f && told == 0);
+}
+
 static void the_factor_is_of_the_inverse(void **s)
 {
 	enum { N = 40 };
@@ -397,6 +451,23 @@ static int collect(void *user, const void *data, size_t bytes)
 	return 0;
 }
 
+static void halves_hold_what_they_can(void **s)
+{
+	float w[2 * 32] = { 65504, -65519 };
+	const struct gp_tensor t = { .name = "w", .type = GP_TYPE_F32, .rows = 2, .cols = 32,
+	                             .data = w, .bytes = sizeof w };
+	const struct gp_encoding e = { .type = GP_TYPE_F16, .cols = 32 };
+	uint8_t bytes[sizeof w];
+	struct collected c = { .bytes = bytes };
+	double error;
+
+	(void)s;
+	assert_int_equal(gp_encode_tensor(&t, &e, 0, 1, collect, &c, &error), 0);
+	w[40] = -65520;
+	assert_int_equal(gp_encode_tensor(&t, &e, 0, 1, collect, &c, &error), -ERANGE);
+	assert_non_null(strstr(gp_error(), "row 1 holds -65520"));
+}
+
 /* Pieces and threads change nothing. */
 static void tensors_are_the_same_on_any_threads(void **s)
 {
@@ -447,6 +518,9 @@ int main(void)
 		cmocka_unit_test(hostile_rows_stay_finite),
 		cmocka_unit_test(compensation_beats_search),
 		cmocka_unit_test(descent_descends),
+		cmocka_unit_test(hostile_rows_are_compensated),
+		cmocka_unit_test(descent_stays_where_nothing_tells),
+		cmocka_unit_test(halves_hold_what_they_can),
 		cmocka_unit_test(the_factor_is_of_the_inverse),
 		cmocka_unit_test(infinite_inputs_are_an_error),
 		cmocka_unit_test(tensors_are_the_same_on_any_threads),

@@ -216,6 +216,7 @@ struct push {                  /* as in attention.comp */
 	uint32_t kv_heads, kind, layer;
 	float scale, eps;
 };
+_Static_assert(sizeof(struct push) <= VK_PUSH_BYTES, "what every device takes");
 
 static bool may_have_tiles(const struct vulkan_device *d)
 {

@@ -35,7 +35,7 @@ bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t)
 	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup &&
 	       t->sub_rows % f->matrix[0] == 0 &&
 	       t->sub_outputs % f->matrix[1] == 0 && t->elements % f->matrix[2] == 0 &&
-	       (t->rows + t->outputs) * row_bytes <= f->shared_bytes &&
+	       (t->rows + t->outputs) * row_bytes + VK_CODE_BYTES <= f->shared_bytes &&
 	       t->rows * t->elements / 8 % invocations == 0;
 }
 

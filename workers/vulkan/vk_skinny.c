@@ -28,7 +28,8 @@ struct shape {
 enum { UP_TO_8, UP_TO_16, UP_TO_32, GATED_UP_TO_8, MORE };   /* and all after it */
 static const struct shape shapes[VK_SKINNY_SHAPES] = {
 	[UP_TO_8] = { 128, 4, 1, 2, 0, 4 }, [UP_TO_16] = { 256, 2, 2, 2, 1, 2 },
-	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [GATED_UP_TO_8] = { 64, 2, 1, 3, 0, 8 }, [MORE] = { 256, 1, 8, 3, 1, 1 },
+	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [GATED_UP_TO_8] = { 64, 2, 1, 3, 0, 8 },
+	[MORE] = { 256, 1, 8, 3, 1, 1 },
 	{ 224, 1, 8, 3, 1, 1 }, { 256, 1, 8, 2, 1, 1 } };
 
 static uint32_t up_to(uint32_t n, uint32_t step)
@@ -60,16 +61,21 @@ static uint32_t shared_bytes(const struct shape *s)
 	                      s->size / SUBGROUP * s->row_tiles * s->out_tiles * 512;
 	const uint32_t rows = s->split * s->row_tiles * s->staged * 4096;
 
-	return (sums > rows ? sums : rows) + 16;
+	return (sums > rows ? sums : rows) + 16 + VK_CODE_BYTES;
 }
 
 /* ---- whether they can be done ---------------------------------------------------- */
 static bool may_be_usable(const struct vk_features *f)
 {
+	static const enum gp_type types[] = { GP_TYPE_Q4_0, GP_TYPE_Q8_0 }; /* and like it all others */
 	bool fits = f->has_16_8_16 && f->lanes == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
 
-	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
-		fits &= shapes[t].size <= f->invocations && shared_bytes(&shapes[t]) <= f->shared_bytes;
+	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
+		for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++) {
+			const struct shape s = shape_of(t, types[i]);
+
+			fits &= s.size <= f->invocations && shared_bytes(&s) <= f->shared_bytes;
+		}
 	return fits;
 }
 
@@ -240,6 +246,7 @@ struct push {                  /* as in matmul_skinny_coopmat.comp */
 	uint32_t n[MOST_AT_ONCE], rows, cols, steps;
 	float factor[MOST_AT_ONCE];
 };
+_Static_assert(sizeof(struct push) <= VK_PUSH_BYTES, "what every device takes");
 
 /* Brings the largest of a matrix's scales just below 2 ^ 15. */
 static float factor_of(const struct vk_weight *w)

@@ -85,6 +85,7 @@ enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
 #define VK_TYPES 32u           /* values of enum gp_type */
 #define VK_CONSTANTS 7u
 #define VK_PUSH_BYTES 128u
+#define VK_CODE_BYTES 128u       /* shared: what the codes of IQ4 mean, as tile_types.glsl has it */
 
 /* Specialisation constants 0, 1, ... of a shader; what it does not have is ignored. */
 struct vk_constants { uint32_t v[VK_CONSTANTS]; };
