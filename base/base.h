@@ -46,6 +46,11 @@ int gp_process_check_files(size_t need);
 /* ---- clock (base/clock.c) ------------------------------------------------ */
 uint64_t gp_now_ns(void); /* CLOCK_MONOTONIC: one clock for all processes */
 
+/* ---- hash (base/hash.c) ----------------------------------------------------
+ * FNV-1a of bytes (Fowler, Noll, Vo), going on from h. Tells accidents, not intent. */
+#define GP_HASH_BEGIN 0xcbf29ce484222325u
+uint64_t gp_hash(uint64_t h, const void *data, size_t bytes);
+
 /* ---- sizes (base/size.c) -------------------------------------------------
  * false: the result does not fit size_t, *out is untouched. */
 bool gp_size_mul(size_t a, size_t b, size_t *out);
@@ -54,6 +59,8 @@ bool gp_size_add(size_t a, size_t b, size_t *out);
 bool gp_size_round_up(size_t n, size_t align, size_t *out);
 /* "1.5 GiB" into buf; returns buf. */
 const char *gp_size_text(char buf[32], uint64_t bytes);
+/* "1:05:09" or "5:09" into buf; returns buf. */
+const char *gp_duration_text(char buf[32], double seconds);
 /* Whole text is a decimal number in [min, max], else -EINVAL (message names what). */
 int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max,
                  uint64_t *out);

@@ -46,6 +46,19 @@ const char *gp_size_text(char buf[32], uint64_t bytes)
 	return buf;
 }
 
+const char *gp_duration_text(char buf[32], double seconds)
+{
+	/* What no one waits for, and NaN, are no time at all. */
+	const unsigned long s = seconds > 0 && seconds < 1e15 ? (unsigned long)seconds : 0;
+	const unsigned long h = s / 3600;
+
+	if (h)
+		snprintf(buf, 32, "%lu:%02lu:%02lu", h, s / 60 % 60, s % 60);
+	else
+		snprintf(buf, 32, "%lu:%02lu", s / 60, s % 60);
+	return buf;
+}
+
 int gp_parse_u64(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out)
 {
 	unsigned long long v = 0;

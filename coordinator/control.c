@@ -16,6 +16,7 @@
 #define CHECK_NS 1000000000u
 #define STOP_NS 2000000000u    /* after STOP a worker is killed */
 #define HANG_NS 60000000000u   /* a step this old is worth a warning */
+#define NPU_TRIES 2u           /* failures of an NPU in a row until its stage does without */
 
 static void fail_pool(struct gp_pool *p, int rc, const char *text)
 {
@@ -253,6 +254,7 @@ static void on_hello(struct gp_pool *p, const struct gp_peer *peer, const struct
 	m->peer = *peer;
 	m->has_peer = true;
 	m->error[0] = '\0';
+	m->error_code = 0;
 	m->said_goodbye = false;
 	m->silent = false;
 	m->heard_ns = gp_now_ns();
@@ -275,6 +277,26 @@ static void kill_member(struct gp_pool *p, uint32_t k)
 		send_or_forget(p, m, GP_MSG_STOP);
 }
 
+/* A wedged NPU may come back with its next process. When it does not, its stage goes on
+ * without; that is no failure of the worker's. It may show at the first load, too, which
+ * measures the device. */
+static bool loses_npu(struct gp_pool *p, struct gp_member *m, const struct gp_plan_stage *s)
+{
+	const bool wedged = m->error_code == -ETIMEDOUT || m->error_code == -EIO ||
+			    m->error_code == -ECONNRESET;
+	/* One that stays wedged may refuse its next process with any error. */
+	const bool npu = strcmp(s->device, "npu") == 0 &&
+			 (wedged || (m->npu_failures && m->error_code));
+
+	m->npu_failures = npu ? m->npu_failures + 1 : 0;
+	if (m->npu_failures < NPU_TRIES || m->without_npu)
+		return false;
+	pthread_mutex_lock(&p->lock);
+	m->without_npu = true;
+	pthread_mutex_unlock(&p->lock);
+	return true;
+}
+
 /* Gives up, or lets start_absent try again. */
 static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 {
@@ -287,10 +309,14 @@ static void judge_death(struct gp_pool *p, uint32_t k, const char *why)
 	/* In a row means: without new tokens in between, whoever died. */
 	if (atomic_exchange(&p->progressed, false))
 		for (uint32_t i = 0; i < p->plan->n_stages; i++)
-			p->members[i].failures = 0;
+			p->members[i].failures = p->members[i].npu_failures = 0;
 	m->failures++;
+	if (loses_npu(p, m, s))
+		gp_log(GP_LOG_WARNING, "worker %u (layers %u-%u): its NPU failed %u times in a row; the "
+		       "host computes these layers from now on", k, s->first_layer, s->end_layer - 1,
+		       m->npu_failures);
 	/* What fails before it ever worked, and says why, will fail again. */
-	if ((!m->was_ready && m->error[0]) || m->failures >= GP_POOL_TRIES) {
+	if ((!m->was_ready && m->error[0] && !m->npu_failures) || m->failures >= GP_POOL_TRIES) {
 		if (m->was_ready)
 			snprintf(text, sizeof text, "worker %u (%s%s, layers %u-%u) failed %u times "
 				 "in a row, giving up; last: %.300s", k, s->device, number, s->first_layer,
@@ -435,6 +461,7 @@ static void on_message(struct gp_pool *p, const struct gp_peer *peer, const stru
 		break;
 	case GP_MSG_ERROR:
 		snprintf(m->error, sizeof m->error, "%s", msg->error.text);
+		m->error_code = msg->error.code;
 		break;
 	case GP_MSG_GOODBYE:
 		m->said_goodbye = true;

@@ -18,6 +18,7 @@ struct gp_plan_stage {
 	bool external;              /* started by hand */
 	uint32_t threads, first_cpu;
 	uint64_t memory_bytes;      /* at most, on its device; 0: what is free there */
+	bool simulated;             /* an NPU: --npu sim */
 };
 struct gp_plan {
 	uint32_t n_stages;
@@ -32,6 +33,8 @@ struct gp_plan_request {        /* zero: the default */
 	const char *stages;         /* "cpu:0-2,external:3-5"; NULL or "auto": one CPU worker */
 	uint32_t threads;           /* of each CPU worker; 0: cores / CPU workers */
 	const char *device_memory;  /* "vulkan=16G,vulkan[1]=8G": all stages of it together */
+	const char *npu;            /* "sim": npu stages run on a simulated one; NULL: a real one */
+	uint32_t npu_layers;        /* with "auto": so many of the last layers on the NPU */
 	bool check_numerics;        /* search each operation's output for NaN and infinity */
 	uint32_t context;           /* 0: the smaller of the trained one and 8192 */
 	uint32_t max_sequences;     /* 0: 1 */
@@ -131,7 +134,7 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 };
 
 struct gp_stage_stats {
-	char device[16], description[256];
+	char device[16], description[256]; /* device: "simulated npu" where it is, "host for npu" after it failed */
 	uint32_t first_layer, end_layer, restarts, pid;
 	uint64_t memory_bytes, load_ns;
 	uint64_t steps, rows, busy_ns;

@@ -101,12 +101,9 @@ static int check_device(const struct gp_plan_stage *s)
 	if (s->device_index)
 		return gp_fail(ENODEV, "--stages: %s[%u]: only vulkan devices are numbered; leave out "
 			       "the number", s->device, s->device_index);
-	if (s->external || strcmp(s->device, "cpu") == 0)
+	if (s->external || strcmp(s->device, "cpu") == 0 || strcmp(s->device, "npu") == 0)
 		return 0;
-	if (strcmp(s->device, "npu") == 0)
-		return gp_fail(ENODEV, "--stages: there is no npu worker yet; use cpu, vulkan or "
-			       "external");
-	return gp_fail(EINVAL, "--stages: device '%s' is unknown; there are cpu, vulkan and "
+	return gp_fail(EINVAL, "--stages: device '%s' is unknown; there are cpu, vulkan, npu and "
 		       "external", s->device);
 }
 
@@ -213,9 +210,9 @@ static int limit_memory(struct gp_plan *plan, const char *text, const struct gp_
 		if (parse_limit(&p, &limit) < 0 || strcmp(p, ",") == 0)
 			return gp_fail(EINVAL, "--device-memory '%s': is not DEVICE=SIZE,... such as "
 				       "vulkan=16G,vulkan[1]=512M", text);
-		if (strcmp(limit.device, "vulkan") != 0)
-			return gp_fail(EINVAL, "--device-memory: %s: only vulkan devices have a limit; "
-				       "use ulimit -v for the others", limit.device);
+		if (strcmp(limit.device, "vulkan") != 0 && strcmp(limit.device, "npu") != 0)
+			return gp_fail(EINVAL, "--device-memory: %s: only vulkan and npu devices have a "
+				       "limit; use ulimit -v for the others", limit.device);
 		rc = share_memory(plan, &limit, m);
 	}
 	return rc;
@@ -274,22 +271,55 @@ static int choose_kv(struct gp_plan *p, uint64_t tokens)
 	return 0;
 }
 
+/* Without --stages: one CPU stage, whose last layers can be an NPU stage. */
+static int choose_stages(struct gp_plan *p, uint32_t n_layers, uint32_t npu_layers)
+{
+	if (npu_layers > n_layers)
+		return gp_fail(EINVAL, "--npu-layers %u: the model has only %u", npu_layers, n_layers);
+	if (npu_layers < n_layers)
+		p->stage[p->n_stages++] = (struct gp_plan_stage){
+			.device = "cpu", .end_layer = n_layers - npu_layers };
+	if (npu_layers)
+		p->stage[p->n_stages++] = (struct gp_plan_stage){
+			.device = "npu", .first_layer = n_layers - npu_layers, .end_layer = n_layers };
+	return 0;
+}
+
+/* --npu says which device all npu stages have. */
+static int choose_npu(struct gp_plan *p, const char *npu)
+{
+	uint32_t n = 0;
+
+	if (!npu)
+		return 0;
+	if (strcmp(npu, "sim") != 0)
+		return gp_fail(EINVAL, "--npu '%s': must be sim, or left out for the real one", npu);
+	for (uint32_t i = 0; i < p->n_stages; i++)
+		if (strcmp(p->stage[i].device, "npu") == 0)
+			p->stage[i].simulated = true, n++;
+	return n ? 0 : gp_fail(EINVAL, "--npu sim: no stage is on an npu; see --stages and "
+			       "--npu-layers");
+}
+
 int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struct gp_model *m)
 {
 	const struct gp_config *c = gp_model_config(m);
 	int rc;
 
 	*p = (struct gp_plan){ 0 };
-	if (!r->stages || strcmp(r->stages, "auto") == 0) {
-		p->n_stages = 1;
-		p->stage[0] = (struct gp_plan_stage){ .device = "cpu", .end_layer = c->n_layers };
-	} else if ((rc = parse_stages(p, r->stages)) < 0) {
+	if (!r->stages || strcmp(r->stages, "auto") == 0)
+		rc = choose_stages(p, c->n_layers, r->npu_layers);
+	else if (r->npu_layers)
+		rc = gp_fail(EINVAL, "--npu-layers is for --stages auto; name them in --stages: npu:A-B");
+	else
+		rc = parse_stages(p, r->stages);
+	if (rc < 0)
 		return rc;
-	}
 	if (p->n_stages > c->n_layers)
 		return gp_fail(EINVAL, "--stages: %u stages, but the model has only %u layers",
 			       p->n_stages, c->n_layers);
 	if ((rc = check_layers(p, c->n_layers)) < 0 ||
+	    (rc = choose_npu(p, r->npu)) < 0 ||
 	    (rc = choose_context(p, r->context, c->context)) < 0 ||
 	    (rc = limit_memory(p, r->device_memory, m)) < 0)
 		return rc;

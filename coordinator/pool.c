@@ -174,7 +174,9 @@ void gp_pool_stage_stats(struct gp_pool *p, uint32_t stage, struct gp_stage_stat
 	const struct gp_member *m = &p->members[stage];
 
 	pthread_mutex_lock(&p->lock);
-	snprintf(s->device, sizeof s->device, "%.15s", m->hello.device);
+	snprintf(s->device, sizeof s->device, "%.15s",
+		 strncmp(m->hello.description, "SIMULATED", 9) == 0 ? "simulated npu" :
+		 m->without_npu ? "host for npu" : m->hello.device);
 	snprintf(s->description, sizeof s->description, "%s", m->hello.description);
 	s->restarts = m->restarts;
 	s->pid = m->hello.pid;

@@ -35,6 +35,9 @@ struct gp_member {              /* a stage's worker */
 	struct gp_peer peer;
 	uint32_t epoch;         /* parked in */
 	uint32_t failures;      /* in a row, without new tokens in between */
+	int error_code;         /* what error was sent with; 0: none */
+	uint32_t npu_failures;  /* of failures, those of its NPU, in a row */
+	bool without_npu;       /* its next ones compute on the host */
 	uint64_t heard_ns;      /* spawned, or last message */
 	uint64_t done_bytes, total_bytes;
 	char error[GP_PROTO_TEXT];

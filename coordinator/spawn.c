@@ -37,6 +37,9 @@ int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_P
 	if (errno == ENOENT && strcmp(device, "vulkan") == 0)
 		return gp_fail(ENODEV, "%s: this build has no vulkan worker; install libvulkan-dev and "
 			       "glslc and run make again, or use cpu", path);
+	if (errno == ENOENT && strcmp(device, "npu") == 0)
+		return gp_fail(ENODEV, "%s: this build has no npu worker; install g++ and run make "
+			       "again, or use cpu", path);
 	return gp_fail(errno, "%s: %s; build it with make", path, strerror(errno));
 }
 
@@ -88,17 +91,23 @@ static int spawn(pid_t *pid, const char *path, char *const argv[], int in_fd, in
 
 int gp_spawn_worker(const struct gp_pool *p, uint32_t stage, struct gp_member *m)
 {
+	char npu[] = "--npu", off[] = "off", sim[] = "sim";
 	char path[GP_WORKER_PATH], endpoint[GP_PROTO_TEXT], number[16], own_pid[16], index[16];
+	const struct gp_plan_stage *s = &p->plan->stage[stage];
 	char *argv[] = { path, (char[]){ "--connect" }, endpoint, (char[]){ "--stage" }, number,
 			 (char[]){ "--spawned-by" }, own_pid, (char[]){ "--device" }, index,
-			 NULL };
-	int rc = gp_worker_path(p->options->worker_dir, p->plan->stage[stage].device, path);
+			 NULL, NULL, NULL };
+	int rc = gp_worker_path(p->options->worker_dir, s->device, path);
 
 	if (rc < 0)
 		return rc;
 	snprintf(endpoint, sizeof endpoint, "%s", gp_channel_endpoint(p->channel));
 	snprintf(number, sizeof number, "%u", stage);
-	snprintf(index, sizeof index, "%u", p->plan->stage[stage].device_index);
+	snprintf(index, sizeof index, "%u", s->device_index);
+	if (m->without_npu || s->simulated) {
+		argv[GP_ARRAY_LEN(argv) - 3] = npu;
+		argv[GP_ARRAY_LEN(argv) - 2] = m->without_npu ? off : sim;
+	}
 	snprintf(own_pid, sizeof own_pid, "%d", (int)getpid());
 	rc = spawn(&m->pid, path, argv, p->rings[stage].region.fd, p->rings[stage + 1].region.fd);
 	if (rc < 0) {

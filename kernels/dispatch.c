@@ -19,6 +19,7 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 		.attention_out = gp_attention_out_scalar,
 		.store_kv = gp_store_kv_scalar,
 		.dequantize = gp_dequantize,
+		.quantize = gp_quantize,
 		.find_outside = gp_find_outside_scalar,
 		.read = gp_read_scalar,
 		.float_ops = gp_float_ops_scalar,
@@ -38,6 +39,7 @@ void gp_kernels_init(struct gp_kernels *k, unsigned flags)
 	k->attention_out = gp_attention_out_avx2;
 	k->store_kv = gp_store_kv_avx2;
 	k->dequantize = gp_dequantize_avx2;
+	k->quantize = gp_quantize_avx2;
 	k->find_outside = gp_find_outside_avx2;
 	k->read = gp_read_avx2;
 	k->int8_ops = gp_int8_ops_avx2;

@@ -111,6 +111,7 @@ typedef uint32_t gp_find_outside_fn(const float *x, uint32_t first, uint32_t end
 typedef uint64_t gp_read_fn(const void *data, size_t bytes, unsigned pattern);
 typedef uint64_t gp_ops_fn(uint64_t iterations);
 typedef void gp_dequantize_fn(enum gp_type t, const void *src, float *dst, size_t n);
+typedef int gp_quantize_fn(enum gp_type t, const float *src, void *dst, size_t n);
 
 gp_matmul_fn gp_matmul_scalar, gp_matmul_avx2, gp_matmul_avx512;
 gp_matmul_packed_fn gp_matmul_packed_scalar, gp_matmul_packed_avx2, gp_matmul_packed_avx512,
@@ -126,6 +127,7 @@ gp_attention_merge_fn gp_attention_merge_scalar, gp_attention_merge_avx2,
 gp_attention_out_fn gp_attention_out_scalar, gp_attention_out_avx2, gp_attention_out_avx512;
 gp_store_kv_fn gp_store_kv_scalar, gp_store_kv_avx2;
 gp_dequantize_fn gp_dequantize_avx2;
+gp_quantize_fn gp_quantize_avx2;
 gp_find_outside_fn gp_find_outside_scalar, gp_find_outside_avx2;
 gp_read_fn gp_read_scalar, gp_read_avx2;
 gp_ops_fn gp_int8_ops_avx2, gp_int8_ops_avx512, gp_int8_ops_avx512vnni;

@@ -43,6 +43,29 @@ void gp_dequantize(enum gp_type t, const void *src, float *dst, size_t n);
 /* Round-to-nearest encoders of all types but Q4_1, Q5_0 and Q5_1: these -ENOTSUP. */
 int gp_quantize(enum gp_type t, const float *src, void *dst, size_t n);
 
+/* ---- block formats as grids (kernels/formats.c) ------------------------------
+ * The numbers a block can hold: element i of part p is step[p] * value(code) + base[p]. */
+#define GP_MOST_BLOCK 256u
+#define GP_MOST_PARTS 16u
+struct gp_grid {
+	float d, dmin;                    /* exactly halves */
+	int8_t scale[GP_MOST_PARTS];      /* step = d * scale (one part: step = d) */
+	uint8_t min[GP_MOST_PARTS];       /* base = -dmin * min */
+	float step[GP_MOST_PARTS], base[GP_MOST_PARTS];
+};
+struct gp_format {
+	enum gp_type type;
+	uint32_t block, parts;
+	int lowest, highest;              /* codes */
+	const int8_t *values;             /* of codes, ascending; NULL: they are their values */
+	int scale_least, scale_most;      /* of more than one part */
+	int min_most;                     /* 0: there are no minima */
+	/* A block as in files; step and base play no part. */
+	void (*pack)(const struct gp_grid *g, const int8_t *code, uint8_t *out);
+};
+const struct gp_format *gp_format_of(enum gp_type t); /* NULL: none that is written */
+void gp_grid_steps(const struct gp_format *f, struct gp_grid *g); /* step and base from the rest */
+
 /* ---- instruction sets (kernels/cpu_flags.c) -------------------------------- */
 enum {
 	GP_CPU_AVX2 = 1u, /* AVX2 + FMA + F16C */
@@ -186,6 +209,7 @@ struct gp_kernels {
 	void (*store_kv)(enum gp_type t, const float *src, void *dst, uint32_t n);
 	/* One weight row to float32 (embedding). */
 	void (*dequantize)(enum gp_type t, const void *src, float *dst, size_t n);
+	int (*quantize)(enum gp_type t, const float *src, void *dst, size_t n); /* gp_quantize */
 	/* The first i in [first, end) for which x[i] is not in [low, high] (NaN never
 	 * is), or end. first <= end. */
 	uint32_t (*find_outside)(const float *x, uint32_t first, uint32_t end, float low,

@@ -28,10 +28,6 @@ void gp_gguf_each_value(const struct gp_gguf *g,
 void gp_json_each_value(json_t *root,
 			void (*line)(void *user, const char *key, const char *value), void *user);
 
-/* The name as published: "model.layers.3.self_attn.q_proj.weight". */
-void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tensor_id id,
-				uint32_t layer);
-
 /* ---- --check-numerics (model/checked.c) ---- */
 /* The operations of a step, .checking, for a device that is the struct itself: those
  * of .ops on .dev, and each one's output is searched. */

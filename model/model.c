@@ -1,5 +1,6 @@
 /* Opens a model's files and finds Gemma 3's tensors in them. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -509,6 +510,12 @@ int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to)
 			               got < 0 ? strerror(errno) : "its file was cut short; fetch it again");
 	}
 	return 0;
+}
+
+void gp_tensor_expect(const struct gp_tensor *t, size_t from, size_t n)
+{
+	if (t->mapped)
+		posix_fadvise(t->fd, (off_t)(t->offset + from), (off_t)n, POSIX_FADV_WILLNEED);
 }
 
 enum gp_type gp_model_main_type(const struct gp_model *m)

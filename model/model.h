@@ -77,6 +77,8 @@ void gp_model_replace(struct gp_model *m, enum gp_tensor_id id, uint32_t layer,
  * comes several times faster this way than through the mapping, whose pages enter the
  * process 16 at a time. A file that was cut short since it was opened: -EIO. */
 int gp_tensor_read(const struct gp_tensor *t, size_t from, size_t n, void *to);
+/* Bytes that will be read soon: a hint. */
+void gp_tensor_expect(const struct gp_tensor *t, size_t from, size_t n);
 /* Bytes read for every decoded token by layers [first, end) (+ head when asked). */
 uint64_t gp_model_bytes(const struct gp_model *m, uint32_t first, uint32_t end, bool head);
 /* The type most of the matrices' bytes have. */
@@ -124,6 +126,9 @@ void gp_gguf_writer_destroy(struct gp_gguf_writer *w);
 int gp_gguf_add_config(struct gp_gguf_writer *w, const struct gp_config *c, const char *name);
 /* "blk.3.attn_q.weight" into name. */
 void gp_gguf_tensor_name(char name[64], enum gp_tensor_id id, uint32_t layer);
+/* As published: "model.layers.3.self_attn.q_proj.weight" of the prefix "model". */
+void gp_safetensors_tensor_name(char name[96], const char *prefix, enum gp_tensor_id id,
+                                uint32_t layer);
 
 /* ==== tokenizer (model/tokenizer.c, tokenizer_json.c, tokenizer_gguf.c) ====== */
 enum gp_token_kind { GP_TOKEN_NORMAL = 1, GP_TOKEN_UNKNOWN, GP_TOKEN_CONTROL,

@@ -160,14 +160,9 @@ int gp_vocab_set(struct gp_tokenizer *t, uint32_t id, const char *text, size_t b
 	return 0;
 }
 
-/* FNV-1a: pieces are short. */
 static size_t text_hash(const char *text, size_t bytes, unsigned bits)
 {
-	uint64_t h = 0xCBF29CE484222325u;
-
-	for (size_t i = 0; i < bytes; i++)
-		h = (h ^ (uint8_t)text[i]) * 0x100000001B3u;
-	return gp_map_hash(h, bits);
+	return gp_map_hash(gp_hash(GP_HASH_BEGIN, text, bytes), bits);
 }
 
 uint32_t gp_vocab_find(const struct gp_tokenizer *t, const char *text, size_t bytes)

@@ -161,7 +161,8 @@ static int sample_piece(void *user, size_t i)
 	struct sample *s = user;
 	const uint32_t cols = s->x->cols, first = (uint32_t)i * PIECE_ROWS;
 	const uint32_t n = s->rows - first < PIECE_ROWS ? s->rows - first : PIECE_ROWS;
-	const struct gp_encoding e = { s->type, cols, s->x->importance, NULL, false };
+	const struct gp_encoding e = { .type = s->type, .cols = cols,
+	                               .importance = s->x->importance };
 	float *w = calloc((size_t)n * cols, sizeof *w);
 	uint8_t *encoded = calloc((size_t)n * cols, sizeof(float));
 	int rc = w && encoded ? 0 : gp_fail(ENOMEM, "no memory for a sample of %u rows", n);
@@ -205,7 +206,8 @@ static int probe_piece(void *user, size_t i)
 	const uint64_t first = (uint64_t)i * PIECE_ROWS;
 	const uint32_t n = p->t->rows - first < PIECE_ROWS ? (uint32_t)(p->t->rows - first) : PIECE_ROWS;
 	const size_t elements = (size_t)n * cols;
-	const struct gp_encoding e = { p->type, cols, p->x->importance, NULL, false };
+	const struct gp_encoding e = { .type = p->type, .cols = cols,
+	                               .importance = p->x->importance };
 	float *w = calloc(elements, sizeof *w);
 	uint8_t *encoded = calloc(elements, sizeof *w);
 	double error;

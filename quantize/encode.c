@@ -13,7 +13,6 @@ struct encoder {
 	const struct gp_encoding *e;
 	const struct gp_format *f;
 	size_t row_bytes, block_bytes;
-	float *errors;             /* [rows][PANEL], compensating only */
 	float *weight;             /* [cols]: of an element in a block's search */
 };
 
@@ -64,19 +63,26 @@ static double encode_rows(const struct encoder *c, const float *w, uint32_t rows
 }
 
 /* ---- with compensation ------------------------------------------------------------------- */
+/* What rows become before they are packed. */
+struct rows {
+	uint32_t n;
+	float *w, *was;            /* [n][cols]: with what earlier columns left to make good; as given */
+	float *errors;             /* [n][PANEL] */
+	int8_t *code;              /* [n][cols] */
+	struct gp_grid *grid;      /* [n][cols / block] */
+};
+
 /* Columns [at, at + block) of a row; errors: as many. The columns up to end learn of each. */
 static void compensate_block(const struct encoder *c, float *row, uint32_t at, uint32_t end,
-                             float *errors, uint8_t *out)
+                             float *errors, int8_t *code, struct gp_grid *g)
 {
 	const struct gp_format *f = c->f;
 	const size_t cols = c->e->cols;
-	int8_t code[GP_MOST_BLOCK];
-	struct gp_grid g;
 
-	gp_grid_fit(f, row + at, c->weight + at, &g);
+	gp_grid_fit(f, row + at, c->weight + at, g);
 	for (uint32_t i = 0; i < f->block; i++) {
 		const uint32_t p = i / (f->block / f->parts), j = at + i;
-		const float step = g.step[p], base = g.base[p];
+		const float step = g->step[p], base = g->base[p];
 		const float *u = c->e->factor + j * cols;
 
 		code[i] = gp_format_code(f, step != 0.0f ? (row[j] - base) / step : 0.0f);
@@ -86,32 +92,76 @@ static void compensate_block(const struct encoder *c, float *row, uint32_t at, u
 		for (uint32_t k = j + 1; k < end; k++)
 			row[k] -= e * u[k];
 	}
-	f->pack(&g, code, out);
 }
 
-static double compensate_rows(const struct encoder *c, float *w, uint32_t rows, uint8_t *out)
+static void compensate_rows(const struct encoder *c, const struct rows *r)
 {
-	const uint32_t cols = c->e->cols;
-	double sum = 0;
+	const uint32_t cols = c->e->cols, block = c->f->block;
 
 	for (uint32_t at = 0; at < cols; at += PANEL) {
 		const uint32_t end = at + PANEL < cols ? at + PANEL : cols, n = end - at;
 
-		for (uint32_t r = 0; r < rows; r++)
-			for (uint32_t b = at; b < end; b += c->f->block)
-				compensate_block(c, w + (size_t)r * cols, b, end,
-				                 c->errors + r * PANEL + (b - at),
-				                 out + r * c->row_bytes + b / c->f->block * c->block_bytes);
-		for (uint32_t r = 0; r < rows; r++)
-			for (uint32_t i = 0; i < n; i++)
-				sum += (double)c->errors[r * PANEL + i] * (double)c->errors[r * PANEL + i];
+		for (size_t i = 0; i < r->n; i++)
+			for (uint32_t b = at; b < end; b += block)
+				compensate_block(c, r->w + i * cols, b, end, r->errors + i * PANEL + (b - at),
+				                 r->code + i * cols + b, &r->grid[(i * cols + b) / block]);
 		if (end < cols)
-			cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows,
-			            (int)(cols - end), (int)n, -1, c->errors, PANEL,
-			            c->e->factor + (size_t)at * cols + end, (int)cols, 1, w + end,
+			cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)r->n,
+			            (int)(cols - end), (int)n, -1, r->errors, PANEL,
+			            c->e->factor + (size_t)at * cols + end, (int)cols, 1, r->w + end,
 			            (int)cols);
 	}
-	return sum;
+}
+
+/* w: what elements are read back as, less what they were. */
+static void take_errors(const struct encoder *c, const struct rows *r)
+{
+	const struct gp_format *f = c->f;
+
+	for (size_t i = 0; i < (size_t)r->n * c->e->cols; i++) {
+		const struct gp_grid *g = &r->grid[i / f->block];
+		const size_t p = i % f->block / (f->block / f->parts);
+
+		r->w[i] = g->step[p] * gp_format_value(f, r->code[i]) + g->base[p] - r->was[i];
+	}
+}
+
+static void pack_rows(const struct encoder *c, const struct rows *r, uint8_t *out)
+{
+	const size_t blocks = (size_t)r->n * c->e->cols / c->f->block;
+
+	for (size_t b = 0; b < blocks; b++)
+		c->f->pack(&r->grid[b], r->code + b * c->f->block, out + b * c->block_bytes);
+}
+
+static int encode_compensating(const struct encoder *c, float *w, uint32_t n, uint8_t *out,
+                               double *error)
+{
+	const size_t all = (size_t)n * c->e->cols;
+	struct rows r = {
+		.n = n, .w = w, .was = malloc(all * sizeof(float)),
+		.errors = malloc((size_t)n * PANEL * sizeof(float)), .code = malloc(all),
+		.grid = malloc(all / c->f->block * sizeof(struct gp_grid)),
+	};
+	int rc = 0;
+
+	if (!r.was || !r.errors || !r.code || !r.grid) {
+		rc = gp_fail(ENOMEM, "no memory to encode %u rows of %u", n, c->e->cols);
+	} else {
+		memcpy(r.was, w, all * sizeof *w);
+		compensate_rows(c, &r);
+		take_errors(c, &r);
+		const struct gp_descent d = { c->f, n, c->e->cols, c->e->factor, c->e->diagonal, r.code,
+		                              r.grid, w };
+
+		if ((rc = gp_descend(&d, error)) == 0)
+			pack_rows(c, &r, out);
+	}
+	free(r.was);
+	free(r.errors);
+	free(r.code);
+	free(r.grid);
+	return rc;
 }
 
 /* ---- all ------------------------------------------------------------------------------------ */
@@ -136,14 +186,13 @@ int gp_encode(const struct gp_encoding *e, float *w, uint32_t rows, uint8_t *out
 	c.block_bytes = info->block_bytes;
 	c.row_bytes = e->cols / info->block_elems * c.block_bytes;
 	c.weight = calloc(e->cols, sizeof *c.weight);
-	c.errors = e->factor ? calloc((size_t)rows * PANEL, sizeof *c.errors) : NULL;
-	if (!c.weight || (e->factor && !c.errors)) {
-		rc = gp_fail(ENOMEM, "no memory to encode %u rows of %u", rows, e->cols);
-	} else {
-		weigh(e, c.weight);
-		*error = e->factor ? compensate_rows(&c, w, rows, out) : encode_rows(&c, w, rows, out);
-	}
+	if (!c.weight)
+		return gp_fail(ENOMEM, "no memory to encode %u rows of %u", rows, e->cols);
+	weigh(e, c.weight);
+	if (e->factor)
+		rc = encode_compensating(&c, w, rows, out, error);
+	else
+		*error = encode_rows(&c, w, rows, out);
 	free(c.weight);
-	free(c.errors);
 	return rc;
 }

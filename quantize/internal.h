@@ -6,31 +6,6 @@
 
 #include "quantize/quantize.h"
 
-#define GP_MOST_BLOCK 256u
-#define GP_MOST_PARTS 16u
-
-/* The numbers a block can hold: element i of part p is step[p] * value(code) + base[p]. */
-struct gp_grid {
-	float d, dmin;                    /* exactly halves */
-	int8_t scale[GP_MOST_PARTS];      /* step = d * scale (one part: step = d) */
-	uint8_t min[GP_MOST_PARTS];       /* base = -dmin * min */
-	float step[GP_MOST_PARTS], base[GP_MOST_PARTS];
-};
-
-struct gp_format {
-	enum gp_type type;
-	uint32_t block, parts;
-	int lowest, highest;              /* codes */
-	const int8_t *values;             /* of codes, ascending; NULL: they are their values */
-	int scale_least, scale_most;      /* of more than one part */
-	int min_most;                     /* 0: there are no minima */
-	void (*pack)(const struct gp_grid *g, const int8_t *code, uint8_t *out);
-};
-
-/* NULL: no block format, or none that is written. */
-const struct gp_format *gp_format_of(enum gp_type t);
-/* step and base from the rest. */
-void gp_grid_steps(const struct gp_format *f, struct gp_grid *g);
 /* The code whose value is nearest to v. */
 int8_t gp_format_code(const struct gp_format *f, float v);
 float gp_format_value(const struct gp_format *f, int8_t code);
@@ -45,6 +20,20 @@ typedef float gp_grid_squares_fn(const struct gp_format *f, const float *x, cons
                                  uint32_t n, float step, float base);
 gp_grid_sums_fn gp_grid_sums_any, gp_grid_sums_avx2;
 gp_grid_squares_fn gp_grid_squares_any, gp_grid_squares_avx2; /* sum w (x - base - step v)^2 */
+
+/* descend.c: rows whose codes and grids are chosen already, each code and scale once more the best
+ * for what all others are. Of an element j of row r, error[r * cols + j] is what it is read back as,
+ * less what it should be. Codes, grids and errors change; moments and diagonal are of
+ * gp_moments_factor. *sum: of error M error^T over the rows. */
+struct gp_descent {
+	const struct gp_format *f;
+	uint32_t rows, cols;
+	const float *moments, *diagonal;
+	int8_t *code;                     /* [rows][cols] */
+	struct gp_grid *grid;             /* [rows][cols / block] */
+	float *error;                     /* [rows][cols] */
+};
+int gp_descend(const struct gp_descent *d, double *sum);
 
 /* search.c: the grid for x that makes sum w (x - nearest)^2 small. */
 void gp_grid_fit(const struct gp_format *f, const float *x, const float *w, struct gp_grid *g);

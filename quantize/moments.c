@@ -74,9 +74,23 @@ static int damp(struct gp_moments *m, float share)
 	/* Inputs that were never other than zero weigh nothing; any factor will do. */
 	const float added = sum > 0 ? (float)(sum / (double)n) * share : 1;
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		m->matrix[i * n + i] += added;
+		m->diagonal[i] = m->matrix[i * n + i];
+	}
 	return 0;
+}
+
+/* The triangle that the factor does not take keeps the moments. In tiles, for the cache. */
+static void mirror(float *a, size_t n)
+{
+	enum { TILE = 64 };
+
+	for (size_t r = 0; r < n; r += TILE)
+		for (size_t c = r; c < n; c += TILE)
+			for (size_t i = r; i < r + TILE && i < n; i++)
+				for (size_t j = c > i ? c : i + 1; j < c + TILE && j < n; j++)
+					a[j * n + i] = a[i * n + j];
 }
 
 /* With M = R R^T, R upper triangular, U = R^-1. LAPACK gives C^T of C C^T with C lower
@@ -91,6 +105,7 @@ int gp_moments_factor(struct gp_moments *m, float damping)
 	if (info < 0)
 		return gp_fail(EDOM, "the inputs of a product are not finite; look for where with "
 		               "--check-numerics");
+	mirror(m->matrix, m->width);
 	reverse(m->matrix, all);
 	spotrf_("U", &n, m->matrix, &n, &info);
 	if (info == 0)

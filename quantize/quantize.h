@@ -27,8 +27,9 @@ int gp_moments_init(struct gp_moments *m, uint32_t width, bool whole);
 void gp_moments_free(struct gp_moments *m);
 /* One caller at a time; uses n_threads. */
 void gp_moments_add(struct gp_moments *m, const float *x, uint32_t rows, uint32_t n_threads);
-/* The matrix becomes the factor that gp_encode takes: U, upper triangular, with
- * (matrix + damping)^-1 = U^T U; damping (0.01 is usual) is a share of the mean diagonal.
+/* The upper triangle becomes the factor that gp_encode takes: U with (matrix + damping)^-1 =
+ * U^T U; damping (0.01 is usual) is a share of the mean diagonal. Below the diagonal the damped
+ * matrix is kept; its diagonal stands in m->diagonal.
  * -EDOM: the inputs were not finite. */
 int gp_moments_factor(struct gp_moments *m, float damping);
 
@@ -37,7 +38,7 @@ struct gp_encoding {
 	enum gp_type type;          /* any that gp_quantize writes */
 	uint32_t cols;              /* a multiple of the type's block */
 	const float *importance;    /* [cols], > 0: what an error of a column counts; NULL: all alike */
-	const float *factor;        /* of gp_moments_factor; NULL: no compensation of errors */
+	const float *factor, *diagonal; /* of gp_moments_factor; NULL: no compensation of errors */
 	bool nearest;               /* round to nearest, without search: gp_quantize */
 };
 /* rows x cols floats, which are overwritten, to out, packed as in files. *error: the sum of
@@ -46,7 +47,8 @@ struct gp_encoding {
 int gp_encode(const struct gp_encoding *e, float *w, uint32_t rows, uint8_t *out, double *error);
 
 /* A whole tensor, read and encoded in pieces on n_threads threads; sink takes the bytes in
- * order. Memory: some pieces of rows. e->cols is the tensor's. norm_offset is added to vectors. */
+ * order, one call at a time, from any of these threads. Memory: a piece for each. e->cols is
+ * the tensor's. norm_offset is added to vectors. */
 typedef int gp_encoded_sink(void *user, const void *data, size_t bytes);
 int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, float norm_offset,
                      uint32_t n_threads, gp_encoded_sink *sink, void *user, double *error);
@@ -151,14 +153,22 @@ enum gp_type gp_fitting_type(enum gp_type wanted, uint64_t cols);
 /* What the embedding, which is the head too, is best kept in beside matrices of a type: Q6_K
  * where that has less than 6 bits a weight. */
 enum gp_type gp_embedding_type(enum gp_type matrices);
+/* Matrices whose type is given: those whose name in a GGUF file matches (fnmatch(3)); of several
+ * the last one counts. NULL: none. One that matches no matrix, or whose block does not divide
+ * the rows of one: -EINVAL. */
+struct gp_pins {
+	size_t n;
+	struct { const char *pattern; enum gp_type type; } pin[32];
+};
 /* One type for all matrices, another for the embedding. What a type's blocks do not divide
  * gets Q8_0, or F16. */
 int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_type type,
-                      enum gp_type embedding, const struct gp_calibration *c);
-/* Types that together take at most bytes. Costs are c's, or, c NULL or without costs, what such
- * matrices cost in other models. */
+                      enum gp_type embedding, const struct gp_calibration *c,
+                      const struct gp_pins *pins);
+/* Types that together take at most bytes, -ENOSPC where there are none. Costs are c's, or, c NULL
+ * or without costs, what such matrices cost in other models. */
 int gp_recipe_budget(struct gp_recipe *r, const struct gp_model *m, uint64_t bytes,
-                     const struct gp_calibration *c);
+                     const struct gp_calibration *c, const struct gp_pins *pins);
 
 /* ---- the file (quantize/write.c) --------------------------------------------------------------------- */
 struct gp_quantize_job {
@@ -176,7 +186,7 @@ struct gp_quantize_job {
 /* All tensors, in the order in which they are written: layer by layer, then the last norm, then
  * the embedding, whose statistics come last. */
 int gp_quantize_declare(const struct gp_quantize_job *j, struct gp_gguf_writer *w);
-/* Those from done on. A checkpoint after each large one. */
+/* Those from done on; checkpoints between them as often as they take a twentieth of the time. */
 int gp_quantize_write(const struct gp_quantize_job *j, struct gp_gguf_writer *w, size_t done);
 
 #endif

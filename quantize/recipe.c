@@ -1,3 +1,4 @@
+#include <fnmatch.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -108,12 +109,67 @@ static int sum_up(struct gp_recipe *r, const struct gp_model *m, const struct gp
 	return rc;
 }
 
-/* ---- one type ------------------------------------------------------------------------------------ */
 static bool divides(enum gp_type t, uint64_t cols)
 {
 	return cols % gp_type_info(t)->block_elems == 0;
 }
 
+/* ---- types that are given --------------------------------------------------------- */
+static bool is_pinned(const struct gp_pins *pins, size_t i, enum gp_tensor_id id, uint32_t layer)
+{
+	char name[64];
+
+	gp_gguf_tensor_name(name, id, layer);
+	return fnmatch(pins->pin[i].pattern, name, 0) == 0;
+}
+
+static bool pinned_type(const struct gp_pins *pins, enum gp_tensor_id id, uint32_t layer,
+                        enum gp_type *type)
+{
+	for (size_t i = pins ? pins->n : 0; i-- > 0;)
+		if (is_pinned(pins, i, id, layer)) {
+			*type = pins->pin[i].type;
+			return true;
+		}
+	return false;
+}
+
+static int check_pin(const struct gp_recipe *r, const struct gp_model *m,
+                     const struct gp_pins *pins, size_t pin)
+{
+	const struct gp_type_info *type = gp_type_info(pins->pin[pin].type);
+	bool found = false;
+
+	for (size_t i = 0; i < r->n; i++) {
+		enum gp_tensor_id id;
+		uint32_t layer;
+
+		gp_matrix_at(gp_model_config(m), i, &id, &layer);
+		if (!is_pinned(pins, pin, id, layer))
+			continue;
+		found = true;
+		if (!divides(type->type, gp_model_tensor(m, id, layer)->cols))
+			return gp_fail(EINVAL, "'%s': %s has blocks of %u, which do not divide rows "
+			               "of %llu; choose another type", pins->pin[pin].pattern,
+			               type->name, type->block_elems, (unsigned long long)
+			               gp_model_tensor(m, id, layer)->cols);
+	}
+	return found ? 0 : gp_fail(EINVAL, "'%s': matches no matrix; their names are such as "
+	                           "blk.0.ffn_down.weight and token_embd.weight",
+	                           pins->pin[pin].pattern);
+}
+
+static int check_pins(const struct gp_recipe *r, const struct gp_model *m,
+                      const struct gp_pins *pins)
+{
+	int rc = 0;
+
+	for (size_t i = 0; pins && i < pins->n && rc == 0; i++)
+		rc = check_pin(r, m, pins, i);
+	return rc;
+}
+
+/* ---- one type ------------------------------------------------------------------------ */
 enum gp_type gp_fitting_type(enum gp_type wanted, uint64_t cols)
 {
 	if (divides(wanted, cols))
@@ -129,36 +185,53 @@ enum gp_type gp_embedding_type(enum gp_type matrices)
 }
 
 int gp_recipe_uniform(struct gp_recipe *r, const struct gp_model *m, enum gp_type type,
-                      enum gp_type embedding, const struct gp_calibration *c)
+                      enum gp_type embedding, const struct gp_calibration *c,
+                      const struct gp_pins *pins)
 {
 	const struct gp_config *config = gp_model_config(m);
 	int rc = begin(r, m);
 
+	if (rc == 0)
+		rc = check_pins(r, m, pins);
 	for (size_t i = 0; i < r->n && rc == 0; i++) {
 		enum gp_tensor_id id;
 		uint32_t layer;
 
 		gp_matrix_at(config, i, &id, &layer);
-		r->type[i] = gp_fitting_type(id == GP_T_TOKEN_EMBD ? embedding : type,
-		                     gp_model_tensor(m, id, layer)->cols);
+		if (!pinned_type(pins, id, layer, &r->type[i]))
+			r->type[i] = gp_fitting_type(id == GP_T_TOKEN_EMBD ? embedding : type,
+			                             gp_model_tensor(m, id, layer)->cols);
 	}
 	return rc < 0 ? rc : sum_up(r, m, c);
 }
 
-/* ---- a budget --------------------------------------------------------------------------------------- */
+/* ---- a budget -------------------------------------------------------------------------- */
 struct choices {
 	struct gp_choice of[GP_COST_TYPES];
 };
 
-static uint32_t list_choices(const struct gp_model *m, const struct gp_calibration *c, size_t matrix,
-                             struct choices *out)
+/* No block divides the row, or a type is given: there is no choice, whatever it costs. */
+static uint32_t only(enum gp_type type, const struct gp_tensor *t, struct gp_choice *out)
+{
+	size_t bytes = 0;
+
+	gp_type_bytes(type, t->rows, t->cols, &bytes);
+	*out = (struct gp_choice){ type, bytes, 0 };
+	return 1;
+}
+
+static uint32_t list_choices(const struct gp_model *m, const struct gp_calibration *c,
+                             const struct gp_pins *pins, size_t matrix, struct choices *out)
 {
 	enum gp_tensor_id id;
+	enum gp_type type;
 	const struct gp_tensor *t;
 	uint32_t layer, n = 0;
 
 	gp_matrix_at(gp_model_config(m), matrix, &id, &layer);
 	t = gp_model_tensor(m, id, layer);
+	if (pinned_type(pins, id, layer, &type))
+		return only(type, t, out->of);
 	for (size_t k = 0; k < GP_COST_TYPES; k++) {
 		const double cost = cost_of(c, matrix, id, gp_cost_types[k]);
 		size_t bytes;
@@ -167,20 +240,20 @@ static uint32_t list_choices(const struct gp_model *m, const struct gp_calibrati
 		    gp_type_bytes(gp_cost_types[k], t->rows, t->cols, &bytes) == 0)
 			out->of[n++] = (struct gp_choice){ gp_cost_types[k], bytes, cost };
 	}
-	/* No block divides the row: it stays in halves, whatever it costs. */
-	if (n == 0)
-		out->of[n++] = (struct gp_choice){ GP_TYPE_F16, t->rows * t->cols * 2, 0 };
-	return n;
+	return n ? n : only(GP_TYPE_F16, t, out->of);
 }
 
 static int choose(struct gp_recipe *r, const struct gp_model *m, uint64_t budget,
-                  const struct gp_calibration *c, struct gp_item *items, struct choices *choices)
+                  const struct gp_calibration *c, const struct gp_pins *pins,
+                  struct gp_item *items, struct choices *choices)
 {
-	int rc;
+	int rc = check_pins(r, m, pins);
 
+	if (rc < 0)
+		return rc;
 	for (size_t i = 0; i < r->n; i++) {
 		items[i].choice = choices[i].of;
-		items[i].n = list_choices(m, c, i, &choices[i]);
+		items[i].n = list_choices(m, c, pins, i, &choices[i]);
 	}
 	if ((rc = gp_knapsack(items, r->n, budget)) < 0)
 		return rc;
@@ -190,16 +263,17 @@ static int choose(struct gp_recipe *r, const struct gp_model *m, uint64_t budget
 }
 
 int gp_recipe_budget(struct gp_recipe *r, const struct gp_model *m, uint64_t bytes,
-                     const struct gp_calibration *c)
+                     const struct gp_calibration *c, const struct gp_pins *pins)
 {
 	const uint64_t vectors = vector_elements(m) * sizeof(float);
+	const uint64_t budget = bytes > vectors ? bytes - vectors : 0;
 	int rc = begin(r, m);
 	struct gp_item *items = calloc(r->n, sizeof *items);
 	struct choices *choices = calloc(r->n, sizeof *choices);
 
 	if (rc == 0)
-		rc = items && choices ? choose(r, m, bytes > vectors ? bytes - vectors : 0, c, items, choices) :
-		                        gp_fail(ENOMEM, "no memory to choose types of %zu matrices", r->n);
+		rc = items && choices ? choose(r, m, budget, c, pins, items, choices) :
+		     gp_fail(ENOMEM, "no memory to choose types of %zu matrices", r->n);
 	free(items);
 	free(choices);
 	if (rc < 0)

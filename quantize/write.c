@@ -10,7 +10,7 @@ struct writing {
 	struct gp_gguf_writer *w;
 	size_t done;                /* tensors that are there already */
 	size_t at;                  /* the one in hand */
-	uint64_t since_checkpoint;  /* bytes */
+	uint64_t saved_ns, saving_ns; /* when the last checkpoint ended, how long it took */
 	uint64_t parameters, total;
 	uint64_t row_elements;      /* parameters a byte stands for: */
 	size_t row_bytes;
@@ -18,7 +18,7 @@ struct writing {
 	struct gp_moments moments[GP_T_COUNT];
 };
 
-enum { CHECKPOINT = 4 << 20 };
+enum { CHECKPOINT_SHARE = 20 }; /* checkpoints take a twentieth of the time, at most */
 
 typedef int visit_fn(void *user, enum gp_tensor_id id, uint32_t layer);
 
@@ -85,7 +85,6 @@ static int take(void *user, const void *data, size_t bytes)
 	struct writing *g = user;
 	const int rc = gp_gguf_write(g->w, data, bytes);
 
-	g->since_checkpoint += bytes;
 	g->parameters += bytes / g->row_bytes * g->row_elements;
 	report(g);
 	return rc;
@@ -102,9 +101,24 @@ static struct gp_encoding encoding_of(const struct writing *g, enum gp_tensor_id
 		return e;
 	if (j->calibration)
 		e.importance = j->calibration->matrix[matrix].importance;
-	if (j->walk)
+	if (j->walk) {
 		e.factor = g->moments[gp_observed_by(id)].matrix;
+		e.diagonal = g->moments[gp_observed_by(id)].diagonal;
+	}
 	return e;
+}
+
+static int save(struct writing *g)
+{
+	const uint64_t begun = gp_now_ns();
+	int rc;
+
+	if (begun - g->saved_ns < CHECKPOINT_SHARE * g->saving_ns)
+		return 0;
+	rc = gp_gguf_writer_checkpoint(g->w);
+	g->saved_ns = gp_now_ns();
+	g->saving_ns = g->saved_ns - begun;
+	return rc;
 }
 
 static int write_tensor(void *user, enum gp_tensor_id id, uint32_t layer)
@@ -124,10 +138,7 @@ static int write_tensor(void *user, enum gp_tensor_id id, uint32_t layer)
 	g->row_elements = t->cols;
 	rc = gp_encode_tensor(t, &e, gp_model_config(g->j->model)->norm_offset, g->j->threads, take, g,
 	                      &error);
-	if (rc < 0 || g->since_checkpoint < CHECKPOINT)
-		return rc;
-	g->since_checkpoint = 0;
-	return gp_gguf_writer_checkpoint(g->w);
+	return rc < 0 ? rc : save(g);
 }
 
 /* ---- layer by layer with a text ------------------------------------------------------------------ */

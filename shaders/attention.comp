@@ -13,10 +13,14 @@ const uint HEAD_ROWS = 2, HEAD_ROWS_IN = HEADS + 2; // K, V; queries, K, V
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #include "kv.glsl"
 #include "heads.glsl"
+#include "skinny.glsl"
 
 layout(constant_id = 4) const uint OP = 0;
+layout(constant_id = 5) const uint HALVES = 0;   // outputs are for products in registers
 layout(push_constant, scalar) uniform P {
-	uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
+	uint64_t q, k, v, q_norm, k_norm, to;
+	uint64_t quants, blocks; // HALVES: halves, and their scales by chunk
+	uint64_t step, angles, parts, ended;
 	uint kv_heads, kind, layer;
 	float scale, eps;
 } p;
@@ -137,6 +141,34 @@ void merge_teams(vec4 acc[2], float sum, uint h)
 	}
 }
 
+layout(buffer_reference, scalar, buffer_reference_align = 16) writeonly buffer Fragments { uvec4 v[]; };
+
+// The heads are whole chunks of a row. A subgroup, of 32 lanes, makes one of them halves,
+// in the order and with a power of two of its own as skinny_rows.glsl does for a row.
+void write_halves(uint row, uint kv_head_)
+{
+	const uint chunks = p.kv_heads * HEADS * DIM / CHUNK, u = gl_SubgroupInvocationID;
+
+	for (uint c = gl_SubgroupID; c < HEADS * DIM / CHUNK; c += gl_NumSubgroups) {
+		const uint at = c * CHUNK + u * 8, h = at / DIM, chunk = kv_head_ * HEADS * DIM / CHUNK + c;
+		vec4 x[2];
+		float most = 0;
+		int exponent;
+
+		[[unroll]] for (uint i = 0; i < 8; i++) {
+			x[i / 4][i % 4] = q[h][at % DIM + i] / sum_of[h];
+			most = max(most, abs(x[i / 4][i % 4]));
+		}
+		frexp(clamp(subgroupMax(most), 1e-30, 3e38), exponent);
+		const float scale = ldexp(1.0, 15 - exponent);
+		Fragments(p.quants).v[fragment_at(chunks, row / 8, chunk, u % 8, row % 8 * 4 + u / 8)] =
+			uvec4(packFloat2x16(f16vec2(x[0].xz * scale)), packFloat2x16(f16vec2(x[0].yw * scale)),
+			      packFloat2x16(f16vec2(x[1].xz * scale)), packFloat2x16(f16vec2(x[1].yw * scale)));
+		if (subgroupElect())
+			Floats(p.blocks).v[row * chunks + chunk] = ldexp(1.0, exponent - 15);
+	}
+}
+
 // q holds the heads' sums of values, not yet divided.
 void write_heads(uint row, uint kv_head_)
 {
@@ -148,10 +180,12 @@ void write_heads(uint row, uint kv_head_)
 		const vec4 x = vec4(q[h][d], q[h][d + 1], q[h][d + 2], q[h][d + 3]) / sum_of[h];
 
 		Vectors(p.to).v[first + i] = x;
-		if (DIM % 32 == 0 && p.quants != 0)
+		if (DIM % 32 == 0 && HALVES == 0 && p.quants != 0)
 			write8(p.quants, p.blocks, row, kv_head_ * HEADS * (DIM / 4) + i,
 			       p.kv_heads * HEADS * (DIM / 4), x);
 	}
+	if (HALVES != 0)
+		write_halves(row, kv_head_);
 }
 
 // Keeps the part for who merges; true: that is us.
@@ -240,7 +274,7 @@ void main()
 	const uint blocks = r.pos / KV_BLOCK + 1 - first_block, each = s.part_blocks[p.kind];
 	const uint n_parts = (blocks + each - 1) / each;
 
-	if (row >= s.rows || part >= n_parts)
+	if (row >= s.rows || part >= n_parts || r.tiled != 0)
 		return;
 	const uint begin = first_block + part * each, end = min(begin + each, first_block + blocks);
 	Addresses table = Addresses(s.tables + r.table[p.kind] * 8);

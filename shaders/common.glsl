@@ -23,11 +23,19 @@ struct Row {
 	uint first[2];    // position that is seen first, by kind of layer
 	uint table[2];    // where the sequence's blocks begin among the addresses
 	uint token;
+	uint tiled;       // 1: attention takes it in a tile
 };
+struct Tile {
+	uint first, rows; // of one sequence, at positions that follow each other
+};
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Tiles { Tile v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Step {
 	uint64_t tables;          // addresses of KV blocks
+	uint64_t tiles;
 	uint rows, logit_rows;
 	uint part_blocks[2];      // of a part of attention, by kind of layer
 	uint groups[2][3];        // of attention
+	uint tile_groups[3];
+	uint rope_groups[3];      // of the norm and rotation before, where there are tiles
 	Row row[];
 };

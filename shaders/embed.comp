@@ -1,5 +1,6 @@
 #version 460
 // to[row][i] = table[token of row][i] * scale, of tokens that this part of the table has.
+// Rows are whole vectors.
 #include "common.glsl"
 #include "types.glsl"
 
@@ -15,12 +16,15 @@ void main()
 	const uint part = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
 	float w[32];
 
+	begin_types();
 	if (part * 32 >= p.cols || row >= Step(p.step).rows)
 		return;
 	const uint token = Step(p.step).row[row].token - p.first;
 	if (token >= p.rows)
 		return;
 	weights(p.table, p.rows, token, part, p.cols, w);
-	for (uint i = 0; i < 32 && part * 32 + i < p.cols; i++)
-		Floats(p.to).v[row * p.cols + part * 32 + i] = w[i] * p.scale;
+	[[unroll]] for (uint i = 0; i < 32; i += 4)
+		if (part * 32 + i < p.cols)
+			Vectors(p.to).v[(row * p.cols + part * 32 + i) / 4] =
+				vec4(w[i], w[i + 1], w[i + 2], w[i + 3]) * p.scale;
 }

@@ -28,7 +28,7 @@ void multiply_part(Unit x[OUTPUTS], uint u, uint s, uint rows[TILE],
 			if (WIDTH == 2)
 				sum += dot16(q[o][1], b);
 			acc[o][m] += scale[o].x * d * float(sum);
-			if (TYPE == Q4_K)
+			if (HAS_MINIMUM)
 				acc[o][m] -= scale[o].y * d * float(block8_sum(block, e / 16 % 2));
 		}
 	}
@@ -48,6 +48,7 @@ void main()
 	const uint lane = team.lane, step = team.lanes, units = p.cols / UNIT;
 	uint rows[TILE];
 
+	begin_types();
 	if (t.none)
 		return;
 	find_rows(t, rows);

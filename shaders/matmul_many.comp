@@ -61,6 +61,7 @@ void main()
 	const uint me = gl_LocalInvocationIndex, m0 = me / (BN / 8), n0 = me % (BN / 8);
 	vec4 sums[8][2];
 
+	begin_types();
 	[[unroll]] for (uint i = 0; i < 8; i++)
 		sums[i][0] = sums[i][1] = vec4(0);
 	for (uint k0 = 0; k0 < p.cols; k0 += BK) {

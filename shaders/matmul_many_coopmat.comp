@@ -146,6 +146,7 @@ void main()
 	[[unroll]] for (uint i = 0; i < WM / TM; i++)
 		[[unroll]] for (uint j = 0; j < WN / TN; j++)
 			sums[i][j] = coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator>(0.0);
+	begin_tile_types();
 	fetch_tile(first);
 	store_tile(first);
 	barrier();

@@ -1,7 +1,7 @@
 #version 460
 // Whether the registers of matrix operations are where skinny.glsl has them: each lane
 // loads matrices whose elements tell their places, and writes 1 if all of its own are
-// where they should be.
+// where they should be. And whether subnormal halves are numbers as all others.
 #pragma use_vulkan_memory_model
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -57,6 +57,22 @@ bool sums_fit(uint lane)
 	return fits;
 }
 
+bool subnormals_count(uint lane)
+{
+	const f16vec2 x = unpackFloat2x16(lane % 16 | (lane / 2) << 16);
+	const f16vec2 y = fma(x, f16vec2(32768), f16vec2(float16_t(1)));
+	coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a =
+		coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>(
+			unpackFloat2x16(wide_places[1] == 1.0 ? 3 : 0).x);
+	coopmat<float16_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseB> b =
+		coopmat<float16_t, gl_ScopeSubgroup, 16, 8, gl_MatrixUseB>(float16_t(1024));
+	coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator> c =
+		coopmat<float, gl_ScopeSubgroup, 16, 8, gl_MatrixUseAccumulator>(0.0);
+
+	c = coopMatMulAdd(a, b, c);
+	return vec2(y) == 1 + vec2(lane % 16, lane / 2) / 512 && c[0] == 3.0 / 1024;
+}
+
 void main()
 {
 	const uint lane = gl_SubgroupInvocationID;
@@ -67,5 +83,5 @@ void main()
 		wide_places[i] = float(i);
 	barrier();
 	const bool a = a_fits(lane), b = b_fits(lane), sums = sums_fit(lane);
-	Words(p.to).v[lane] = uint(a && b && sums);
+	Words(p.to).v[lane] = uint(a && b && sums && subnormals_count(lane));
 }

@@ -1,6 +1,7 @@
 #version 460
 // A work group takes a head of a row: Q and K are normed and rotated in place, K and V
-// stored.
+// stored. Heads of K and V come first. OP 1: Q of rows in tiles stays as it is; where all
+// rows are, the heads of Q are not dispatched.
 #include "common.glsl"
 const uint SIZE = 64;
 layout(local_size_x = 64) in;
@@ -10,6 +11,7 @@ const uint HEAD_ROWS = 1, HEAD_ROWS_IN = 1;
 #include "kv.glsl"
 #include "heads.glsl"
 
+layout(constant_id = 4) const uint OP = 0;
 layout(push_constant, scalar) uniform P {
 	uint64_t q, k, v, q_norm, k_norm, step, angles;
 	uint heads, kv_heads, kind, layer;
@@ -20,14 +22,14 @@ void main()
 {
 	const uint me = gl_LocalInvocationIndex, row = gl_WorkGroupID.y;
 	const uint h = gl_WorkGroupID.x;
-	const bool is_q = h < p.heads, is_k = !is_q && h < p.heads + p.kv_heads;
-	const uint head = is_q ? h : (h - p.heads) % p.kv_heads;
+	const bool is_k = h < p.kv_heads, is_q = h >= 2 * p.kv_heads;
+	const uint head = is_q ? h - 2 * p.kv_heads : h % p.kv_heads;
 	const uint64_t base = is_q ? p.q : is_k ? p.k : p.v;
 	const uint heads = is_q ? p.heads : p.kv_heads;
 	const uint64_t from = base + (uint64_t(row) * heads + head) * DIM * 4;
 	Step s = Step(p.step);
 
-	if (row >= s.rows)
+	if (row >= s.rows || (OP == 1 && is_q && s.row[row].tiled != 0))
 		return;
 	read_head(0, from);
 	barrier();

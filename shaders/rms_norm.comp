@@ -1,5 +1,6 @@
 #version 460
-// x / sqrt(mean(x^2) + eps) * w, a work group a row, in floats and in 8 bits.
+// x / sqrt(mean(x^2) + eps) * w, a work group a row, in floats and in 8 bits or halves,
+// as the next product wants them.
 // OP 0: to = norm(from). OP 1: hidden += norm(from). OP 2: then to = norm(hidden) by the
 // weights next.
 #include "common.glsl"
@@ -8,12 +9,14 @@
 layout(constant_id = 0) const uint OP = 0;
 layout(constant_id = 1) const uint EACH = 1;     // vectors of a lane, the last may be none
 layout(constant_id = 3) const uint SIZE = 128;
+layout(constant_id = 4) const uint HALVES = 0;   // besides floats, instead of 8 bits
 layout(local_size_x_id = 3) in;
 #include "reduce.glsl"
+#include "skinny_rows.glsl"
 
 layout(push_constant, scalar) uniform P {
 	uint64_t from, w, hidden, next, to;
-	uint64_t quants, blocks;         // or 0
+	uint64_t quants, blocks;         // or 0; HALVES: as skinny_rows.glsl makes them, and scales
 	uint vectors;                    // of a row
 	float eps;
 } p;
@@ -65,7 +68,9 @@ void main()
 			break;
 		x[i] *= scale * w[i];
 		Vectors(p.to).v[at] = x[i];
-		if (p.quants != 0)
+		if (HALVES == 0 && p.quants != 0)
 			write8(p.quants, p.blocks, gl_WorkGroupID.x, me + i * SIZE, p.vectors, x[i]);
 	}
+	if (HALVES != 0)
+		write_halves(p.quants, p.blocks, gl_WorkGroupID.x, me, p.vectors, x);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/common/ask_devices.h"
 #include "tools/common/bench_report.h"
 #include "tools/common/cli.h"
 
@@ -15,10 +16,13 @@
 
 static const char help[] =
 	"Usage: gempipe bench -m MODEL [options]\n"
+	"       gempipe bench --device npu [--npu sim] [--json]\n"
 	"Measures prefill and decode through the pipeline. Each speed is held against what this\n"
 	"machine can do, measured in the same run on as many threads: reading memory, and 8-bit\n"
 	"(quantised weights) or float32 arithmetic. A speed of more than 105% of these is marked\n"
 	"as an error of the measurement; the exit status stays 0.\n\n"
+	"      --device npu       no model: what a command and a pair of tiles take on the NPU, by\n"
+	"                         which products are given to it or to the host\n"
 	"  -p, --prompt N         prompt tokens of the prefill test (default 512; 0: none)\n"
 	"  -n, --tokens N         tokens of the decode test (default 128; 0: none)\n"
 	"  -b, --batch LIST       sequences decoded together (default 1)\n"
@@ -39,7 +43,7 @@ static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
 	{ "prompt", required_argument, NULL, 'p' }, { "tokens", required_argument, NULL, 'n' },
 	{ "batch", required_argument, NULL, 'b' }, { "context", required_argument, NULL, 'c' },
-	{ "repeat", required_argument, NULL, 'r' },
+	{ "repeat", required_argument, NULL, 'r' }, { "device", required_argument, NULL, 'd' },
 	{ 0 },
 };
 
@@ -59,6 +63,7 @@ struct sequence {
 
 struct bench {
 	struct cli cli;
+	const char *device;    /* measured without a model */
 	uint64_t n_prompt, n_tokens, repeats;
 	struct list batches, contexts;
 	struct sequence sequences[MAX_BATCH];
@@ -103,6 +108,10 @@ static int own_option(struct bench *b, int o)
 		return gp_parse_u64("--tokens", optarg, 0, MAX_CONTEXT, &b->n_tokens);
 	case 'r':
 		return gp_parse_u64("--repeat", optarg, 1, MAX_REPEATS, &b->repeats);
+	case 'd':
+		b->device = optarg;
+		return strcmp(optarg, "npu") == 0 ? 0 : gp_fail(EINVAL, "--device '%s': there is only "
+				"npu; -m measures what stages are on", optarg);
 	case 'c':
 		return parse_list(&b->contexts, "--context", 0, MAX_CONTEXT);
 	default:
@@ -125,6 +134,8 @@ static int read_arguments(struct bench *b, int argc, char **argv)
 	}
 	if (optind < argc)
 		return cli_misused(&b->cli, "'%s' is no option", argv[optind]);
+	if (b->device)
+		return 0;
 	if (!b->n_prompt && !b->n_tokens)
 		return cli_misused(&b->cli, "-p 0 and -n 0 leave nothing to measure");
 	return b->cli.model ? 0 : cli_misused(&b->cli, "no model; give one with -m");
@@ -401,7 +412,7 @@ static int measure_rulers(struct bench *b, const struct gp_plan *p)
 
 	for (uint32_t k = 0; k < p->n_stages; k++) {
 		/* Its memory and arithmetic are not what the rulers measure. */
-		if (!strcmp(p->stage[k].device, "vulkan"))
+		if (!strcmp(p->stage[k].device, "vulkan") || !strcmp(p->stage[k].device, "npu"))
 			return 0;
 		threads += p->stage[k].threads;
 	}
@@ -453,6 +464,10 @@ int main(int argc, char **argv)
 	cli_init(&b.cli, "bench");
 	if ((status = read_arguments(&b, argc, argv)) != 0)
 		return status;
+	if (b.device) {
+		become_report(b.device, "--measure", b.cli.plan.npu, b.cli.json);
+		return cli_failed(&b.cli);
+	}
 	if (bench(&b) < 0)
 		status = cli_failed(&b.cli);
 	status = cli_close_engine(&b.cli, status);

@@ -5,7 +5,7 @@
 
 #include "tools/common/calibration_text.h"
 #include "tools/common/cli.h"
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/on_signal.h"
 
 static const char help[] =
 	"Usage: gempipe calibrate -m MODEL -f TEXT | --ids F.npy -o OUT [options]\n"
@@ -87,13 +87,15 @@ static void on_progress(void *user, uint32_t done, uint32_t total)
 	const struct calibrate *c = user;
 	const double seconds = (double)(gp_now_ns() - c->begun_ns) / 1e9;
 	const double left = seconds * (double)(total - done) / (double)done;
+	char time[32];
 
 	if (c->cli.quiet)
 		return;
+	gp_duration_text(time, left);
 	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[Kgempipe calibrate: %u of %u, %.0f s left", done, total, left);
+		fprintf(stderr, "\r\033[Kgempipe calibrate: %u of %u, %s left", done, total, time);
 	else
-		fprintf(stderr, "gempipe calibrate: %u of %u, %.0f s left\n", done, total, left);
+		fprintf(stderr, "gempipe calibrate: %u of %u, %s left\n", done, total, time);
 }
 
 /* A line a matrix: name, and what it costs as each type. */

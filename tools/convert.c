@@ -6,7 +6,7 @@
 #include "quantize/quantize.h"
 #include "tools/common/cli.h"
 #include "tools/common/model_out.h"
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/on_signal.h"
 
 #define TYPES "f32, f16, bf16, q8_0, q4_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs"
 

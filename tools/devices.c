@@ -8,8 +8,8 @@
 static const char help[] =
 	"Usage: gempipe devices [--json]\n"
 	"Lists what the stages of a pipeline can run on here: the CPU with its instruction\n"
-	"sets, and every Vulkan device with its memory and features. The names are those of\n"
-	"--stages and --device-memory.\n\n"
+	"sets, every Vulkan device with its memory and features, and the NPU. The names are\n"
+	"those of --stages and --device-memory.\n\n"
 	"      --json             results as JSON\n"
 	"  -v, --verbose          let the drivers' own messages through\n"
 	"  -h, --help             this text;  --version: the version\n"
@@ -99,6 +99,13 @@ static void print_vulkan(const json_t *d)
 	print_list("missing", json_object_get(d, "missing"));
 }
 
+static void print_npu(const json_t *d)
+{
+	printf("npu: %s, %llu x %llu tiles\n  driver: %s\n", text_of(d, "name"),
+	       (unsigned long long)number_of(d, "columns"),
+	       (unsigned long long)number_of(d, "rows"), text_of(d, "driver"));
+}
+
 static void print_kind(const json_t *kind)
 {
 	json_t *d;
@@ -109,6 +116,8 @@ static void print_kind(const json_t *kind)
 	json_array_foreach(json_object_get(kind, "devices"), i, d) {
 		if (strcmp(text_of(kind, "kind"), "cpu") == 0)
 			print_cpu(d);
+		else if (strcmp(text_of(kind, "kind"), "npu") == 0)
+			print_npu(d);
 		else
 			print_vulkan(d);
 	}

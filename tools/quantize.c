@@ -1,5 +1,6 @@
 /* gempipe quantize: a model in fewer bits. */
 #include <jansson.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 #include "tools/common/calibration_text.h"
 #include "tools/common/cli.h"
 #include "tools/common/model_out.h"
+#include "tools/common/on_signal.h"
 #include "tools/common/quantize_plan.h"
 
 static const char help[] =
@@ -19,11 +21,14 @@ static const char help[] =
 	"file of fewer bits, which gempipe and llama.cpp read. With --bits or --target-size each\n"
 	"matrix gets the type that makes the whole lose least at that size.\n\n"
 	"  -o, --output FILE      the file to write; it appears only once it is whole\n"
-	"      --type TYPE        q3_k, iq4_xs, iq4_nl, q4_0, q4_k, q5_k, q6_k, q8_0, f16, bf16 or\n"
-	"                         f32 for all matrices; norms are f32. What a block does not divide\n"
-	"                         becomes q8_0, or f16\n"
-	"      --embedding TYPE   the embedding's, which is the head too (default: q6_k where --type\n"
-	"                         has less than 6 bits, else the same)\n"
+	"      --type TYPE        q3_k, iq4_xs, iq4_nl, q4_0, q4_k, q5_k, q6_k, q8_0, f16, bf16\n"
+	"                         or f32 for all matrices; norms are f32. What a block does not\n"
+	"                         divide becomes q8_0, or f16\n"
+	"      --embedding TYPE   the embedding's, which is the head too (default: q6_k where\n"
+	"                         --type has less than 6 bits, else the same)\n"
+	"      --tensor-type PATTERN=TYPE  the type of matrices whose name matches: of all FFN down\n"
+	"                         '*.ffn_down.weight=q6_k'. May be given again, the last one that\n"
+	"                         matches counts; what is left of a budget is the others'\n"
 	"      --bits B           at most so many bits a weight, all tensors included: 4.0\n"
 	"      --target-size S    at most so large a file: 13.5G (of 10^9 bytes; GiB: of 2^30)\n"
 	"      --calibration FILE what gempipe calibrate (or llama-imatrix) has measured\n"
@@ -42,20 +47,22 @@ static const char help[] =
 	"\nExamples:\n"
 	"  gempipe quantize gemma-3-27b-it --plan\n"
 	"  gempipe calibrate -m gemma-3-27b-it -f calibration.txt -o 27b.calibration\n"
-	"  gempipe quantize gemma-3-27b-it -o 27b-4bit.gguf --bits 4.0 --calibration 27b.calibration\n"
+	"  gempipe quantize gemma-3-27b-it -o 27b.gguf --bits 4.0 --calibration 27b.calibration\n"
 	"  gempipe quantize gemma-3-4b-it -o 4b.gguf --target-size 2G --text calibration.txt\n";
 
 enum { OPT_TYPE = CLI_FIRST_OWN, OPT_EMBEDDING, OPT_BITS, OPT_SIZE, OPT_CALIBRATION, OPT_TEXT,
-       OPT_IDS, OPT_CHUNKS, OPT_NEAREST, OPT_RESTART, OPT_PLAN };
+       OPT_IDS, OPT_CHUNKS, OPT_NEAREST, OPT_RESTART, OPT_PLAN, OPT_TENSOR_TYPE };
 
 static const struct option options[] = {
 	{ "output", required_argument, NULL, 'o' }, { "type", required_argument, NULL, OPT_TYPE },
 	{ "embedding", required_argument, NULL, OPT_EMBEDDING },
+	{ "tensor-type", required_argument, NULL, OPT_TENSOR_TYPE },
 	{ "bits", required_argument, NULL, OPT_BITS },
 	{ "target-size", required_argument, NULL, OPT_SIZE },
 	{ "calibration", required_argument, NULL, OPT_CALIBRATION },
 	{ "text", required_argument, NULL, OPT_TEXT }, { "ids", required_argument, NULL, OPT_IDS },
-	{ "chunks", required_argument, NULL, OPT_CHUNKS }, { "ctx", required_argument, NULL, CLI_CTX },
+	{ "chunks", required_argument, NULL, OPT_CHUNKS },
+	{ "ctx", required_argument, NULL, CLI_CTX },
 	{ "nearest", no_argument, NULL, OPT_NEAREST },
 	{ "threads", required_argument, NULL, CLI_THREADS },
 	{ "restart", no_argument, NULL, OPT_RESTART }, { "plan", no_argument, NULL, OPT_PLAN },
@@ -67,6 +74,8 @@ struct quantize {
 	struct cli cli;
 	const char *source, *out, *calibration_file;
 	const struct gp_type_info *type, *embedding;
+	struct gp_pins pins;           /* --tensor-type */
+	char pinned[1024];             /* the same as text */
 	double bits;
 	uint64_t target;               /* bytes of the file */
 	bool nearest, restart, plan;
@@ -75,8 +84,9 @@ struct quantize {
 	struct gp_calibration calibration;
 	struct gp_recipe recipe;
 	struct gp_gguf_writer *writer;
-	uint64_t begun_ns, first;      /* parameters that were there when the first was written */
-	unsigned last_percent;
+	uint64_t begun_ns;
+	uint64_t first, first_ns;      /* parameters that were there when progress began */
+	uint64_t shown_ns;
 };
 
 /* ---- arguments ---------------------------------------------------------------------------- */
@@ -97,7 +107,28 @@ static int type_option(struct quantize *q, const char *option, const struct gp_t
 {
 	*type = gp_type_by_name(optarg);
 	return writable(*type) ? 0 :
-	       cli_misused(&q->cli, "%s '%s': is no type that can be written; see --help", option, optarg);
+	       cli_misused(&q->cli, "%s '%s': is no type that can be written; see --help", option,
+	                   optarg);
+}
+
+/* "PATTERN=TYPE"; the pattern stays where it is, in argv. */
+static int tensor_type_option(struct quantize *q)
+{
+	const size_t n = strlen(q->pinned), room = sizeof q->pinned - n;
+	char *equals = strrchr(optarg, '=');
+	const struct gp_type_info *type = equals ? gp_type_by_name(equals + 1) : NULL;
+
+	if (!equals || equals == optarg || !writable(type))
+		return cli_misused(&q->cli, "--tensor-type '%s': must be PATTERN=TYPE, such as "
+		                   "'*.ffn_down.weight=q6_k'; see --help", optarg);
+	if (q->pins.n == GP_ARRAY_LEN(q->pins.pin) ||
+	    snprintf(q->pinned + n, room, "%s%s", n ? ", " : "", optarg) >= (int)room)
+		return cli_misused(&q->cli, "--tensor-type '%s': is one too many; join some in one "
+		                   "pattern", optarg);
+	*equals = '\0';
+	q->pins.pin[q->pins.n].pattern = optarg;
+	q->pins.pin[q->pins.n++].type = type->type;
+	return 0;
 }
 
 /* "13.5G": of 10^9 bytes, as files are sold; "13.5GiB" of 2^30. */
@@ -116,7 +147,8 @@ static int size_option(struct quantize *q)
 			q->target = (uint64_t)(v * units[i].bytes);
 			return 0;
 		}
-	return cli_misused(&q->cli, "--target-size '%s': must be a size such as 13.5G or 12GiB", optarg);
+	return cli_misused(&q->cli, "--target-size '%s': must be a size such as 13.5G or 12GiB",
+	                   optarg);
 }
 
 static int bits_option(struct quantize *q)
@@ -126,7 +158,8 @@ static int bits_option(struct quantize *q)
 	q->bits = strtod(optarg, &end);
 	if (end != optarg && !*end && q->bits >= 1 && q->bits <= 32)
 		return 0;
-	return cli_misused(&q->cli, "--bits '%s': must be a number from 1 to 32, such as 4.0", optarg);
+	return cli_misused(&q->cli, "--bits '%s': must be a number from 1 to 32, such as 4.0",
+	                   optarg);
 }
 
 static int number_option(struct quantize *q, const char *option, uint64_t least, uint64_t *v)
@@ -141,6 +174,7 @@ static int own_option(struct quantize *q, int o)
 	case 'o': q->out = optarg; return 0;
 	case OPT_TYPE: return type_option(q, "--type", &q->type);
 	case OPT_EMBEDDING: return type_option(q, "--embedding", &q->embedding);
+	case OPT_TENSOR_TYPE: return tensor_type_option(q);
 	case OPT_BITS: return bits_option(q);
 	case OPT_SIZE: return size_option(q);
 	case OPT_CALIBRATION: q->calibration_file = optarg; return 0;
@@ -163,17 +197,23 @@ static int check_arguments(struct quantize *q)
 	const int goals = (q->type != NULL) + (q->bits > 0) + (q->target > 0);
 
 	if (!q->plan && (!q->out || goals != 1))
-		return cli_misused(&q->cli, "one SOURCE, -o OUT.gguf, and one of --type, --bits and "
-		                   "--target-size are needed");
+		return cli_misused(&q->cli, "one SOURCE, -o OUT.gguf, and one of --type, --bits "
+		                   "and --target-size are needed");
 	if (q->text.text.file && q->text.text.ids_file)
-		return cli_misused(&q->cli, "--text and --ids are two ways to say the same: give one");
+		return cli_misused(&q->cli, "--text and --ids are two ways to say the same: give "
+		                   "one");
 	if (q->nearest && (has_text(q) || q->calibration_file))
-		return cli_misused(&q->cli, "--nearest rounds without looking at a calibration: leave one out");
+		return cli_misused(&q->cli, "--nearest rounds without looking at a calibration: "
+		                   "leave one out");
 	if (has_text(q) && q->type && q->type->block_elems == 1)
-		return cli_misused(&q->cli, "--type %s has no errors that a text could compensate: leave "
-		                   "one out", q->type->name);
+		return cli_misused(&q->cli, "--type %s has no errors that a text could compensate: "
+		                   "leave one out", q->type->name);
+	if (q->plan && q->pins.n)
+		return cli_misused(&q->cli, "--tensor-type is for a file that is written: leave out "
+		                   "--plan");
 	if (q->embedding && !q->type)
-		return cli_misused(&q->cli, "--embedding goes with --type; a budget chooses it itself");
+		return cli_misused(&q->cli, "--embedding goes with --type; a budget chooses it "
+		                   "itself");
 	return 0;
 }
 
@@ -205,37 +245,40 @@ static int parse(struct quantize *q, int argc, char **argv)
 static void on_progress(void *user, uint64_t done, uint64_t total)
 {
 	struct quantize *q = user;
-	const unsigned percent = (unsigned)(100 * done / total);
+	const double percent = 100 * (double)done / (double)total;
+	const uint64_t now = gp_now_ns();
+	const bool terminal = isatty(STDERR_FILENO);
+	const uint64_t pause_ns = terminal ? 200000000u : 10000000000u;
+	char time[32];
 
-	if (q->last_percent > 100) {
+	if (!q->first_ns) {
 		q->first = done;
-		q->begun_ns = gp_now_ns();
+		q->first_ns = now;
 	}
-	const double seconds = (double)(gp_now_ns() - q->begun_ns) / 1e9;
-	const double left = done > q->first ?
-		seconds * (double)(total - done) / (double)(done - q->first) : 0;
-
-	if (q->cli.quiet || (percent == q->last_percent && done < total))
+	if (q->cli.quiet || (done < total && now - q->shown_ns < pause_ns))
 		return;
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[Kgempipe quantize: %3u%%, %.0f s left%s", percent, left,
-		        done == total ? "\n" : "");
-	else if (percent / 10 != q->last_percent / 10)
-		fprintf(stderr, "gempipe quantize: %u%%, %.0f s left\n", percent, left);
-	q->last_percent = percent;
+	q->shown_ns = now;
+	if (done == q->first)
+		return;
+	gp_duration_text(time, (double)(now - q->first_ns) / 1e9 * (double)(total - done) /
+	                       (double)(done - q->first));
+	fprintf(stderr, terminal ? "\r\033[Kgempipe quantize: %.1f%%, %s left%s" :
+	        "gempipe quantize: %.1f%%, %s left%s", percent, time,
+	        !terminal || done == total ? "\n" : "");
 }
 
 static void on_calibrated(void *user, uint32_t done, uint32_t total)
 {
-	struct quantize *q = user;
+	const struct quantize *q = user;
+	const bool terminal = isatty(STDERR_FILENO);
 
 	if (!q->cli.quiet)
-		fprintf(stderr, isatty(STDERR_FILENO) ? "\r\033[Kgempipe quantize: calibrated %u of %u%s" :
-		        "gempipe quantize: calibrated %u of %u\n", done, total,
-		        isatty(STDERR_FILENO) && done == total ? "\n" : "");
+		fprintf(stderr, "%sgempipe quantize: calibrated %u of %u%s",
+		        terminal ? "\r\033[K" : "", done, total,
+		        !terminal || done == total ? "\n" : "");
 }
 
-/* ---- which types ------------------------------------------------------------------------------- */
+/* ---- which types ----------------------------------------------------------------------------- */
 enum { RECIPE_TEXT = 512, ALIGNED = 32 };
 
 /* Room for what the recipe adds to the header, and for the tensors' alignment. */
@@ -249,7 +292,7 @@ static int budget(struct quantize *q, uint64_t *bytes)
 	int rc;
 
 	if (q->bits > 0) {
-		rc = gp_recipe_uniform(&any, q->model, GP_TYPE_F16, GP_TYPE_F16, NULL);
+		rc = gp_recipe_uniform(&any, q->model, GP_TYPE_F16, GP_TYPE_F16, NULL, NULL);
 		*bytes = (uint64_t)((double)any.parameters * q->bits / 8);
 		gp_recipe_free(&any);
 		return rc;
@@ -258,8 +301,8 @@ static int budget(struct quantize *q, uint64_t *bytes)
 		return rc;
 	beside = header + RECIPE_TEXT * 4 + tensors * ALIGNED;
 	if (q->target <= beside)
-		return gp_fail(ENOSPC, "--target-size: the file takes %llu bytes beside its weights; raise "
-		               "it", (unsigned long long)beside);
+		return gp_fail(ENOSPC, "--target-size: the file takes %llu bytes beside its "
+		               "weights; raise it", (unsigned long long)beside);
 	*bytes = q->target - beside;
 	return 0;
 }
@@ -272,17 +315,21 @@ static enum gp_type embedding_type(const struct quantize *q)
 static int choose_types(struct quantize *q)
 {
 	const struct gp_calibration *c = q->calibration.n ? &q->calibration : NULL;
+	const struct gp_pins *pins = q->pins.n ? &q->pins : NULL;
 	uint64_t bytes = 0;
 	int rc;
 
-	if (q->type)
-		return gp_recipe_uniform(&q->recipe, q->model, q->type->type, embedding_type(q), c);
+	if (q->type) {
+		rc = gp_recipe_uniform(&q->recipe, q->model, q->type->type, embedding_type(q), c, pins);
+		return pins && rc < 0 ? gp_fail_in(rc, "--tensor-type") : rc;
+	}
 	if ((rc = budget(q, &bytes)) < 0)
 		return rc;
-	return gp_recipe_budget(&q->recipe, q->model, bytes, c);
+	rc = gp_recipe_budget(&q->recipe, q->model, bytes, c, pins);
+	return pins && rc < 0 ? gp_fail_in(rc, "with --tensor-type") : rc;
 }
 
-/* ---- calibration --------------------------------------------------------------------------------- */
+/* ---- calibration ----------------------------------------------------------------------------- */
 static int calibrate(struct quantize *q)
 {
 	const struct gp_calibrate_options o = {
@@ -294,8 +341,8 @@ static int calibrate(struct quantize *q)
 	if (q->calibration_file) {
 		rc = gp_calibration_read(&q->calibration, q->calibration_file, q->model);
 		if (rc == 0 && !q->type && !q->cli.quiet)
-			fprintf(stderr, "gempipe quantize: %s holds no costs: types are chosen as other "
-			        "models' matrices cost\n", q->calibration_file);
+			fprintf(stderr, "gempipe quantize: %s holds no costs: types are chosen as "
+			        "other models' matrices cost\n", q->calibration_file);
 		return rc < 0 ? rc : 0;
 	}
 	/* Of one type, what the text tells on the way is enough. */
@@ -304,7 +351,7 @@ static int calibrate(struct quantize *q)
 	return gp_calibrate(&q->calibration, &q->text.walk, &o);
 }
 
-/* ---- writing --------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 static enum gp_type main_type(const struct quantize *q)
 {
 	uint64_t bytes[GP_TYPE_BF16 + 1] = { 0 };
@@ -335,7 +382,8 @@ static int add_string(struct quantize *q, const char *key, const char *s)
 /* How the file was made: also what tells an interrupted run of the same from another. */
 static int add_recipe(struct quantize *q)
 {
-	const char *method = q->nearest ? "nearest" : has_text(q) ? "search, error compensation" : "search";
+	const char *method = q->nearest ? "nearest" :
+	                     has_text(q) ? "search, error compensation" : "search";
 	const char *text = q->text.text.file ? q->text.text.file : q->text.text.ids_file;
 	char goal[64], source[128], of[128] = "", recipe[RECIPE_TEXT], with[256] = "";
 	int rc;
@@ -349,12 +397,14 @@ static int add_recipe(struct quantize *q)
 	model_out_name(source, sizeof source, q->source);
 	if (text) {
 		model_out_name(of, sizeof of, text);
-		snprintf(with, sizeof with, "; text %s, %zu chunks of %u", of, q->text.walk.n_chunks,
-		         q->text.walk.chunk);
+		snprintf(with, sizeof with, "; text %s, %zu chunks of %u", of,
+		         q->text.walk.n_chunks, q->text.walk.chunk);
 	}
-	snprintf(recipe, sizeof recipe, "gempipe " GP_VERSION ": %s; %s; of %s%s", goal, method, source,
-	         with);
-	if ((rc = add_string(q, "gempipe.recipe", recipe)) < 0 || !q->calibration.n)
+	snprintf(recipe, sizeof recipe, "gempipe " GP_VERSION ": %s; %s; of %s%s", goal, method,
+	         source, with);
+	if ((rc = add_string(q, "gempipe.recipe", recipe)) < 0 ||
+	    (q->pins.n && (rc = add_string(q, "gempipe.recipe.tensor_types", q->pinned)) < 0) ||
+	    !q->calibration.n)
 		return rc;
 	of[0] = '\0';
 	if (q->calibration_file)
@@ -386,18 +436,14 @@ static int check_room(const struct quantize *q)
 	if (statvfs(folder, &fs) < 0)
 		return 0;
 	room += (uint64_t)fs.f_bavail * fs.f_frsize;
-	return room >= bytes ? 0 : gp_fail(ENOSPC, "%s: takes %s, its disk has %s; free some or write "
-	                                   "elsewhere", q->out, gp_size_text(need, bytes),
-	                                   gp_size_text(there, room));
+	return room >= bytes ? 0 :
+	       gp_fail(ENOSPC, "%s: takes %s, its disk has %s; free some or write elsewhere",
+	               q->out, gp_size_text(need, bytes), gp_size_text(there, room));
 }
 
-/* FNV-1a. */
 static void hash(uint64_t *key, const void *data, size_t bytes)
 {
-	const uint8_t *p = data;
-
-	for (size_t i = 0; i < bytes; i++)
-		*key = (*key ^ p[i]) * 0x100000001b3u;
+	*key = gp_hash(*key, data, bytes);
 }
 
 static void hash_tensor(uint64_t *key, const struct gp_tensor *t)
@@ -418,7 +464,7 @@ static void hash_tensor(uint64_t *key, const struct gp_tensor *t)
 static uint64_t key_of(const struct quantize *q)
 {
 	const struct gp_config *c = gp_model_config(q->model);
-	uint64_t key = 0xcbf29ce484222325u;
+	uint64_t key = GP_HASH_BEGIN;
 
 	for (uint32_t l = 0; l < c->n_layers; l++)
 		for (uint32_t id = 0; id < GP_T_COUNT; id++)
@@ -444,13 +490,20 @@ static bool has_part(const struct quantize *q, const char *end)
 /* Early: a name that can't be written shows before the long work. */
 static int create_writer(struct quantize *q)
 {
-	char done[4096];
+	char text[4096];
 	int rc = gp_gguf_writer_create_resumable(&q->writer, q->out);
 
-	snprintf(done, sizeof done, "%s.part.done", q->out);
-	if (rc == 0 && q->restart)
-		unlink(done);
-	return rc;
+	if (rc < 0)
+		return rc;
+	snprintf(text, sizeof text, "%s.part.done", q->out);
+	if (q->restart)
+		unlink(text);
+	snprintf(text, sizeof text, "%sgempipe quantize: interrupted; the same command goes on "
+	         "with %s.part (--restart: anew)\n", isatty(STDERR_FILENO) ? "\n" : "", q->out);
+	cli_say_on_signal(text);
+	/* Too large a file is an error like a full disk. */
+	signal(SIGXFSZ, SIG_IGN);
+	return 0;
 }
 
 static int prepare_file(struct quantize *q, const struct gp_quantize_job *j, size_t *done)
@@ -495,9 +548,20 @@ static int print_result(const struct quantize *q, double seconds)
 	if (q->cli.json)
 		print_json(q, bits, seconds);
 	else if (!q->cli.quiet)
-		fprintf(stderr, "gempipe quantize: %s: %.4f bits a weight, %.3f GB of weights, %.0f s\n",
-		        q->out, bits, (double)q->recipe.bytes / 1e9, seconds);
+		fprintf(stderr, "gempipe quantize: %s: %.4f bits a weight, %.3f GB of weights, "
+		        "%.0f s\n", q->out, bits, (double)q->recipe.bytes / 1e9, seconds);
 	return cli_flush_stdout();
+}
+
+static int can_go_on(const struct quantize *q, int rc)
+{
+	char why[GP_ERROR_BYTES];
+
+	if (!has_part(q, ".done"))
+		return rc;
+	snprintf(why, sizeof why, "%s", gp_error());
+	return gp_fail(-rc, "%s; %s.part keeps what is done: run the same again to go on", why,
+	               q->out);
 }
 
 static int write_file(struct quantize *q)
@@ -506,8 +570,8 @@ static int write_file(struct quantize *q)
 		.model = q->model, .recipe = &q->recipe,
 		.calibration = q->calibration.n ? &q->calibration : NULL,
 		.walk = has_text(q) ? &q->text.walk : NULL, .nearest = q->nearest,
-		.threads = calibration_threads(q->text.threads), .damping = 0.01f, .head_damping = 1,
-		.progress = on_progress, .user = q,
+		.threads = calibration_threads(q->text.threads), .damping = 0.01f,
+		.head_damping = 1, .progress = on_progress, .user = q,
 	};
 	size_t done;
 	int rc = prepare_file(q, &j, &done);
@@ -515,17 +579,16 @@ static int write_file(struct quantize *q)
 	if (rc < 0)
 		return rc;
 	q->begun_ns = gp_now_ns();
-	q->last_percent = 101;
 	if ((rc = gp_quantize_write(&j, q->writer, done)) < 0 ||
 	    (rc = gp_gguf_writer_finish(q->writer)) < 0)
-		return !has_part(q, ".done") ? rc :
-		       gp_fail_in(rc, "%s.part keeps what is done; run the same again to go on", q->out);
+		return can_go_on(q, rc);
 	return print_result(q, (double)(gp_now_ns() - q->begun_ns) / 1e9);
 }
 
-/* ---- all ---------------------------------------------------------------------------------------------- */
+/* ---- all ------------------------------------------------------------------------------------- */
 static int quantize(struct quantize *q)
 {
+	const struct gp_calibration *c;
 	int rc = gp_model_open(&q->model, q->source);
 
 	if (rc < 0)
@@ -537,8 +600,9 @@ static int quantize(struct quantize *q)
 		return rc;
 	if ((rc = calibrate(q)) < 0)
 		return rc;
+	c = q->calibration.n ? &q->calibration : NULL;
 	if (q->plan)
-		return quantize_plan_print(q->model, q->calibration.n ? &q->calibration : NULL, q->cli.json);
+		return quantize_plan_print(q->model, c, q->cli.json);
 	return (rc = choose_types(q)) < 0 ? rc : write_file(q);
 }
 

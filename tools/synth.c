@@ -1,5 +1,5 @@
-/* gempipe synth: a GGUF file of a true Gemma 3 shape with random weights, to
- * measure speed without a download. */
+/* gempipe synth: a GGUF file, or a Hugging Face folder, of a true Gemma 3 shape with
+ * random weights, to measure speed without a download. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,12 +9,14 @@
 #include "model/gguf.h"
 #include "model/model.h"
 #include "tools/common/cli.h"
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/folder_out.h"
+#include "tools/common/on_signal.h"
 
 #define TYPES "bf16, q8_0, q4_0, q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs"
 
 static const char help[] =
 	"Usage: gempipe synth --size SIZE --type TYPE -o OUT.gguf [--seed N]\n"
+	"       gempipe synth --size SIZE --format safetensors -o FOLDER [--seed N]\n"
 	"Writes a file of a Gemma 3 model's true shape with random weights and a placeholder\n"
 	"vocabulary (control and byte tokens work), to measure speed. Its text is noise.\n\n"
 	"      --size SIZE        270m, 1b, 4b, 12b or 27b\n"
@@ -23,19 +25,22 @@ static const char help[] =
 	"                         store the embedding as q6_k; q4_k (its Q4_K_S), iq4_nl and iq4_xs\n"
 	"                         some matrices as q5_k; rows that these do not divide (270m, 1b)\n"
 	"                         are q8_0, q5_0, q5_1 or iq4_nl\n"
+	"      --format FORMAT    gguf (default), or safetensors: a Hugging Face folder in bf16\n"
 	"  -o, --output FILE      the file to write; it appears only once it is whole\n"
 	"      --seed N           another file (default 1); equal arguments give equal files\n"
 	"  -q, --quiet            no progress;  -h, --help: this text;  --version: the version\n"
 	"\nExamples:\n"
 	"  gempipe synth --size 1b --type q8_0 -o 1b-q8_0.gguf\n"
-	"  gempipe synth --size 27b --type q4_0 -o 27b-q4_0.gguf\n";
+	"  gempipe synth --size 27b --type q4_0 -o 27b-q4_0.gguf\n"
+	"  gempipe synth --size 12b --format safetensors -o 12b\n";
 
-enum { OPT_SIZE = CLI_FIRST_OWN, OPT_TYPE, OPT_SEED };
+enum { OPT_SIZE = CLI_FIRST_OWN, OPT_TYPE, OPT_FORMAT, OPT_SEED };
 enum { POOL_BYTES = 64 << 20, PIECES = 262144 };
 
 static const struct option options[] = {
 	{ "size", required_argument, NULL, OPT_SIZE },
 	{ "type", required_argument, NULL, OPT_TYPE },
+	{ "format", required_argument, NULL, OPT_FORMAT },
 	{ "output", required_argument, NULL, 'o' },
 	{ "seed", required_argument, NULL, OPT_SEED },
 	{ "quiet", no_argument, NULL, 'q' },
@@ -62,9 +67,11 @@ struct synth {
 	const char *out;
 	const struct size *size;
 	enum gp_type type;
+	bool has_type, safetensors;
 	uint64_t random;                       /* state of the generator */
 	struct gp_config config;
-	struct gp_gguf_writer *writer;
+	struct gp_gguf_writer *writer;         /* one of these two */
+	struct folder_out *folder;
 	uint8_t *pool[GP_TYPE_BF16 + 1];       /* by type: random blocks, POOL_BYTES or less */
 	size_t pool_bytes[GP_TYPE_BF16 + 1];
 	uint64_t done, total;
@@ -218,7 +225,7 @@ static enum gp_type type_of(const struct synth *s, enum gp_tensor_id id, uint32_
 	enum gp_type t = s->type;
 
 	if (rows == 0)
-		return GP_TYPE_F32;
+		return s->folder ? GP_TYPE_BF16 : GP_TYPE_F32;
 	if (id == GP_T_TOKEN_EMBD && !large)
 		t = GP_TYPE_Q6_K;
 	else if (is_5_bit(s, id, layer))
@@ -253,21 +260,33 @@ static int declare(struct synth *s, enum gp_tensor_id id, uint32_t layer, enum g
 	if (rc < 0)
 		return rc;
 	s->total += bytes;
+	if (s->folder)
+		return folder_out_add(s->folder, id, layer, rows, cols);
 	gp_gguf_tensor_name(name, id, layer);
 	return gp_gguf_add_tensor(s->writer, name, t, rows, cols);
 }
 
-static int write_norm(struct synth *s, uint64_t n)
+static int put(struct synth *s, const void *data, size_t bytes)
 {
-	float *v = calloc((size_t)n, sizeof *v);
-	int rc;
+	return s->folder ? folder_out_write(s->folder, data, bytes) :
+	       gp_gguf_write(s->writer, data, bytes);
+}
 
-	if (!v)
-		return gp_fail(ENOMEM, "no memory for a norm");
-	for (uint64_t i = 0; i < n; i++)
-		v[i] = 1 + 0.1f * ((float)(next_random(s) >> 40) / (float)(1 << 23) - 1);
-	rc = gp_gguf_write(s->writer, v, (size_t)n * sizeof *v);
+/* Near 1 with the offset that the format leaves out; n numbers of type t. */
+static int write_norm(struct synth *s, enum gp_type t, uint64_t n)
+{
+	float *v = calloc((size_t)n, sizeof *v), *as_stored = calloc((size_t)n, sizeof *v);
+	size_t bytes = 0;
+	int rc = v && as_stored ? gp_type_bytes(t, 1, n, &bytes) :
+	         gp_fail(ENOMEM, "no memory for a norm");
+
+	for (uint64_t i = 0; i < n && rc == 0; i++)
+		v[i] = 1 - s->config.norm_offset +
+		       0.1f * ((float)(next_random(s) >> 40) / (float)(1 << 23) - 1);
+	if (rc == 0 && (rc = gp_quantize(t, v, as_stored, (size_t)n)) == 0)
+		rc = put(s, as_stored, bytes);
 	free(v);
+	free(as_stored);
 	return rc;
 }
 
@@ -281,7 +300,7 @@ static int write_blocks(struct synth *s, enum gp_type t, size_t bytes)
 	while (bytes && rc >= 0) {
 		const size_t n = pool - at < bytes ? pool - at : bytes;
 
-		rc = gp_gguf_write(s->writer, s->pool[t] + at, n);
+		rc = put(s, s->pool[t] + at, n);
 		bytes -= n;
 		at = 0;
 	}
@@ -299,7 +318,7 @@ static int write_tensor(struct synth *s, enum gp_tensor_id id, uint32_t layer, e
 	if ((rc = gp_type_bytes(t, rows ? rows : 1, cols, &bytes)) < 0)
 		return rc;
 	if (rows == 0)
-		rc = write_norm(s, cols);
+		rc = write_norm(s, t, cols);
 	else if ((rc = need_pool(s, t)) >= 0)
 		rc = write_blocks(s, t, bytes);
 	s->done += bytes;
@@ -337,7 +356,7 @@ static int32_t name_piece(char text[PIECE_BYTES], uint32_t id)
 	return GP_TOKEN_NORMAL;
 }
 
-static int fill_vocab(struct synth *s, struct gp_vocab *v, char *texts)
+static void fill_vocab(struct gp_vocab *v, char *texts)
 {
 	for (uint32_t i = 0; i < PIECES; i++) {
 		char *text = texts + (size_t)i * PIECE_BYTES;
@@ -347,10 +366,11 @@ static int fill_vocab(struct synth *s, struct gp_vocab *v, char *texts)
 		v->text_bytes[i] = strlen(text);
 		v->score[i] = v->kind[i] == GP_TOKEN_NORMAL ? -(float)i : 0;
 	}
-	return gp_gguf_add_vocab(s->writer, v, s->config.vocab);
 }
 
-static int add_vocab(struct synth *s)
+typedef int take_vocab(struct synth *s, const struct gp_vocab *v);
+
+static int with_vocab(struct synth *s, take_vocab *take)
 {
 	struct gp_vocab v = {
 		.n = PIECES, .text = calloc(PIECES, sizeof *v.text),
@@ -361,8 +381,10 @@ static int add_vocab(struct synth *s)
 	char *texts = calloc(PIECES, PIECE_BYTES);
 	int rc = gp_fail(ENOMEM, "no memory for the vocabulary");
 
-	if (texts && v.text && v.text_bytes && v.score && v.kind)
-		rc = fill_vocab(s, &v, texts);
+	if (texts && v.text && v.text_bytes && v.score && v.kind) {
+		fill_vocab(&v, texts);
+		rc = take(s, &v);
+	}
 	free(texts);
 	free(v.text);
 	free(v.text_bytes);
@@ -401,22 +423,48 @@ static uint32_t file_type(enum gp_type t)
 	return number[t];
 }
 
-static int synth(struct synth *s)
+static int add_vocab(struct synth *s, const struct gp_vocab *v)
+{
+	return gp_gguf_add_vocab(s->writer, v, s->config.vocab);
+}
+
+static int synth_gguf(struct synth *s)
 {
 	char name[64];
 	int rc;
 
-	s->config = config_of(s->size);
 	snprintf(name, sizeof name, "Gemma 3 %s of random weights", s->size->name);
 	if ((rc = gp_gguf_writer_create(&s->writer, s->out)) < 0)
 		return rc;
 	cli_unlink_part_on_signal(s->out);
 	if ((rc = gp_gguf_add_config(s->writer, &s->config, name)) < 0 ||
 	    (rc = gp_gguf_add_u32(s->writer, "general.file_type", file_type(s->type))) < 0 ||
-	    (rc = add_vocab(s)) < 0 || (rc = each_tensor(s, declare)) < 0 ||
+	    (rc = with_vocab(s, add_vocab)) < 0 || (rc = each_tensor(s, declare)) < 0 ||
 	    (rc = each_tensor(s, write_tensor)) < 0)
 		return rc;
 	return gp_gguf_writer_finish(s->writer);
+}
+
+static int finish_folder(struct synth *s, const struct gp_vocab *v)
+{
+	return folder_out_finish(s->folder, &s->config, v);
+}
+
+static int synth_folder(struct synth *s)
+{
+	int rc = folder_out_create(&s->folder, s->out);
+
+	s->type = GP_TYPE_BF16;
+	s->config.norm_offset = 1;
+	if (rc < 0 || (rc = each_tensor(s, declare)) < 0 || (rc = each_tensor(s, write_tensor)) < 0)
+		return rc;
+	return with_vocab(s, finish_folder);
+}
+
+static int synth(struct synth *s)
+{
+	s->config = config_of(s->size);
+	return s->safetensors ? synth_folder(s) : synth_gguf(s);
 }
 
 static int size_option(struct synth *s)
@@ -436,7 +484,15 @@ static int type_option(struct synth *s)
 	if (!t || !file_type(t->type))
 		return cli_misused(&s->cli, "--type '%s': must be " TYPES, optarg);
 	s->type = t->type;
+	s->has_type = true;
 	return 0;
+}
+
+static int format_option(struct synth *s)
+{
+	s->safetensors = strcmp(optarg, "safetensors") == 0;
+	return s->safetensors || strcmp(optarg, "gguf") == 0 ? 0 :
+	       cli_misused(&s->cli, "--format '%s': must be gguf or safetensors", optarg);
 }
 
 static int own_option(struct synth *s, int o)
@@ -444,6 +500,7 @@ static int own_option(struct synth *s, int o)
 	switch (o) {
 	case OPT_SIZE: return size_option(s);
 	case OPT_TYPE: return type_option(s);
+	case OPT_FORMAT: return format_option(s);
 	case OPT_SEED:
 		/* 0 is the generator's one fixed point. */
 		if (gp_parse_u64("--seed", optarg, 1, UINT64_MAX, &s->random) < 0)
@@ -470,7 +527,9 @@ static int parse(struct synth *s, int argc, char **argv)
 	if (optind < argc)
 		return cli_misused(&s->cli, "'%s' is no option", argv[optind]);
 	if (!s->size || !s->out)
-		return cli_misused(&s->cli, "--size and -o OUT.gguf are needed");
+		return cli_misused(&s->cli, "--size and -o OUT are needed");
+	if (s->safetensors && s->has_type && s->type != GP_TYPE_BF16)
+		return cli_misused(&s->cli, "--format safetensors holds bf16: leave --type out");
 	/* Small seeds differ in few bits: spread them. */
 	s->random *= 0x9e3779b97f4a7c15u;
 	return 0;
@@ -487,6 +546,7 @@ int main(int argc, char **argv)
 	if (synth(&s) < 0)
 		status = cli_failed(&s.cli);
 	gp_gguf_writer_destroy(s.writer);
+	folder_out_destroy(s.folder);
 	for (size_t i = 0; i < GP_ARRAY_LEN(s.pool); i++)
 		free(s.pool[i]);
 	return status;

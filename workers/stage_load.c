@@ -90,13 +90,13 @@ static int check_layers(const struct worker *w)
 int gp_worker_load(struct worker *w)
 {
 	const struct gp_msg_load *l = &w->load;
-	const struct gp_device_options options = {
-		.index = w->device_index, .threads = l->threads, .first_cpu = l->first_cpu,
-		.memory_bytes = l->memory_bytes,
-	};
+	struct gp_device_options options = w->options;
 	const uint64_t start = gp_now_ns();
 	int rc;
 
+	options.threads = l->threads;
+	options.first_cpu = l->first_cpu;
+	options.memory_bytes = l->memory_bytes;
 	if ((rc = gp_model_open(&w->model, l->model)) < 0 || (rc = check_layers(w)) < 0 ||
 	    (rc = open_rings(w)) < 0 ||
 	    (rc = w->device->open(&w->dev, &options)) < 0)

@@ -27,6 +27,8 @@ struct control {
 	bool thread_runs, ready_sent;
 	uint64_t heartbeat_ns;
 	uint32_t parked_sent;       /* last epoch acknowledged */
+	int report;                 /* 'v'erify or 'm'easure instead of serving */
+	bool json;
 };
 
 static int send_message(struct control *c, const struct gp_message *m)
@@ -43,7 +45,7 @@ static int send_hello(struct control *c)
 	m.hello.stage = c->stage;
 	m.hello.pid = (uint32_t)getpid();
 	snprintf(m.hello.device, sizeof m.hello.device, "%s", c->w->device->ops->name);
-	c->w->device->describe(c->w->device_index, m.hello.description);
+	c->w->device->describe(&c->w->options, m.hello.description);
 	return send_message(c, &m);
 }
 
@@ -158,6 +160,17 @@ static int coordinator_lost(struct control *c)
 	return gp_fail(EPIPE, "the coordinator is gone");
 }
 
+/* What shows a device's times has to say that it is simulated, or left to the host. */
+static const char *stands_for(const struct worker *w)
+{
+	char text[256];
+
+	w->device->describe(&w->options, text);
+	if (strncmp(text, "SIMULATED", 9) == 0)
+		return "simulated ";
+	return w->options.npu && strcmp(w->options.npu, "off") == 0 ? "host for " : "";
+}
+
 static int start_load(struct control *c, const struct gp_msg_load *l)
 {
 	struct worker *w = c->w;
@@ -172,7 +185,8 @@ static int start_load(struct control *c, const struct gp_msg_load *l)
 	if ((rc = watch_coordinator(c, (pid_t)l->coordinator_pid)) < 0)
 		return rc;
 	if (l->trace_part[0]) {
-		snprintf(name, sizeof name, "stage %u: %s", l->stage, w->device->ops->name);
+		snprintf(name, sizeof name, "stage %u: %s%s", l->stage, stands_for(w),
+			 w->device->ops->name);
 		if ((rc = gp_trace_open(l->trace_part, name, (int)l->stage + 1)) < 0)
 			return rc;
 	}
@@ -363,6 +377,7 @@ static int help(const struct gp_worker_device *d)
 		"  --connect ENDPOINT  the coordinator's control socket (ipc://...)\n"
 		"  --stage K           which stage of the plan this is, from 0\n"
 		"  --device N          which device of this kind, from 0, as in gempipe devices\n"
+		"  --npu WHICH         NPU: sim simulates one, off leaves all to the host\n"
 		"  --describe          print the devices of this kind as JSON, and end\n"
 		"      --version       print the version\n"
 		"  -h, --help          print this\n"
@@ -384,13 +399,26 @@ static int print_devices(const struct gp_worker_device *d)
 	return ok ? 0 : 1;
 }
 
+static int print_report(const struct control *c)
+{
+	const struct gp_worker_device *d = c->w->device;
+
+	if (c->report == 'v' && d->verify)
+		return d->verify(&c->w->options);
+	if (c->report == 'm' && d->measure)
+		return d->measure(&c->w->options, c->json);
+	return misused(d, "this kind of device has no such report");
+}
+
 static int read_arguments(struct control *c, int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "connect", required_argument, NULL, 'c' }, { "stage", required_argument, NULL, 's' },
 		{ "spawned-by", required_argument, NULL, 'S' }, { "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' }, { "device", required_argument, NULL, 'd' },
-		{ "describe", no_argument, NULL, 'D' }, { 0 },
+		{ "describe", no_argument, NULL, 'D' }, { "npu", required_argument, NULL, 'n' },
+		{ "verify", no_argument, NULL, 'v' }, { "measure", no_argument, NULL, 'm' },
+		{ "json", no_argument, NULL, 'j' }, { 0 },
 	};
 	bool have_stage = false;
 	uint64_t v = 0;
@@ -412,17 +440,25 @@ static int read_arguments(struct control *c, int argc, char **argv)
 			exit(print_devices(c->w->device));
 		else if (o == 'h')
 			exit(help(c->w->device));
+		else if (o == 'n')
+			c->w->options.npu = optarg;
+		else if (o == 'v' || o == 'm')
+			c->report = o;
+		else if (o == 'j')
+			c->json = true;
 		else
 			rc = gp_fail(EINVAL, "'%s' is no option, or lacks its value", argv[optind - 1]);
 		if (rc == 0 && o == 's')
 			c->stage = (uint32_t)v, have_stage = true;
 		if (rc == 0 && o == 'd')
-			c->w->device_index = (uint32_t)v;
+			c->w->options.index = (uint32_t)v;
 		if (rc == 0 && o == 'S')
 			c->coordinator_pid = (pid_t)v, c->spawned = true;
 	}
 	if (rc < 0)
 		return misused(c->w->device, gp_error());
+	if (c->report)
+		return optind < argc ? misused(c->w->device, "a report takes no more words") : 0;
 	if (!c->endpoint || !have_stage || optind < argc)
 		return misused(c->w->device, "--connect ENDPOINT and --stage K are needed, no more");
 	return 0;
@@ -443,6 +479,8 @@ int gp_worker_main(const struct gp_worker_device *device, int argc, char **argv)
 	gp_log_init("gempipe worker", GP_LOG_WARNING);
 	if ((rc = read_arguments(&c, argc, argv)) != 0)
 		return rc;
+	if (c.report)
+		return print_report(&c);
 	rc = open_control(&c);
 	if (rc == 0)
 		rc = serve(&c);

@@ -25,7 +25,7 @@ enum worker_want { WANT_NOTHING, WANT_PARK, WANT_RESUME, WANT_STOP };
 
 struct worker {
 	const struct gp_worker_device *device;
-	uint32_t device_index;        /* of the device's kind */
+	struct gp_device_options options; /* what is known of them before the load message */
 	struct gp_msg_load load;
 
 	/* the stage thread's own */

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +58,28 @@ static void test_size_text(void **state)
 	assert_string_equal(gp_size_text(buf, 17), "17 B");
 	assert_string_equal(gp_size_text(buf, 1536), "1.5 KiB");
 	assert_string_equal(gp_size_text(buf, (uint64_t)3 << 40), "3.0 TiB");
+}
+
+static void test_duration_text(void **state)
+{
+	char buf[32];
+
+	(void)state;
+	assert_string_equal(gp_duration_text(buf, 9.9), "0:09");
+	assert_string_equal(gp_duration_text(buf, 3599), "59:59");
+	assert_string_equal(gp_duration_text(buf, 3600 + 309), "1:05:09");
+	assert_string_equal(gp_duration_text(buf, -1), "0:00");
+	assert_string_equal(gp_duration_text(buf, INFINITY), "0:00");
+	assert_string_equal(gp_duration_text(buf, NAN), "0:00");
+}
+
+/* Of the function's authors' list. */
+static void test_hash(void **state)
+{
+	(void)state;
+	assert_true(gp_hash(GP_HASH_BEGIN, "", 0) == 0xcbf29ce484222325u);
+	assert_true(gp_hash(GP_HASH_BEGIN, "foobar", 6) == 0x85944171f73967e8u);
+	assert_true(gp_hash(gp_hash(GP_HASH_BEGIN, "foo", 3), "bar", 3) == 0x85944171f73967e8u);
 }
 
 static void test_parse(void **state)
@@ -146,6 +170,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_errors), cmocka_unit_test(test_long_errors_are_cut),
 		cmocka_unit_test(test_sizes), cmocka_unit_test(test_size_text),
+		cmocka_unit_test(test_duration_text), cmocka_unit_test(test_hash),
 		cmocka_unit_test(test_parse), cmocka_unit_test(test_scan_size),
 		cmocka_unit_test(test_trace_join_drops_half_lines),
 		cmocka_unit_test(test_trace_writes_spans),

@@ -37,14 +37,16 @@ struct shape {
 	const char *name;
 	enum gp_buffer from, to[3];
 	uint32_t n_out;
+	bool is_gated;             /* of two, to[0] becomes gelu(to[0]) * to[1] */
 };
 
 static const struct shape shapes[] = {
-	{ "q,k,v", GP_BUF_NORMED, { GP_BUF_Q, GP_BUF_K, GP_BUF_V }, 3 },
-	{ "attn_output", GP_BUF_ATTN, { GP_BUF_BRANCH }, 1 },
-	{ "gate,up", GP_BUF_NORMED, { GP_BUF_GATE, GP_BUF_UP }, 2 },
-	{ "down", GP_BUF_GATE, { GP_BUF_BRANCH }, 1 },
-	{ "head", GP_BUF_NORMED, { GP_BUF_LOGITS }, 1 },
+	{ "q,k,v", GP_BUF_NORMED, { GP_BUF_Q, GP_BUF_K, GP_BUF_V }, 3, false },
+	{ "attn_output", GP_BUF_ATTN, { GP_BUF_BRANCH }, 1, false },
+	{ "gate,up", GP_BUF_NORMED, { GP_BUF_GATE, GP_BUF_UP }, 2, false },
+	{ "gated", GP_BUF_NORMED, { GP_BUF_GATE, GP_BUF_UP }, 2, true },
+	{ "down", GP_BUF_GATE, { GP_BUF_BRANCH }, 1, false },
+	{ "head", GP_BUF_NORMED, { GP_BUF_LOGITS }, 1, false },
 };
 
 struct bench {
@@ -133,31 +135,55 @@ static void product(void *arg, uint32_t copy)
 		check(ops->head(b->d, b->copies[copy][0]));
 		return;
 	}
+	if (b->shape->is_gated) {
+		check(ops->gated_matmul(b->d, b->copies[copy][0], b->copies[copy][1]));
+		return;
+	}
 	for (uint32_t i = 0; i < b->shape->n_out; i++)
 		to[i] = (struct gp_matmul_out){ b->copies[copy][i], b->shape->to[i] };
 	check(ops->matmul(b->d, b->shape->from, to, b->shape->n_out));
 }
 
-static void sample(const struct bench *b)
+/* Of output n of a matrix and row m: the sum, and that of magnitudes. */
+static void sum_of(const struct bench *b, uint32_t matrix, uint32_t m, uint32_t n, double *sum,
+                   double *size)
 {
-	const uint32_t cols = b->cols, rows = b->rows;
+	const struct gp_tensor *t = &b->matrix[matrix];
+	const uint32_t cols = b->cols;
 	float *w = malloc(cols * sizeof *w);
 
-	for (uint32_t s = 0; s < SAMPLES; s++) {
-		const uint32_t i = s % b->shape->n_out, n = check_random() % b->n[i];
-		const uint32_t m = check_random() % rows;
-		const size_t row_bytes = b->matrix[i].bytes / b->n[i];
-		const float y = b->y[i][(size_t)m * b->n[i] + n];
-		double sum = 0, size = 0;
+	if (!w)
+		check(gp_fail(ENOMEM, "no memory for a row"));
+	gp_dequantize(b->type, (const char *)t->data + n * (t->bytes / b->n[matrix]), w, cols);
+	*sum = *size = 0;
+	for (uint32_t k = 0; k < cols; k++) {
+		*sum += (double)b->x[(size_t)m * cols + k] * w[k];
+		*size += fabs((double)b->x[(size_t)m * cols + k] * w[k]);
+	}
+	free(w);
+}
 
-		gp_dequantize(b->type, (const char *)b->matrix[i].data + n * row_bytes, w, cols);
-		for (uint32_t k = 0; k < cols; k++) {
-			sum += (double)b->x[(size_t)m * cols + k] * w[k];
-			size += fabs((double)b->x[(size_t)m * cols + k] * w[k]);
+static double gelu(double x)
+{
+	return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+}
+
+static void sample(const struct bench *b)
+{
+	for (uint32_t s = 0; s < SAMPLES; s++) {
+		const uint32_t i = b->shape->is_gated ? 0 : s % b->shape->n_out;
+		const uint32_t n = check_random() % b->n[i], m = check_random() % b->rows;
+		const float y = b->y[i][(size_t)m * b->n[i] + n];
+		double sum, size, up, up_size;
+
+		sum_of(b, i, m, n, &sum, &size);
+		if (b->shape->is_gated) {
+			sum_of(b, 1, m, n, &up, &up_size);
+			size = size * fabs(up) + (fabs(sum) + 1) * up_size;
+			sum = gelu(sum) * up;
 		}
 		check_near(b->shape->name, m, n, y, sum, 1e-3 * size);
 	}
-	free(w);
 }
 
 static void check_results(struct bench *b)

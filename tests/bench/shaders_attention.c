@@ -1,5 +1,5 @@
-/* Attention of steps that decode: a row of each of some sequences, all as long. All
- * blocks of the KV cache hold the same 64 positions, which makes results easy to check. */
+/* Attention of steps that decode: a row of each of some sequences, all as long; and of
+ * prompts: as many rows as a step carries of the end of one sequence. All blocks of the KV cache hold the same 64 positions, which makes results easy to check. */
 #include "tests/bench/shaders.h"
 
 #include <math.h>
@@ -19,14 +19,25 @@ struct bench {
 	struct gp_config c;
 	enum gp_type kv_type;
 	uint32_t sequences, positions;
+	uint32_t rows;             /* of each sequence: its last ones */
 	bool appends;              /* Q and K are still to be normed, K and V to be stored */
 	struct gp_kv_cache *kv;
 	char *block;
 	float *q, *k, *v;
 	struct gp_tensor norm;
 	gp_handle norm_handle;
-	uint32_t seq[MOST_SEQUENCES], pos[MOST_SEQUENCES], zero[MOST_SEQUENCES];
+	uint32_t seq[MOST_ROWS], pos[MOST_ROWS], zero[MOST_ROWS];
 };
+
+static uint32_t rows_of(const struct bench *b)
+{
+	return b->sequences * b->rows;
+}
+
+static uint32_t position_of(const struct bench *b, uint32_t row)
+{
+	return b->positions - b->rows + row % b->rows;
+}
 
 /* ---- set up --------------------------------------------------------------------- */
 static double layer_bytes(const struct bench *b)
@@ -50,7 +61,7 @@ static int configure(struct bench *b)
 	for (uint32_t i = 0; i < b->c.n_layers; i++)
 		b->c.is_global[i] = true;
 	const struct gp_stage_shape s = {
-		.config = &b->c, .end_layer = b->c.n_layers, .embeds = true, .max_rows = b->sequences,
+		.config = &b->c, .end_layer = b->c.n_layers, .embeds = true, .max_rows = rows_of(b),
 		.max_sequences = b->sequences, .context = b->c.context, .kv_type = b->kv_type };
 	return vulkan_configure(b->d, &s);
 }
@@ -97,12 +108,12 @@ static void fill_cache(struct bench *b)
 static void put_step(struct bench *b)
 {
 	const struct gp_batch batch = {
-		.n_rows = b->sequences, .seq = b->seq, .pos = b->pos, .token = b->zero,
+		.n_rows = rows_of(b), .seq = b->seq, .pos = b->pos, .token = b->zero,
 		.logit_rows = b->zero, .candidates = b->zero, .kv = b->kv };
 
-	for (uint32_t i = 0; i < b->sequences; i++) {
-		b->seq[i] = i;
-		b->pos[i] = b->positions - 1;
+	for (uint32_t i = 0; i < rows_of(b); i++) {
+		b->seq[i] = i / b->rows;
+		b->pos[i] = position_of(b, i);
 	}
 	check(vulkan_begin_step(b->d, &batch, NULL));
 }
@@ -110,8 +121,8 @@ static void put_step(struct bench *b)
 static void set_up(struct bench *b)
 {
 	struct vulkan_device *d = b->d;
-	const size_t q = (size_t)b->sequences * d->width[GP_BUF_Q];
-	const size_t k = (size_t)b->sequences * d->width[GP_BUF_K];
+	const size_t q = (size_t)rows_of(b) * d->width[GP_BUF_Q];
+	const size_t k = (size_t)rows_of(b) * d->width[GP_BUF_K];
 
 	fill_cache(b);
 	b->norm = random_vector(b->c.head_dim);
@@ -158,13 +169,13 @@ static void kept(const struct bench *b, uint32_t which, uint32_t head, uint32_t 
 	}
 }
 
-static void norm_and_rotate(const struct bench *b, float *x)
+static void norm_and_rotate(const struct bench *b, float *x, uint32_t pos)
 {
 	const uint32_t dim = b->c.head_dim;
 	float angles[1024];
 
 	b->d->k.rms_norm(x, x, b->norm.data, 0, b->c.rms_eps, dim);
-	gp_rope_row(angles, b->d->inv_freq[GP_KV_GLOBAL], dim / 2, b->positions - 1);
+	gp_rope_row(angles, b->d->inv_freq[GP_KV_GLOBAL], dim / 2, pos);
 	b->d->k.rope(x, angles, angles + dim / 2, dim);
 }
 
@@ -185,13 +196,14 @@ static void attend(const struct bench *b, const float *q, const float *k, const 
 static void check_head(const struct bench *b, const float *y, uint32_t row, uint32_t h)
 {
 	const uint32_t dim = b->c.head_dim, heads = b->c.n_heads, kv_heads = b->c.n_kv_heads;
-	const uint32_t head = h / (heads / kv_heads), old = b->positions - b->appends;
+	const uint32_t head = h / (heads / kv_heads), pos = position_of(b, row);
+	const uint32_t old = pos + 1 - b->appends;
 	double out[512] = { 0 }, sum = 0;
 	float q[512], k[512], v[512];
 
 	memcpy(q, b->q + ((size_t)row * heads + h) * dim, dim * 4);
 	if (b->appends)
-		norm_and_rotate(b, q);
+		norm_and_rotate(b, q, pos);
 	for (uint32_t at = 0; at < GP_KV_BLOCK && at < old; at++) {
 		kept(b, 0, head, at, k);
 		kept(b, 1, head, at, v);
@@ -200,7 +212,7 @@ static void check_head(const struct bench *b, const float *y, uint32_t row, uint
 	memcpy(k, b->k + ((size_t)row * kv_heads + head) * dim, dim * 4);
 	memcpy(v, b->v + ((size_t)row * kv_heads + head) * dim, dim * 4);
 	if (b->appends) {
-		norm_and_rotate(b, k);
+		norm_and_rotate(b, k, pos);
 		attend(b, q, k, v, 1, &sum, out);
 	}
 	for (uint32_t i = 0; i < dim; i++)
@@ -217,20 +229,31 @@ static void run(void *arg, uint32_t layer)
 	                   vulkan_attention(b->d, layer));
 }
 
+static double multiplications(const struct bench *b)
+{
+	double seen = 0;
+
+	for (uint32_t r = 0; r < rows_of(b); r++)
+		seen += position_of(b, r) + 1;
+	return 4.0 * seen * b->c.n_heads * b->c.head_dim;
+}
+
 static void measure(struct bench *b, const struct options *o)
 {
-	const size_t n = (size_t)b->sequences * b->d->width[GP_BUF_ATTN];
+	const uint32_t rows = rows_of(b);
+	const size_t n = (size_t)rows * b->d->width[GP_BUF_ATTN];
 	char of[64];
 
 	run_once(b->d, run, b);
 	float *y = get(b->d, &b->d->buffer[GP_BUF_ATTN], n);
 	for (uint32_t i = 0; i < SAMPLES; i++)
-		check_head(b, y, i % b->sequences, i * (b->c.n_heads - 1) / (SAMPLES - 1));
+		check_head(b, y, b->rows > 1 ? i * (rows - 1) / (SAMPLES - 1) : i % rows,
+		           i * (b->c.n_heads - 1) / (SAMPLES - 1));
 	free(y);
 	snprintf(of, sizeof of, "%s, %u", gp_type_info(b->kv_type)->name, b->positions);
-	report(o, b->model->name, b->appends ? "append_attention" : "attention", of, b->sequences,
-	       seconds(b->d, run, b, b->c.n_layers), layer_bytes(b),
-	       4.0 * b->sequences * b->positions * b->c.n_heads * b->c.head_dim);
+	report(o, b->model->name, b->rows > 1 ? "attention_prompt" : b->appends ?
+	       "append_attention" : "attention", of, rows, seconds(b->d, run, b, b->c.n_layers),
+	       layer_bytes(b), multiplications(b));
 }
 
 static void bench_one(struct bench *b, const struct options *o)
@@ -244,7 +267,7 @@ static void bench_one(struct bench *b, const struct options *o)
 	}
 	check(rc);
 	set_up(b);
-	for (unsigned appends = 0; appends < 2; appends++) {
+	for (unsigned appends = 0; appends < (b->rows > 1 ? 1 : 2); appends++) {
 		b->appends = appends;
 		measure(b, o);
 	}
@@ -254,17 +277,23 @@ static void bench_one(struct bench *b, const struct options *o)
 void bench_attention(struct vulkan_device *d, const struct model *m, const struct options *o)
 {
 	static const enum gp_type types[] = { GP_TYPE_F16, GP_TYPE_Q8_0, GP_TYPE_F32 };
+	struct bench b = { .d = d, .model = m, .rows = 1 };
 
-	if (!is_wanted(o, "append_attention"))
-		return;
 	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++)
-		for (uint32_t s = 0; s < o->n_sequences; s++)
-			for (uint32_t p = 0; p < o->n_positions; p++) {
-				struct bench b = { .d = d, .model = m, .c = m->c, .kv_type = types[t],
-				                   .sequences = o->sequences[s],
-				                   .positions = o->positions[p] };
-
+		for (uint32_t p = 0; p < o->n_positions; p++) {
+			b.kv_type = types[t];
+			b.positions = o->positions[p];
+			for (uint32_t s = 0; s < o->n_sequences && is_wanted(o, "append_attention"); s++) {
+				b.c = m->c;
+				b.rows = 1;
+				b.sequences = o->sequences[s];
 				if (b.sequences <= MOST_SEQUENCES)
 					bench_one(&b, o);
 			}
+			b.c = m->c;
+			b.rows = b.positions < MOST_ROWS ? b.positions : MOST_ROWS;
+			b.sequences = 1;
+			if (is_wanted(o, "attention_prompt"))
+				bench_one(&b, o);
+		}
 }

@@ -149,7 +149,6 @@ static void test_stages(void **state)
 		{ "cpu:a-b", "is not DEVICE:FIRST-LAST" },
 		{ "cpu:0-99999999999", "is not DEVICE:FIRST-LAST" },
 		{ "tpu:0-5", "device 'tpu' is unknown" },
-		{ "npu:0-5", "no npu worker" },
 		{ "cpu[1]:0-5", "only vulkan devices are numbered" },
 		{ "cpu:0,cpu:1,cpu:2,cpu:3,cpu:4,cpu:5,cpu:6", "only 6 layers" },
 	};

@@ -66,7 +66,8 @@ static void assert_no_vulkan(const char *why)
 	assert_string_equal(r.err, "");
 	assert_ptr_equal(strstr(r.out, "cpu: "), r.out);
 	const char *line = strstr(r.out, "\nvulkan: none: ");
-	if (!line || !strstr(line, why) || strchr(line + 1, '\n')[1])
+	const char *end = line ? strchr(line + 1, '\n') : NULL, *reason = line ? strstr(line, why) : NULL;
+	if (!end || !reason || reason > end || strncmp(end, "\nnpu: ", 6) != 0)
 		fail_msg("%s", r.out);
 	result_free(&r);
 }

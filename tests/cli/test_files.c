@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "model/model.h"
 #include "tests/common/process.h"
 #include "tests/common/tiny_model.h"
 
@@ -111,6 +113,72 @@ static void test_interrupted_synth(void **state)
 		assert_nothing_left();
 		result_free(&r);
 	}
+}
+
+/* Of a folder as little is left, of its first shard too. */
+static void test_interrupted_folder(void **state)
+{
+	char *shard = tiny_path(folder, "out.gguf.part/model-00001-of-00011.safetensors");
+	const char *const argv[] = { program("synth"), "--size", "27b", "--format", "safetensors",
+				     "-o", out, NULL };
+	struct process p;
+	struct result r;
+
+	(void)state;
+	process_start(&p, argv, 0);
+	while (access(shard, F_OK) != 0 && !process_gone(p.pid, 0))
+		sleep_ms(5);
+	kill(p.pid, SIGINT);
+	process_finish(&p, &r, 60);
+	assert_said(&r, 128 + SIGINT, "", "");
+	assert_nothing_left();
+	result_free(&r);
+	free(shard);
+}
+
+/* What synth writes as a Hugging Face folder, the readers take. */
+static void test_synth_folder(void **state)
+{
+	const struct gp_config *c;
+	struct gp_tokenizer *t;
+	struct gp_model *m;
+	struct result r;
+	char limited[512];
+	float norm;
+	char *files[] = { tiny_path(out, "config.json"), tiny_path(out, "tokenizer.json"),
+			  tiny_path(out, "tokenizer_config.json"),
+			  tiny_path(out, "model.safetensors.index.json"),
+			  tiny_path(out, "model-00001-of-00001.safetensors") };
+
+	(void)state;
+	snprintf(limited, sizeof limited, "-q --size 270m --format safetensors -o %s", out);
+	run_shell(&r, "ulimit -f 1000; trap '' XFSZ; exec ", "synth", limited);
+	assert_said(&r, 1, "", "writing failed");
+	assert_nothing_left();
+	result_free(&r);
+	RUN(&r, program("synth"), "-q", "--size", "270m", "--format", "safetensors", "-o", out);
+	assert_said(&r, 0, "", "");
+	result_free(&r);
+	assert_int_equal(gp_model_open(&m, out), 0);
+	c = gp_model_config(m);
+	assert_int_equal(c->n_layers, 18);
+	assert_true(c->is_global[5] && !c->is_global[6] && c->attn_scale == 0.0625f);
+	assert_int_equal(gp_model_tensor(m, GP_T_FFN_DOWN, 17)->type, GP_TYPE_BF16);
+	gp_dequantize(GP_TYPE_BF16, gp_model_tensor(m, GP_T_ATTN_NORM, 3)->data, &norm, 1);
+	assert_true(fabsf(norm) <= 0.1f);
+	gp_model_close(m);
+	assert_int_equal(gp_tokenizer_open(&t, out), 0);
+	assert_string_equal(gp_tokenizer_vocab(t)->text[105], "<start_of_turn>");
+	assert_int_equal(gp_tokenizer_vocab(t)->bos, 2);
+	gp_tokenizer_close(t);
+	RUN(&r, program("synth"), "-q", "--size", "270m", "--format", "safetensors", "-o", out);
+	assert_said(&r, 1, "", "is there already");
+	result_free(&r);
+	for (size_t i = 0; i < GP_ARRAY_LEN(files); i++) {
+		assert_int_equal(unlink(files[i]), 0);
+		free(files[i]);
+	}
+	assert_int_equal(rmdir(out), 0);
 }
 
 /* A limit on files ends a program by a signal; ignored, a write fails. */
@@ -290,6 +358,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_usage_is_one_line), cmocka_unit_test(test_interrupted_synth),
+		cmocka_unit_test(test_interrupted_folder), cmocka_unit_test(test_synth_folder),
 		cmocka_unit_test(test_limited_convert), cmocka_unit_test(test_closed_descriptors),
 		cmocka_unit_test(test_closed_readers), cmocka_unit_test(test_convert_without_vision),
 		cmocka_unit_test(test_fifo_is_no_model), cmocka_unit_test(test_ids),

@@ -135,7 +135,9 @@ static void open_stage(struct chain *c, uint32_t i, const struct chain_options *
 		.context = o->context ? o->context : 2048, .kv_type = o->kv_type,
 		.check_numerics = o->check_numerics,
 	};
-	const struct gp_device_options options = { .threads = o->threads ? o->threads : 1 };
+	const struct gp_device_options options = {
+		.threads = o->threads ? o->threads : 1, .npu = o->npu, .memory_bytes = o->memory_bytes,
+	};
 
 	if (c->device->open(&c->dev[i], &options) < 0 ||
 	    gp_stage_create(&c->stage[i], c->model, &shape, c->device->ops, c->dev[i], NULL,

@@ -40,6 +40,8 @@ struct chain_options {
 	enum gp_type kv_type;
 	bool check_numerics;
 	const struct gp_worker_device *device; /* NULL: the CPU */
+	const char *npu;           /* which NPU, of gp_npu_device */
+	uint64_t memory_bytes;     /* of the device, at most; 0: its default */
 };
 
 struct chain {

@@ -189,3 +189,25 @@ bool process_gone(pid_t pid, unsigned milliseconds)
 	}
 	return false;
 }
+
+bool process_has_preload(const char *name)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	return preload && strstr(preload, name);
+}
+
+void process_preload(const char *name, char **argv)
+{
+	char path[4096];
+
+	if (process_has_preload(name))
+		return;
+	snprintf(path, sizeof path, "%s", program("x"));
+	char *end = strstr(path, "/bin/gempipe-x");
+	snprintf(end, sizeof path - (size_t)(end - path), "/tests/preload/%s", name);
+	if (access(path, R_OK))
+		return;
+	setenv("LD_PRELOAD", path, 1);
+	execv("/proc/self/exe", argv);
+}

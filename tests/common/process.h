@@ -39,6 +39,10 @@ size_t process_workers(pid_t coordinator, pid_t *pids, size_t room);
 /* Waits until pid is gone (a zombie counts as gone). */
 bool process_gone(pid_t pid, unsigned milliseconds);
 void sleep_ms(unsigned ms);
+/* Starts this program again with BUILD/tests/preload/NAME in front of its libraries, where
+ * that is built and not in front already. */
+void process_preload(const char *name, char **argv);
+bool process_has_preload(const char *name);
 
 #define RUN(r, ...) run_program(r, (const char *const[]){ __VA_ARGS__, NULL })
 

@@ -27,6 +27,7 @@ static inline void product_open(struct product *p, uint32_t rows, uint32_t cols,
 	p->d = dev;
 	rows = (rows + VK_ROW_STEP - 1) / VK_ROW_STEP * VK_ROW_STEP;
 	p->d->width[GP_BUF_GATE] = cols;
+	p->d->width[GP_BUF_NORMED] = 4;    /* so that there is room for tiles, whatever else is */
 	p->d->config.hidden = n;
 	if (vk_take(p->d, &p->d->in_arena, (size_t)rows * cols * 4, "rows", &p->x) < 0 ||
 	    vk_take(p->d, &p->d->in_arena, rows * sizeof(uint32_t), "rows", &p->picked) < 0 ||

@@ -250,6 +250,35 @@ static void dequantize(void **state)
 				check_dequantize(&sets[s], gp_type_info(t));
 }
 
+/* Values with ties of magnitude and of rounding among them. */
+static void check_quantize(const struct gp_kernels *k, enum gp_type t, enum check_fill how)
+{
+	const size_t n = 256 * 5, bytes = n * 4;
+	float *x = guarded(n);
+	uint8_t *want = malloc(bytes), *got = malloc(bytes);
+
+	check_fill(x, (int)n, how);
+	for (size_t i = 0; i < n / 2; i++)
+		x[i] = roundf(x[i] * 254) / 254;
+	memset(want, 0x5a, bytes);
+	memset(got, 0x5a, bytes);
+	assert_int_equal(ref.quantize(t, x, want, n), k->quantize(t, x, got, n));
+	if (memcmp(want, got, bytes))
+		fail_msg("%s quantize %s: other bytes than the reference", k->name, gp_type_info(t)->name);
+	guarded_free(x);
+	free(want);
+	free(got);
+}
+
+static void quantize(void **state)
+{
+	(void)state;
+	for (int s = 0; s < n_sets; s++)
+		for (uint32_t t = 0; t < 40; t++)
+			for (int run = 0; run < 5 * N_FILLS && gp_type_info(t); run++)
+				check_quantize(&sets[s], (enum gp_type)t, (enum check_fill)(run % N_FILLS));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -262,6 +291,7 @@ int main(void)
 		cmocka_unit_test(nan_is_not_lost),
 		cmocka_unit_test(store_kv),
 		cmocka_unit_test(dequantize),
+		cmocka_unit_test(quantize),
 	};
 
 	check_seed();

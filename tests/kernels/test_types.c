@@ -131,7 +131,7 @@ static void what_is_representable_stays(void **state)
 		float min;             /* unit of the minima */
 	} cases[] = {
 		{ GP_TYPE_Q4_0, 256, -8, 7, 1, 0, 0 },
-		{ GP_TYPE_Q3_K, 16, -4, 3, -32, 31, 0 }, { GP_TYPE_Q6_K, 16, -32, 31, -127, 127, 0 },
+		{ GP_TYPE_Q3_K, 16, -4, 3, -32, 31, 0 }, { GP_TYPE_Q6_K, 16, -32, 31, -128, 127, 0 },
 		{ GP_TYPE_Q4_K, 32, 0, 15, 63, 63, 0.125f }, { GP_TYPE_Q5_K, 32, 0, 31, 63, 63, 0.125f },
 	};
 	float src[256], got[256];

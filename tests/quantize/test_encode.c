@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,9 +126,12 @@ static double weighted_error(const struct matrix *m, enum gp_type t, bool weight
 	return sum;
 }
 
-static double encode(struct matrix *m, enum gp_type t, const float *importance, const float *factor)
+static double encode(struct matrix *m, enum gp_type t, const float *importance,
+                     const struct gp_moments *moments)
 {
-	const struct gp_encoding e = { t, COLS, importance, factor, false };
+	const struct gp_encoding e = { .type = t, .cols = COLS, .importance = importance,
+	                               .factor = moments ? moments->matrix : NULL,
+	                               .diagonal = moments ? moments->diagonal : NULL };
 	float *w = malloc(sizeof m->w);
 	double error;
 
@@ -242,7 +246,7 @@ static void compensation_beats_search(void **s)
 
 		encode(m, gp_cost_types[t], moments.diagonal, NULL);
 		searched = output_error(m, gp_cost_types[t], x, INPUTS);
-		told = encode(m, gp_cost_types[t], NULL, moments.matrix);
+		told = encode(m, gp_cost_types[t], NULL, &moments);
 		compensated = output_error(m, gp_cost_types[t], x, INPUTS);
 		/* What is told holds the damping too. */
 		if (!(compensated < 0.5 * searched) || !(told > 0.9 * compensated && told < 1.5 * compensated))
@@ -252,6 +256,136 @@ static void compensation_beats_search(void **s)
 	}
 	gp_moments_free(&moments);
 	free(x);
+}
+
+/* e M e^T of all rows, M from the lower triangle and the diagonal. */
+static double moments_error(const struct gp_descent *d)
+{
+	double sum = 0;
+
+	for (uint32_t r = 0; r < d->rows; r++)
+		for (uint32_t i = 0; i < d->cols; i++)
+			for (uint32_t j = 0; j <= i; j++)
+				sum += (i == j ? (double)d->diagonal[i] : 2 * (double)d->moments[i * d->cols + j]) *
+				       (double)d->error[r * d->cols + i] * (double)d->error[r * d->cols + j];
+	return sum;
+}
+
+static void read_errors(const struct gp_descent *d, const float *w, float *error)
+{
+	const uint32_t block = d->f->block, n = block / d->f->parts;
+
+	for (uint32_t i = 0; i < d->rows * d->cols; i++) {
+		const struct gp_grid *g = &d->grid[i / block];
+		const uint32_t p = i % block / n;
+
+		error[i] = g->step[p] * gp_format_value(d->f, d->code[i]) + g->base[p] - w[i];
+	}
+}
+
+/* From the searched grids: less error, the one that is told, and that of the codes and grids. A
+ * width that ends within a panel. */
+static void descent_descends(void **s)
+{
+	enum { N = 8, WIDTH = 416 };
+	float x[700 * WIDTH / 10], w[N * COLS], error[N * COLS], again[N * COLS];
+	int8_t code[N * COLS];
+	struct gp_grid grid[N * COLS / 32];
+
+	(void)s;
+	for (size_t t = 0; t < GP_COST_TYPES; t++) {
+		const struct gp_format *f = gp_format_of(gp_cost_types[t]);
+		const uint32_t cols = f->block == 32 ? WIDTH : COLS, inputs = GP_ARRAY_LEN(x) / COLS;
+		struct gp_moments m;
+		struct gp_descent d = { f, N, cols, NULL, NULL, code, grid, error };
+		double before, after, told;
+
+		for (size_t i = 0; i < GP_ARRAY_LEN(x); i++)
+			x[i] = normal() + (i % 7 ? x[i - 1] : 0);
+		for (size_t i = 0; i < N * cols; i++) {
+			w[i] = normal();
+			again[i] = 1;
+		}
+		assert_int_equal(gp_moments_init(&m, cols, true), 0);
+		gp_moments_add(&m, x, inputs, 1);
+		assert_int_equal(gp_moments_factor(&m, 0.01f), 0);
+		d.moments = m.matrix;
+		d.diagonal = m.diagonal;
+		for (uint32_t b = 0; b < N * cols / f->block; b++) {
+			gp_grid_fit(f, w + b * f->block, again, &grid[b]);
+			for (uint32_t i = 0; i < f->block; i++) {
+				const uint32_t p = i / (f->block / f->parts);
+				const float step = grid[b].step[p], v = w[b * f->block + i] - grid[b].base[p];
+
+				code[b * f->block + i] = gp_format_code(f, step != 0.0f ? v / step : 0);
+			}
+		}
+		read_errors(&d, w, error);
+		before = moments_error(&d);
+		assert_int_equal(gp_descend(&d, &told), 0);
+		after = moments_error(&d);
+		read_errors(&d, w, again);
+		for (size_t i = 0; i < N * cols; i++)
+			if (!(fabsf(again[i] - error[i]) <= 1e-4f))
+				fail_msg("%s: element %zu is off by %g, not %g", gp_type_info(f->type)->name, i,
+				         (double)again[i], (double)error[i]);
+		if (!(after < 0.8 * before) || !(fabs(told - after) <= 0.01 * after))
+			fail_msg("%s: from %g to %g (says %g)", gp_type_info(f->type)->name, before, after, told);
+		gp_moments_free(&m);
+	}
+}
+
+/* Weights whose products leave the range of floats spoil no other row. */
+static void hostile_rows_are_compensated(void **s)
+{
+	static const float odd[] = { 0, 1e-30f, 1, -60000, 1e6f, -1e30f, 3e38f };
+	float *x = correlated_inputs(64);
+	struct gp_moments moments;
+
+	(void)s;
+	assert_int_equal(gp_moments_init(&moments, COLS, true), 0);
+	gp_moments_add(&moments, x, 64, 1);
+	assert_int_equal(gp_moments_factor(&moments, 0.01f), 0);
+	for (size_t t = 0; t < GP_COST_TYPES; t++) {
+		const size_t first = GP_ARRAY_LEN(odd) * COLS;
+		struct matrix *m = any_matrix();
+		float *clean = malloc(sizeof m->read);
+
+		assert_non_null(clean);
+		encode(m, gp_cost_types[t], NULL, &moments);
+		gp_dequantize(gp_cost_types[t], m->encoded, clean, ROWS * COLS);
+		for (size_t i = 0; i < first; i++)
+			m->w[i] = odd[i / COLS] * uniform(0.5f, 1);
+		encode(m, gp_cost_types[t], NULL, &moments);
+		gp_dequantize(gp_cost_types[t], m->encoded, m->read, ROWS * COLS);
+		for (size_t i = 0; i < ROWS * COLS; i++)
+			assert_true(isfinite(m->read[i]));
+		assert_memory_equal(m->read + first, clean + first, (ROWS * COLS - first) * sizeof *clean);
+		free(clean);
+		free(m);
+	}
+	gp_moments_free(&moments);
+	free(x);
+}
+
+/* Moments next to nothing: their products with steps are 0. What is encoded already stays. */
+static void descent_stays_where_nothing_tells(void **s)
+{
+	float m[32 * 32] = { 0 }, diagonal[32], error[32] = { 0 };
+	int8_t code[32];
+	struct gp_grid grid = { .d = 0x1p-20f, .step = { 0x1p-20f } };
+	const struct gp_descent d = { gp_format_of(GP_TYPE_Q4_0), 1, 32, m, diagonal, code, &grid, error };
+	double told;
+
+	(void)s;
+	for (int i = 0; i < 32; i++) {
+		diagonal[i] = 1e-42f;
+		code[i] = (int8_t)(i % 16 - 8);
+	}
+	assert_int_equal(gp_descend(&d, &told), 0);
+	for (int i = 0; i < 32; i++)
+		assert_int_equal(code[i], i % 16 - 8);
+	assert_true(grid.d == 0x1p-20f && told == 0);
 }
 
 static void the_factor_is_of_the_inverse(void **s)
@@ -317,6 +451,23 @@ static int collect(void *user, const void *data, size_t bytes)
 	return 0;
 }
 
+static void halves_hold_what_they_can(void **s)
+{
+	float w[2 * 32] = { 65504, -65519 };
+	const struct gp_tensor t = { .name = "w", .type = GP_TYPE_F32, .rows = 2, .cols = 32,
+	                             .data = w, .bytes = sizeof w };
+	const struct gp_encoding e = { .type = GP_TYPE_F16, .cols = 32 };
+	uint8_t bytes[sizeof w];
+	struct collected c = { .bytes = bytes };
+	double error;
+
+	(void)s;
+	assert_int_equal(gp_encode_tensor(&t, &e, 0, 1, collect, &c, &error), 0);
+	w[40] = -65520;
+	assert_int_equal(gp_encode_tensor(&t, &e, 0, 1, collect, &c, &error), -ERANGE);
+	assert_non_null(strstr(gp_error(), "row 1 holds -65520"));
+}
+
 /* Pieces and threads change nothing. */
 static void tensors_are_the_same_on_any_threads(void **s)
 {
@@ -366,6 +517,10 @@ int main(void)
 		cmocka_unit_test(search_beats_rounding),
 		cmocka_unit_test(hostile_rows_stay_finite),
 		cmocka_unit_test(compensation_beats_search),
+		cmocka_unit_test(descent_descends),
+		cmocka_unit_test(hostile_rows_are_compensated),
+		cmocka_unit_test(descent_stays_where_nothing_tells),
+		cmocka_unit_test(halves_hold_what_they_can),
 		cmocka_unit_test(the_factor_is_of_the_inverse),
 		cmocka_unit_test(infinite_inputs_are_an_error),
 		cmocka_unit_test(tensors_are_the_same_on_any_threads),

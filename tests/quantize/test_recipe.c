@@ -124,7 +124,7 @@ static void budgets_are_kept(void **s)
 			const uint64_t parameters = 15480064;
 			const uint64_t budget = (uint64_t)(bits / 8 * (double)parameters);
 
-			assert_int_equal(gp_recipe_budget(&r, m, budget, with ? &c : NULL), 0);
+			assert_int_equal(gp_recipe_budget(&r, m, budget, with ? &c : NULL, NULL), 0);
 			assert_int_equal(r.parameters, parameters);
 			assert_true(r.bytes <= budget);
 			assert_true(bits > 8.4 || (double)r.bytes > 0.98 * (double)budget);
@@ -135,7 +135,7 @@ static void budgets_are_kept(void **s)
 	}
 	struct gp_recipe r;
 
-	assert_int_equal(gp_recipe_budget(&r, m, 1000, &c), -ENOSPC);
+	assert_int_equal(gp_recipe_budget(&r, m, 1000, &c, NULL), -ENOSPC);
 	gp_calibration_free(&c);
 	gp_model_close(m);
 }

@@ -525,7 +525,7 @@ static void test_describe(void **state)
 	char text[256];
 
 	(void)state;
-	gp_cpu_device.describe(0, text);
+	gp_cpu_device.describe(&(struct gp_device_options){ 0 }, text);
 	assert_non_null(strstr(text, "core"));
 }
 

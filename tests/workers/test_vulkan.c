@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
+#include "tests/common/vulkan_driver.h"
 
 #define CHUNK 512u
 #define CHUNKS 200u
@@ -78,7 +79,8 @@ static void test_mini(void **state)
 /* Each type that has a shader of its own, and one that is converted at load. */
 static void test_types(void **state)
 {
-	static const char *const types[] = { "f32", "f16", "q8_0", "q4_0", "q4_k", "q6_k" };
+	static const char *const types[] = { "f32", "f16", "q8_0", "q4_0", "q4_k", "q6_k",
+	                                     "q3_k", "q5_k", "iq4_nl", "iq4_xs" };
 	struct golden *g = golden_open(MINI_GOLDEN);
 	const uint32_t *ids = golden_ids(g, "valid.ids", CHUNKS * CHUNK);
 	char folder[] = "/tmp/gp-vulkan.XXXXXX", path[64], whole[64];
@@ -248,5 +250,5 @@ int main(void)
 		cmocka_unit_test(test_refused),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, keep_driver, let_driver_go);
 }

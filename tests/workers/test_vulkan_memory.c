@@ -115,7 +115,7 @@ static void test_wrong_limits(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
 		assert_refused("vulkan:0-5", wrong[i], "is not DEVICE=SIZE");
-	assert_refused("vulkan:0-5", "cpu=1G", "only vulkan devices");
+	assert_refused("vulkan:0-5", "cpu=1G", "only vulkan and npu devices");
 	assert_refused("vulkan:0-5", "vulkan[1]=1G", "no stage is on vulkan[1]");
 	assert_refused("vulkan:0-5", "vulkan=1G,vulkan=2G", "it is there twice");
 }

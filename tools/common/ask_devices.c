@@ -68,5 +68,26 @@ static json_t *ask(const char *kind, bool verbose)
 
 json_t *ask_devices(bool verbose)
 {
-	return json_pack("[o, o]", ask("cpu", verbose), ask("vulkan", verbose));
+	return json_pack("[o, o, o]", ask("cpu", verbose), ask("vulkan", verbose), ask("npu", verbose));
+}
+
+int become_report(const char *kind, const char *report, const char *npu, bool json)
+{
+	char path[GP_WORKER_PATH], what[16], which[32], npu_option[] = "--npu", json_option[] = "--json";
+	char *argv[6] = { path, what };
+	size_t n = 2;
+	const int rc = gp_worker_path(getenv("GEMPIPE_WORKER_DIR"), kind, path);
+
+	if (rc < 0)
+		return rc;
+	snprintf(what, sizeof what, "%s", report);
+	if (json)
+		argv[n++] = json_option;
+	if (npu) {
+		snprintf(which, sizeof which, "%s", npu);
+		argv[n++] = npu_option;
+		argv[n++] = which;
+	}
+	execv(path, argv);
+	return gp_fail(errno, "%s: %s", path, strerror(errno));
 }

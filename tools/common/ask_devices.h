@@ -8,5 +8,8 @@
 /* A list of {"kind", "devices": [...], "problem" where there is none}, the caller's. verbose:
  * the drivers' own messages go through. */
 json_t *ask_devices(bool verbose);
+/* Becomes the worker program of a kind, which prints a report: "--verify" or "--measure".
+ * npu may be NULL. Returns only when that fails. */
+int become_report(const char *kind, const char *report, const char *npu, bool json);
 
 #endif

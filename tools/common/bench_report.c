@@ -35,6 +35,17 @@ static bool has_rulers(const struct bench_report *r)
 	return r->used.threads > 0;
 }
 
+static bool is_simulated(const struct bench_report *r)
+{
+	struct gp_engine_stats s;
+
+	gp_engine_stats(r->engine, &s);
+	for (uint32_t k = 0; k < s.n_stages; k++)
+		if (strncmp(s.stage[k].device, "simulated", 9) == 0)
+			return true;
+	return false;
+}
+
 static struct line line_of(const struct bench_report *r, const struct bench_result *t)
 {
 	const struct gp_model *m = gp_engine_model(r->engine);
@@ -48,7 +59,8 @@ static struct line line_of(const struct bench_report *r, const struct bench_resu
 		.t = t, .gb_per_s = s.gb_per_s, .gop_per_s = s.gop_per_s,
 		.read_share = share(s.gb_per_s, r->used.read_gb_per_s),
 		.arithmetic_share = share(s.gop_per_s, rulers_arithmetic(&r->used, s.weights)),
-		.note = rulers_verdict(&r->used, &s, has_rulers(r) ? rulers_cache_bytes() : 0),
+		.note = is_simulated(r) ? "simulated: the speed of the simulator, of no NPU" :
+			rulers_verdict(&r->used, &s, has_rulers(r) ? rulers_cache_bytes() : 0),
 	};
 }
 
@@ -128,7 +140,7 @@ static void print_line(const struct line *l)
 	       (unsigned long long)t->context, t->median, t->min, t->max, 1e3 / t->median,
 	       t->cost.bytes / 1e6, l->gb_per_s, percent(read, l->read_share), l->gop_per_s,
 	       percent(peak, l->arithmetic_share));
-	if (is_error(l))
+	if (is_error(l) || strncmp(l->note, "simulated", 9) == 0)
 		printf("        ^ %s\n", l->note);
 	fflush(stdout);
 }
@@ -220,7 +232,7 @@ static json_t *stages_json(const struct bench_report *r)
 	gp_engine_stats(r->engine, &s);
 	for (uint32_t k = 0; k < p->n_stages; k++)
 		json_array_append_new(all, json_pack(
-			"{s:s, s:s, s:I, s:I, s:I, s:I}", "device", p->stage[k].device,
+			"{s:s, s:s, s:I, s:I, s:I, s:I}", "device", s.stage[k].device,
 			"description", s.stage[k].description,
 			"first_layer", (json_int_t)p->stage[k].first_layer,
 			"last_layer", (json_int_t)p->stage[k].end_layer - 1,

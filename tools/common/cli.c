@@ -78,6 +78,11 @@ int cli_option(struct cli *c, int option, const char *help)
 	case CLI_DEVICE_MEMORY:
 		c->plan.device_memory = optarg;
 		return 0;
+	case CLI_NPU:
+		c->plan.npu = optarg;
+		return 0;
+	case CLI_NPU_LAYERS:
+		return number_option("--npu-layers", GP_MAX_LAYERS, &c->plan.npu_layers);
 	case CLI_CHECK_NUMERICS:
 		c->plan.check_numerics = true;
 		return 0;

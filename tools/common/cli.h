@@ -22,7 +22,7 @@ struct cli {
 	struct gp_engine *engine;
 };
 enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE, CLI_ROWS,
-       CLI_CPU_MASK, CLI_DEVICE_MEMORY, CLI_CHECK_NUMERICS, CLI_VERSION, CLI_FIRST_OWN };
+       CLI_CPU_MASK, CLI_DEVICE_MEMORY, CLI_NPU, CLI_NPU_LAYERS, CLI_CHECK_NUMERICS, CLI_VERSION, CLI_FIRST_OWN };
 #define CLI_ENGINE_OPTIONS                                                                \
 	{ "model", required_argument, NULL, 'm' }, { "stages", required_argument, NULL, CLI_STAGES }, \
 	{ "threads", required_argument, NULL, CLI_THREADS },                               \
@@ -32,6 +32,8 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	{ "max-rows", required_argument, NULL, CLI_ROWS },                                 \
 	{ "cpu-mask", required_argument, NULL, CLI_CPU_MASK },                             \
 	{ "device-memory", required_argument, NULL, CLI_DEVICE_MEMORY },                   \
+	{ "npu", required_argument, NULL, CLI_NPU },                                       \
+	{ "npu-layers", required_argument, NULL, CLI_NPU_LAYERS },                         \
 	{ "check-numerics", no_argument, NULL, CLI_CHECK_NUMERICS },                       \
 	{ "verbose", no_argument, NULL, 'v' }, { "quiet", no_argument, NULL, 'q' },        \
 	{ "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, CLI_VERSION }
@@ -43,7 +45,9 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"      --kv-type TYPE     f32, f16 or q8_0 (default: f32 for F32/BF16 weights, else f16)\n" \
 	"      --max-rows N       token rows a step may carry (default 512)\n"               \
 	"      --cpu-mask SET     at most scalar, avx2, avx512, avx512vnni or avx512bf16 (also: GP_CPU)\n" \
-	"      --device-memory LIST  at most so much on a device: vulkan=16G,vulkan[1]=8G\n" \
+	"      --device-memory LIST  at most so much on a device: vulkan=16G,npu=2G\n" \
+	"      --npu-layers N     with --stages auto: the last N layers on the NPU (6 is a good choice)\n" \
+	"      --npu sim          npu stages run on a simulated NPU, which is slow\n"        \
 	"      --check-numerics   search every operation's output for NaN and infinity (slow)\n" \
 	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
 	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \

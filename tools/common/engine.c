@@ -95,23 +95,26 @@ static double per_second(uint64_t n, uint64_t ns)
 void cli_print_stats(const struct cli *c, FILE *to)
 {
 	struct gp_engine_stats s;
+	bool simulated = false;
 	char memory[32];
 
 	gp_engine_stats(c->engine, &s);
-	fprintf(to, "\n%-5s %-10s %-9s %10s %10s %12s %12s %8s\n", "stage", "device", "layers",
+	fprintf(to, "\n%-5s %-13s %-9s %10s %10s %12s %12s %8s\n", "stage", "device", "layers",
 		"memory", "rows/s", "hop mean us", "hop p99 us", "restarts");
 	for (uint32_t k = 0; k < s.n_stages; k++) {
 		const struct gp_stage_stats *g = &s.stage[k];
 		char layers[24];
 
+		simulated = simulated || strncmp(g->device, "simulated", 9) == 0;
 		snprintf(layers, sizeof layers, "%u-%u", g->first_layer, g->end_layer - 1);
-		fprintf(to, "%-5u %-10s %-9s %10s %10.1f %12.1f %12.1f %8u\n", k, g->device, layers,
+		fprintf(to, "%-5u %-13s %-9s %10s %10.1f %12.1f %12.1f %8u\n", k, g->device, layers,
 			gp_size_text(memory, g->memory_bytes), per_second(g->rows, g->busy_ns),
 			(double)g->hop_mean_ns / 1e3, (double)g->hop_p99_ns / 1e3, g->restarts);
 	}
 	fprintf(to, "load %.2f s; prompt %llu tokens, %.1f tokens/s; generated %llu tokens, "
-		"%.1f tokens/s\n", (double)s.load_ns / 1e9, (unsigned long long)s.prompt_tokens,
+		"%.1f tokens/s%s\n", (double)s.load_ns / 1e9, (unsigned long long)s.prompt_tokens,
 		per_second(s.prompt_tokens, s.prompt_ns),
 		(unsigned long long)s.generated_tokens,
-		per_second(s.decoded_tokens, s.generate_ns));
+		per_second(s.decoded_tokens, s.generate_ns),
+		simulated ? " (simulated NPU: the speed of the simulator, of no NPU)" : "");
 }

@@ -15,7 +15,7 @@ int quantize_plan_header(const struct gp_model *m, size_t *bytes)
 	const struct gp_quantize_job j = { .model = m, .recipe = &any };
 	struct gp_gguf_writer *w = NULL;
 	size_t data;
-	int rc = gp_recipe_uniform(&any, m, GP_TYPE_Q8_0, GP_TYPE_Q8_0, NULL);
+	int rc = gp_recipe_uniform(&any, m, GP_TYPE_Q8_0, GP_TYPE_Q8_0, NULL, NULL);
 
 	if (rc == 0 && (rc = gp_gguf_writer_create(&w, NULL)) == 0 &&
 	    (rc = model_out_metadata(w, m, GP_TYPE_Q8_0, NULL)) == 0 &&
@@ -125,7 +125,7 @@ static void print_choice(struct plan *p, const char *name, const struct gp_recip
 static int print_type(struct plan *p, enum gp_type t)
 {
 	struct gp_recipe r;
-	int rc = gp_recipe_uniform(&r, p->model, t, t, p->calibration);
+	int rc = gp_recipe_uniform(&r, p->model, t, t, p->calibration, NULL);
 
 	if (rc == 0)
 		print_choice(p, gp_type_info(t)->name, &r);
@@ -138,13 +138,13 @@ static int print_bits(struct plan *p, double bits)
 {
 	struct gp_recipe any = { 0 }, r;
 	char name[32];
-	int rc = gp_recipe_uniform(&any, p->model, GP_TYPE_F16, GP_TYPE_F16, NULL);
+	int rc = gp_recipe_uniform(&any, p->model, GP_TYPE_F16, GP_TYPE_F16, NULL, NULL);
 	const uint64_t bytes = (uint64_t)((double)any.parameters * bits / 8);
 
 	gp_recipe_free(&any);
 	if (rc < 0)
 		return rc;
-	rc = gp_recipe_budget(&r, p->model, bytes, p->calibration);
+	rc = gp_recipe_budget(&r, p->model, bytes, p->calibration, NULL);
 	if (rc == -ENOSPC)
 		return 0;
 	if (rc == 0) {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "tools/common/divergence.h"
-#include "tools/common/unlink_on_signal.h"
+#include "tools/common/on_signal.h"
 
 static const char magic[16] = "gempipe logits\n";
 

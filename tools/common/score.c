@@ -128,17 +128,6 @@ static void on_logits(void *user, uint32_t pos, const float *logits)
 	}
 }
 
-/* "1:05:09" or "5:09". */
-static void duration_text(char text[32], double seconds)
-{
-	const unsigned long s = (unsigned long)seconds, h = s / 3600;
-
-	if (h)
-		snprintf(text, 32, "%lu:%02lu:%02lu", h, s / 60 % 60, s % 60);
-	else
-		snprintf(text, 32, "%lu:%02lu", s / 60, s % 60);
-}
-
 static void show_progress(const struct scoring *s)
 {
 	const size_t n = s->text->n_chunks, left = n - s->n_done;
@@ -146,7 +135,7 @@ static void show_progress(const struct scoring *s)
 	const double took = (double)(gp_now_ns() - s->began_ns) / 1e9;
 	char time[32];
 
-	duration_text(time, took * (double)left / (double)s->n_done);
+	gp_duration_text(time, took * (double)left / (double)s->n_done);
 	if (!s->cli->quiet && isatty(STDERR_FILENO))
 		fprintf(stderr, "\r\033[K%schunk %zu of %zu, perplexity %.4f, %s left%s", s->label,
 			s->n_done, n, perplexity, time, left ? "" : "\n");

@@ -6,6 +6,7 @@
 build_packages() {
 	cat <<-'LIST'
 	gcc                  cmd:gcc               the compiler
+	g++                  cmd:g++               the NPU's kernels and runtime (optional for the build)
 	libc6-dev            header:stdlib.h       C library headers (gcc only recommends them)
 	make                 cmd:make              the build
 	pkg-config           cmd:pkg-config        where the libraries are
@@ -31,6 +32,7 @@ test_packages() {
 
 ci_packages() {
 	cat <<-'LIST'
+	mlir-16-tools        cmd:mlir-opt-16       parses the NPU's designs
 	clang                cmd:clang             a second compiler's warnings
 	npm                  cmd:npm               fetches the real Gemma 3 tokenizer, the OpenAI client
 	LIST

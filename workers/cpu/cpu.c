@@ -8,49 +8,60 @@
 #include "workers/cpu/cpu_device.h"
 #include "workers/workers.h"
 
-static void cpu_close(void *dev)
+void cpu_finish(struct cpu_device *d)
 {
-	struct cpu_device *d = dev;
-
-	if (!d)
-		return;
 	cpu_release(d);
 	gp_threads_destroy(d->threads);
 	free(d->shares);
-	free(d);
+	d->threads = NULL;
+	d->shares = NULL;
+}
+
+int cpu_start(struct cpu_device *d, const struct gp_device_options *o)
+{
+	unsigned mask;
+	int rc;
+
+	if ((rc = gp_cpu_mask_wanted(&mask)) < 0)
+		return rc;
+	gp_kernels_init(&d->k, mask);
+	if ((rc = gp_threads_create(&d->threads, o->threads, o->first_cpu)) < 0)
+		return rc;
+	d->shares = aligned_alloc(_Alignof(struct cpu_share), MAX_MATMUL_OUT *
+	                          gp_threads_count(d->threads) * sizeof(*d->shares));
+	if (d->shares)
+		return 0;
+	cpu_finish(d);
+	return gp_fail(ENOMEM, "no memory for the CPU device");
+}
+
+static void cpu_close(void *dev)
+{
+	if (dev)
+		cpu_finish(dev);
+	free(dev);
 }
 
 static int cpu_open(void **dev, const struct gp_device_options *o)
 {
-	struct cpu_device *d;
-	unsigned mask;
 	int rc;
 
 	*dev = NULL;
 	if (o->index)
 		return gp_fail(ENODEV, "there is one CPU device; leave out --device %u", o->index);
-	if ((rc = gp_cpu_mask_wanted(&mask)) < 0)
-		return rc;
-	if (!(d = calloc(1, sizeof(*d))))
+	struct cpu_device *d = calloc(1, sizeof(*d));
+	if (!d)
 		return gp_fail(ENOMEM, "no memory for the CPU device");
-	gp_kernels_init(&d->k, mask);
-	if ((rc = gp_threads_create(&d->threads, o->threads, o->first_cpu)) < 0) {
-		cpu_close(d);
-		return rc;
-	}
-	d->shares = aligned_alloc(_Alignof(struct cpu_share), MAX_MATMUL_OUT *
-	                          gp_threads_count(d->threads) * sizeof(*d->shares));
-	if (!d->shares) {
-		cpu_close(d);
-		return gp_fail(ENOMEM, "no memory for the CPU device");
-	}
-	*dev = d;
-	return 0;
+	if ((rc = cpu_start(d, o)) < 0)
+		free(d);
+	else
+		*dev = d;
+	return rc;
 }
 
-static void cpu_describe(uint32_t index, char text[256])
+void cpu_describe(const struct gp_device_options *o, char text[256])
 {
-	(void)index;
+	(void)o;
 	cpu_set_t set;
 	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 	const char *most = getenv("GP_CPU");
@@ -64,7 +75,7 @@ static void cpu_describe(uint32_t index, char text[256])
 		snprintf(text + length, 256 - (size_t)length, " (at most %s)", most);
 }
 
-static void cpu_cancel(void *dev)
+void cpu_cancel(void *dev)
 {
 	struct cpu_device *d = dev;
 

@@ -7,6 +7,7 @@
 
 #include "model/model.h"
 #include "workers/cpu/threads.h"
+#include "workers/workers.h"
 
 /* Matrix rows that go to one thread together: a cache line of the result, and
  * whole groups of packed weights for every instruction set. */
@@ -78,6 +79,13 @@ struct cpu_device {
 
 	const struct gp_batch *batch;    /* the step in hand */
 };
+
+/* cpu.c: the NPU's device has one of these in it (workers/npu). d is zeroed; after a
+ * failure nothing is to be finished. */
+int cpu_start(struct cpu_device *d, const struct gp_device_options *o);
+void cpu_finish(struct cpu_device *d);
+void cpu_describe(const struct gp_device_options *o, char text[256]);
+void cpu_cancel(void *dev);
 
 /* cpu_memory.c */
 int cpu_pages_take(struct cpu_pages *p, size_t bytes, const char *what);

@@ -19,15 +19,6 @@ struct header {
 };
 static const char magic[8] = "gpvkpc1";
 
-static uint64_t sum_of(const uint8_t *data, size_t n)
-{
-	uint64_t sum = 0xcbf29ce484222325u;   /* FNV-1a */
-
-	for (size_t i = 0; i < n; i++)
-		sum = (sum ^ data[i]) * 0x100000001b3u;
-	return sum;
-}
-
 /* ---- where ---------------------------------------------------------------------- */
 /* Makes the last two folders where they are missing. */
 static bool find_folder(char *path, size_t room)
@@ -78,7 +69,7 @@ static uint8_t *read_file(const char *path, struct header *h)
 		return NULL;
 	if (fread(h, sizeof *h, 1, f) == 1 && memcmp(h->magic, magic, sizeof magic) == 0 &&
 	    h->bytes && h->bytes <= MOST_BYTES && (data = malloc(h->bytes)) &&
-	    (fread(data, h->bytes, 1, f) != 1 || sum_of(data, h->bytes) != h->sum)) {
+	    (fread(data, h->bytes, 1, f) != 1 || gp_hash(GP_HASH_BEGIN, data, h->bytes) != h->sum)) {
 		free(data);
 		data = NULL;
 	}
@@ -140,7 +131,7 @@ void vk_save_cache(struct vulkan_device *d)
 	if (vkGetPipelineCacheData(d->device, d->cache, &n, data) == VK_SUCCESS) {
 		memcpy(h.magic, magic, sizeof magic);
 		h.bytes = n;
-		h.sum = sum_of(data, n);
+		h.sum = gp_hash(GP_HASH_BEGIN, data, n);
 		if (h.sum != d->cache_sum)
 			write_file(d->cache_path, &h, data);
 		d->cache_sum = h.sum;

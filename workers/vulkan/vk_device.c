@@ -20,7 +20,8 @@ int vk_fail(VkResult r, const char *what)
 		return gp_fail(ENODEV, "Vulkan: no driver takes %s; install one "
 		               "(Debian: mesa-vulkan-drivers)", what);
 	default:
-		return gp_fail(EIO, "Vulkan: %s failed (%d)", what, (int)r);
+		return gp_fail(EIO, "Vulkan: %s failed (VkResult %d); try a newer driver, or give "
+		               "these layers to cpu", what, (int)r);
 	}
 }
 

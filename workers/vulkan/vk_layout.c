@@ -108,6 +108,7 @@ static int take_input(struct vulkan_device *d, uint32_t rows, uint32_t logit_row
 	    (rc = take_floats(d, &d->in_arena, rows, d->config.hidden, &d->hidden_in)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, (size_t)s->max_sequences * GP_KV_KINDS,
 	                      (size_t)d->table_blocks * 2, &d->tables)) < 0 ||
+	    (rc = take_floats(d, &d->in_arena, rows, sizeof(struct vk_tile) / 4, &d->tiles)) < 0 ||
 	    (rc = take_floats(d, &d->in_arena, logit_rows, 1, &d->picked)) < 0)
 		return rc;
 	for (uint32_t k = 0; k < GP_KV_KINDS && rc == 0; k++)
@@ -151,23 +152,17 @@ static int set_frequencies(struct vulkan_device *d)
 
 static int make_pipelines(struct vulkan_device *d)
 {
-	const struct vk_constants heads[] = { vk_head_constants(d, false), vk_head_constants(d, true) };
 	VkPipeline p;
 	int rc = 0;
 
-	for (uint32_t op = 0; op < 3 && rc == 0; op++) {
-		const struct vk_constants c = vk_norm_constants(d, op);
-
-		rc = vk_variant(d, VK_RMS_NORM, &c, &p);
-	}
 	for (uint32_t op = 0; op < 2 && rc == 0; op++)
-		if ((rc = vk_pipeline(d, VK_ELEMENTWISE, op, &p)) == 0 &&
-		    (rc = vk_pipeline(d, VK_QUANTIZE, op, &p)) == 0)
-			rc = vk_variant(d, VK_ATTENTION, &heads[op], &p);
-	if (rc < 0 || (rc = vk_pipeline(d, VK_CHUNK_MAXIMA, 0, &p)) < 0 ||
+		if ((rc = vk_pipeline(d, VK_ELEMENTWISE, op, &p)) == 0)
+			rc = vk_pipeline(d, VK_QUANTIZE, op, &p);
+	if (rc < 0 || (rc = vk_prepare_norms(d)) < 0 ||
+	    (rc = vk_pipeline(d, VK_CHUNK_MAXIMA, 0, &p)) < 0 ||
 	    (rc = vk_pipeline(d, VK_PICK_CHUNKS, 0, &p)) < 0)
 		return rc;
-	return vk_variant(d, VK_QK_ROPE_APPEND, &heads[0], &p);
+	return vk_prepare_attention(d);
 }
 
 /* The whole pool, so that no step has to wait for memory or goes without. */

@@ -86,9 +86,11 @@ static void list_choices(VkInstance instance, VkPhysicalDevice p, const struct f
 	struct vulkan_device d = { .instance = instance, .physical = p };
 
 	vk_find_features(&d);
+	const bool has_matrix_shaders = vk_has_shader(VK_MATMUL_MANY_COOPMAT);
 	const struct { const char *name; bool has; } all[] = {
 		{ "integer dot product", d.features.dot_products },
-		{ "cooperative matrix", d.features.matrix_units },
+		{ has_matrix_shaders ? "cooperative matrix" : "cooperative matrix (in this build)",
+		  d.features.matrix_units && has_matrix_shaders },
 		{ "subgroup size control", d.features.subgroup },
 		{ "calibrated timestamps", f->has_calibration },
 		{ "memory budget", f->has_budget },

@@ -35,7 +35,7 @@ bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t)
 	       t->sub_rows * t->sub_outputs <= MOST_SUMS * f->subgroup &&
 	       t->sub_rows % f->matrix[0] == 0 &&
 	       t->sub_outputs % f->matrix[1] == 0 && t->elements % f->matrix[2] == 0 &&
-	       (t->rows + t->outputs) * row_bytes <= f->shared_bytes &&
+	       (t->rows + t->outputs) * row_bytes + VK_CODE_BYTES <= f->shared_bytes &&
 	       t->rows * t->elements / 8 % invocations == 0;
 }
 
@@ -55,7 +55,7 @@ void vk_many_choose(struct vulkan_device *d)
 
 static bool has_halves(const struct vulkan_device *d, enum gp_type t)
 {
-	return d->many.tiling[0].rows && t != GP_TYPE_F32;
+	return d->many.halves.buffer && t != GP_TYPE_F32;
 }
 
 /* Float32 weights keep their precision; rows are read 8 elements at a time, results
@@ -66,6 +66,17 @@ static bool takes_halves(const struct vulkan_device *d, const struct vk_weight *
 }
 
 /* ---- before a step -------------------------------------------------------------- */
+/* No input is left for tiles where all products go straight into registers. */
+static bool has_tiles(const struct vulkan_device *d)
+{
+	static const enum gp_buffer inputs[] = { GP_BUF_NORMED, GP_BUF_ATTN, GP_BUF_GATE };
+	bool all = d->skinny.usable;
+
+	for (size_t i = 0; i < GP_ARRAY_LEN(inputs); i++)
+		all &= d->width[inputs[i]] % VK_SKINNY_COLS == 0;
+	return d->many.tiling[0].rows && !all;
+}
+
 int vk_many_take(struct vulkan_device *d, uint32_t rows)
 {
 	size_t width = 0, up, all;
@@ -74,7 +85,8 @@ int vk_many_take(struct vulkan_device *d, uint32_t rows)
 	for (uint32_t b = 0; b < GP_BUF_COUNT; b++)
 		if (b != GP_BUF_LOGITS && d->width[b] > width)
 			width = d->width[b];
-	if ((rc = vk_skinny_take(d, rows, width)) < 0 || !d->many.tiling[0].rows)
+	d->many.halves = (struct vk_span){ 0 };
+	if ((rc = vk_skinny_take(d, rows, width)) < 0 || !has_tiles(d))
 		return rc;
 	if (!gp_size_round_up(rows, TILE_STEP, &up) || !gp_size_round_up(width, ELEMENT_STEP, &width) ||
 	    !gp_size_mul(up, width, &all) || !gp_size_mul(all, 2, &all))
@@ -107,13 +119,13 @@ static int create_coopmat(struct vulkan_device *d, uint32_t tiling, enum gp_type
 	                                   GP_ARRAY_LEN(constants), f->subgroup, p);
 }
 
-int vk_many_prepare(struct vulkan_device *d, enum gp_type type)
+int vk_many_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols)
 {
 	VkPipeline p;
 	int rc;
 
 	if ((rc = vk_pipeline(d, VK_MATMUL_MANY, (uint32_t)type, &p)) < 0 ||
-	    (rc = vk_skinny_prepare(d, type)) < 0 || !has_halves(d, type))
+	    (rc = vk_skinny_prepare(d, type, cols)) < 0 || !has_halves(d, type))
 		return rc;
 	for (uint32_t t = 0; t < VK_TILINGS && rc == 0; t++)
 		rc = create_coopmat(d, t, type);

@@ -49,7 +49,7 @@ void vk_barrier_of_begin(struct vulkan_device *d)
 	                                          VK_ACCESS_MEMORY_WRITE_BIT);
 }
 
-static int bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes)
+int vk_bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes)
 {
 	if (atomic_load_explicit(&d->cancelled, memory_order_relaxed))
 		return gp_fail(ECANCELED, "the step was cancelled");
@@ -61,7 +61,7 @@ static int bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
                          uint32_t push_bytes, const uint32_t groups[3])
 {
-	const int rc = bind(d, p, push, push_bytes);
+	const int rc = vk_bind(d, p, push, push_bytes);
 
 	if (rc == 0)
 		vkCmdDispatch(d->commands, groups[0], groups[1], groups[2]);
@@ -123,13 +123,6 @@ static void put_table(struct vulkan_device *d, enum gp_kv_kind k, uint32_t seq, 
 		to[i] = ids[i] == UNUSED_BLOCK ? 0 : d->kv_blocks[k][ids[i]].address;
 }
 
-static uint32_t first_seen(const struct vulkan_device *d, enum gp_kv_kind k, uint32_t pos)
-{
-	const uint32_t window = d->config.window;
-
-	return k == GP_KV_GLOBAL || pos < window ? 0 : pos - window + 1;
-}
-
 static void put_rows(struct vulkan_device *d)
 {
 	const struct gp_batch *b = d->batch;
@@ -142,36 +135,13 @@ static void put_rows(struct vulkan_device *d)
 		struct vk_row row = { .pos = pos, .token = b->token[r] };
 
 		for (uint32_t k = 0; k < GP_KV_KINDS; k++) {
-			row.first[k] = first_seen(d, k, pos);
+			row.first[k] = vk_first_seen(d, k, pos);
 			row.table[k] = (seq * GP_KV_KINDS + k) * d->table_blocks;
 			if (!again && d->n_layers[k])
 				put_table(d, k, seq, n, row.table[k]);
 		}
 		rows[r] = row;
 	}
-}
-
-/* Attention's positions are cut into parts so that there are work groups enough. */
-static void put_parts(struct vulkan_device *d, enum gp_kv_kind k)
-{
-	const struct gp_batch *b = d->batch;
-	struct vk_step *s = (struct vk_step *)d->step.host;
-	const uint32_t heads = d->config.n_kv_heads;
-	const uint32_t room = VK_ATTENTION_GROUPS / (heads * b->n_rows);
-	const uint32_t parts = room < VK_MOST_PARTS ? room : VK_MOST_PARTS;
-	uint32_t most = 1;
-
-	for (uint32_t r = 0; r < b->n_rows; r++) {
-		const uint32_t first = first_seen(d, k, b->pos[r]);
-		const uint32_t blocks = b->pos[r] / GP_KV_BLOCK - first / GP_KV_BLOCK + 1;
-
-		most = blocks > most ? blocks : most;
-	}
-	const uint32_t each = parts > 1 ? (most + parts - 1) / parts : most;
-	s->part_blocks[k] = each;
-	s->groups[k][0] = heads;
-	s->groups[k][1] = (most + each - 1) / each;
-	s->groups[k][2] = b->n_rows;
 }
 
 /* Rows of a sequence that follow each other, or are mixed with others', need K and V of
@@ -200,12 +170,12 @@ static void put_step(struct vulkan_device *d, const float *hidden_in)
 	struct vk_step *s = (struct vk_step *)d->step.host;
 
 	s->tables = d->tables.address;
+	s->tiles = d->tiles.address;
 	s->rows = b->n_rows;
 	s->logit_rows = b->n_logit_rows;
 	put_angles(d);
 	put_rows(d);
-	for (uint32_t k = 0; k < GP_KV_KINDS; k++)
-		put_parts(d, k);
+	vk_put_attention(d);
 	for (uint32_t i = 0; i < d->logit_rows; i++)
 		put_logit_row(d, i);
 	if (hidden_in)
@@ -274,14 +244,29 @@ int vulkan_embed(void *dev, gp_handle table, float scale)
 	return rc;
 }
 
-struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op)
+static struct vk_constants norm_constants(const struct vulkan_device *d, uint32_t op, bool halves)
 {
 	const uint32_t vectors = d->config.hidden / 4;
 	uint32_t size = 32;
 
 	while (size < vectors && size < NORM_SIZE && size * 2 <= d->features.invocations)
 		size *= 2;
-	return (struct vk_constants){ { op, (vectors + size - 1) / size, 0, size } };
+	return (struct vk_constants){ { op, (vectors + size - 1) / size, 0, size, halves } };
+}
+
+int vk_prepare_norms(struct vulkan_device *d)
+{
+	VkPipeline p;
+	int rc = 0;
+
+	for (uint32_t op = 0; op < 3 && rc == 0; op++) {
+		const struct vk_constants bytes = norm_constants(d, op, false);
+		const struct vk_constants halves = norm_constants(d, op, true);
+
+		if ((rc = vk_variant(d, VK_RMS_NORM, &bytes, &p)) == 0 && d->skinny.usable)
+			rc = vk_variant(d, VK_RMS_NORM, &halves, &p);
+	}
+	return rc;
 }
 
 struct norm_push {
@@ -290,9 +275,24 @@ struct norm_push {
 	float eps;
 };
 
-static int norm(struct vulkan_device *d, uint32_t op, const struct norm_push *p)
+/* To a buffer, as the product wants it that so many rows of it are for: in halves, or in
+ * 8 bits. */
+static bool choose_output(struct vulkan_device *d, enum gp_buffer to, struct norm_push *p)
 {
-	const struct vk_constants c = vk_norm_constants(d, op);
+	const bool halves = vk_skinny_reads(d, to);
+
+	p->to = d->buffer[to].address;
+	p->quants = halves ? d->skinny.rows.address : d->quants[to].address;
+	p->blocks = halves ? d->skinny.scales.address : d->blocks[to].address;
+	d->skinny.packed = halves ? p->to : 0;
+	d->skinny.by_chunk = false;
+	d->is_quantized[to] = !halves && p->quants;
+	return halves;
+}
+
+static int norm(struct vulkan_device *d, uint32_t op, bool halves, const struct norm_push *p)
+{
+	const struct vk_constants c = norm_constants(d, op, halves);
 	const int rc = vk_dispatch_variant(d, VK_RMS_NORM, &c, p, sizeof *p,
 	                                   (const uint32_t[]){ d->rows, 1, 1 });
 
@@ -303,109 +303,29 @@ static int norm(struct vulkan_device *d, uint32_t op, const struct norm_push *p)
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w)
 {
 	struct vulkan_device *d = dev;
-	const struct norm_push p = {
+	struct norm_push p = {
 		.from = d->buffer[from].address, .w = vk_weight(d, w)->span.address,
-		.to = d->buffer[to].address, .quants = d->quants[to].address,
-		.blocks = d->blocks[to].address, .vectors = d->width[to] / 4,
-		.eps = d->config.rms_eps };
+		.vectors = d->width[to] / 4, .eps = d->config.rms_eps };
 
 	if (d->width[to] != d->config.hidden || d->width[from] != d->config.hidden)
 		return gp_fail(EINVAL, "a norm of rows of %u; these have %u", d->width[from],
 		               d->config.hidden);
-	d->is_quantized[to] = p.quants;
-	return norm(d, 0, &p);
+	const bool halves = choose_output(d, to, &p);
+	return norm(d, 0, halves, &p);
 }
 
 int vulkan_add_norm(void *dev, gp_handle w, gp_handle next)
 {
 	struct vulkan_device *d = dev;
-	const struct norm_push p = {
+	struct norm_push p = {
 		.from = d->buffer[GP_BUF_BRANCH].address, .w = vk_weight(d, w)->span.address,
 		.hidden = d->buffer[GP_BUF_HIDDEN].address,
 		.next = next ? vk_weight(d, next)->span.address : 0,
-		.to = d->buffer[GP_BUF_NORMED].address, .quants = d->quants[GP_BUF_NORMED].address,
-		.blocks = d->blocks[GP_BUF_NORMED].address, .vectors = d->config.hidden / 4,
-		.eps = d->config.rms_eps };
+		.vectors = d->config.hidden / 4, .eps = d->config.rms_eps };
 
-	d->is_quantized[GP_BUF_NORMED] = next && p.quants;
-	return norm(d, next ? 2 : 1, &p);
-}
+	const bool halves = next && choose_output(d, GP_BUF_NORMED, &p);
 
-struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append)
-{
-	return (struct vk_constants){ { (uint32_t)d->shape.kv_type,
-	                                d->config.n_heads / d->config.n_kv_heads,
-	                                d->config.head_dim, 0, append } };
-}
-
-int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
-{
-	struct vulkan_device *d = dev;
-	const struct gp_config *c = &d->config;
-	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = vk_head_constants(d, false);
-	const struct {
-		uint64_t q, k, v, q_norm, k_norm, step, angles;
-		uint32_t heads, kv_heads, kind, layer;
-		float eps;
-	} p = {
-		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
-		vk_weight(d, q_norm)->span.address, vk_weight(d, k_norm)->span.address,
-		d->step.address, d->angles[at.kind].address, c->n_heads, c->n_kv_heads, at.kind,
-		at.index, c->rms_eps };
-	const uint32_t groups[] = { c->n_heads + 2 * c->n_kv_heads, d->rows, 1 };
-	const int rc = vk_dispatch_variant(d, VK_QK_ROPE_APPEND, &constants, &p, sizeof p, groups);
-
-	vk_barrier(d);
-	return rc;
-}
-
-/* Norms of 0: Q is normed and rotated, K and V are stored already. */
-static int attend(struct vulkan_device *d, uint32_t layer, uint64_t q_norm, uint64_t k_norm)
-{
-	const struct gp_config *c = &d->config;
-	const struct gp_kv_place at = d->place[layer];
-	const struct vk_constants constants = vk_head_constants(d, q_norm != 0);
-	const bool quants = c->head_dim % 32 == 0;
-	const struct {
-		uint64_t q, k, v, q_norm, k_norm, to, quants, blocks, step, angles, parts, ended;
-		uint32_t kv_heads, kind, layer;
-		float scale, eps;
-	} p = {
-		d->buffer[GP_BUF_Q].address, d->buffer[GP_BUF_K].address, d->buffer[GP_BUF_V].address,
-		q_norm, k_norm, d->buffer[GP_BUF_ATTN].address,
-		quants ? d->quants[GP_BUF_ATTN].address : 0, d->blocks[GP_BUF_ATTN].address,
-		d->step.address, d->angles[at.kind].address, d->parts.address, d->ended.address,
-		c->n_kv_heads, at.kind, at.index, c->attn_scale, c->rms_eps };
-	VkPipeline pipeline;
-	int rc;
-
-	if ((rc = vk_variant(d, VK_ATTENTION, &constants, &pipeline)) < 0 ||
-	    (rc = bind(d, pipeline, &p, sizeof p)) < 0)
-		return rc;
-	vkCmdDispatchIndirect(d->commands, d->step.buffer,
-	                      d->step.offset + offsetof(struct vk_step, groups[at.kind]));
-	vk_barrier(d);
-	d->is_quantized[GP_BUF_ATTN] = p.quants;
-	return 0;
-}
-
-int vulkan_attention(void *dev, uint32_t layer)
-{
-	return attend(dev, layer, 0, 0);
-}
-
-int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm)
-{
-	struct vulkan_device *d = dev;
-	int rc;
-
-	if (d->alone)
-		return attend(d, layer, vk_weight(d, q_norm)->span.address,
-		              vk_weight(d, k_norm)->span.address);
-	if ((rc = vulkan_qk_rope_append(dev, layer, q_norm, k_norm)) < 0)
-		return rc;
-	return attend(d, layer, 0, 0);
+	return norm(d, next ? 2 : 1, halves, &p);
 }
 
 static int elementwise(struct vulkan_device *d, uint32_t op, enum gp_buffer to,

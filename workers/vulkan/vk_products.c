@@ -75,7 +75,7 @@ static uint32_t split_for(const struct vulkan_device *d, uint32_t outputs, uint3
 	return split;
 }
 
-int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
+int vk_prepare_products(struct vulkan_device *d, enum gp_type t, uint32_t cols)
 {
 	int rc = 0;
 
@@ -84,7 +84,7 @@ int vk_prepare_products(struct vulkan_device *d, enum gp_type t)
 		for (uint32_t split = 1; split <= MOST_SPLIT && rc == 0; split *= 2)
 			rc = prepare(d, t, rows, false, split);
 	}
-	return rc < 0 ? rc : vk_many_prepare(d, t);
+	return rc < 0 ? rc : vk_many_prepare(d, t, cols);
 }
 
 /* ---- inputs --------------------------------------------------------------------- */
@@ -293,21 +293,35 @@ static int gated_few(struct vulkan_device *d, const struct vk_weight *gate,
 	return rc;
 }
 
+static int gated_many(struct vulkan_device *d, const struct vk_many_out out[2])
+{
+	const struct vk_many_in in = { d->buffer[GP_BUF_NORMED].address, 0, d->rows,
+	                               d->width[GP_BUF_NORMED] };
+	const int rc = vk_skinny_gated(d, &in, out);
+
+	vk_barrier(d);
+	d->is_quantized[GP_BUF_GATE] = false;
+	return rc;
+}
+
 int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up)
 {
 	struct vulkan_device *d = dev;
 	const struct vk_weight *g = vk_weight(d, gate), *u = vk_weight(d, up);
 	const struct gp_matmul_out out[] = { { gate, GP_BUF_GATE }, { up, GP_BUF_UP } };
-	const struct vk_many_out outs[] = { { .w = g }, { .w = u } };
+	const struct vk_many_out outs[] = { { g, d->buffer[GP_BUF_GATE].address },
+	                                    { u, d->buffer[GP_BUF_UP].address } };
 	const bool few = are_few(d, d->rows, outs, 2);
+	const bool alike = g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
+	                   u->cols == g->cols && g->rows == d->width[GP_BUF_GATE] &&
+	                   u->rows == g->rows;
 	int rc;
 
-	if (few && g->type == u->type && g->cols == d->width[GP_BUF_NORMED] &&
-	    u->cols == g->cols && g->rows == d->width[GP_BUF_GATE] && u->rows == g->rows)
+	if (few && alike)
 		return gated_few(d, g, u);
+	if (alike && vk_skinny_takes(d, outs, 2))
+		return gated_many(d, outs);
 	if ((rc = vulkan_matmul(dev, GP_BUF_NORMED, out, 2)) < 0)
 		return rc;
-	/* What the next product could not take is not packed for it. */
-	return !few && vk_skinny_takes(d, outs, 2) && g->rows % 64 == 0 ? vk_skinny_geglu(d) :
-	                                                                  vulkan_geglu(dev);
+	return vulkan_geglu(dev);
 }

@@ -81,6 +81,9 @@ static const uint32_t matmul_many_coopmat[] =
 static const uint32_t matmul_skinny_coopmat[] =
 #include "shaders/matmul_skinny_coopmat.comp.inc"
 ;
+static const uint32_t attention_tile_coopmat[] =
+#include "shaders/attention_tile_coopmat.comp.inc"
+;
 static const uint32_t probe_coopmat[] =
 #include "shaders/probe_coopmat.comp.inc"
 ;
@@ -114,6 +117,8 @@ static const struct { const uint32_t *code; size_t bytes; const char *name; } sh
 	                             "matmul_many_coopmat" },
 	[VK_MATMUL_SKINNY_COOPMAT] = { matmul_skinny_coopmat, sizeof matmul_skinny_coopmat,
 	                               "matmul_skinny_coopmat" },
+	[VK_ATTENTION_TILE_COOPMAT] = { attention_tile_coopmat, sizeof attention_tile_coopmat,
+	                                "attention_tile_coopmat" },
 	[VK_PROBE_COOPMAT] = { probe_coopmat, sizeof probe_coopmat, "probe_coopmat" },
 #endif
 };

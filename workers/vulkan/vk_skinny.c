@@ -4,16 +4,19 @@
  * looked at first; where it is otherwise, these products are not used. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/base.h"
 
-#define CHUNK 256u             /* elements of a subgroup at a time, as in skinny.glsl */
+#define CHUNK VK_SKINNY_CHUNK
+#define CHUNKED_ROWS 32u       /* the most whose chunks have scales: registers hold no more */
 #define SUBGROUP 32u
 #define PACK_SIZE 1024u        /* of a work group of pack_skinny.comp, where there are so many */
 #define MOST_AT_ONCE 3u        /* matrices of a dispatch */
 #define LEAST_STEPS 2u         /* of a part */
 #define ROW_STEP 64u           /* rows of the largest work group */
+#define STEPS 4u               /* as the shader's */
 
 /* A work group's size, subgroups of it that share outputs, rows / 8, outputs / 16 of a
  * subgroup, whether rows go through shared memory; how many work groups of a compute unit
@@ -22,11 +25,12 @@ struct shape {
 	uint32_t size, split, row_tiles, out_tiles, staged, at_once;
 };
 
-enum { UP_TO_8, UP_TO_16, UP_TO_32, MORE, MORE_WIDER };
+enum { UP_TO_8, UP_TO_16, UP_TO_32, GATED_UP_TO_8, MORE };   /* and all after it */
 static const struct shape shapes[VK_SKINNY_SHAPES] = {
 	[UP_TO_8] = { 128, 4, 1, 2, 0, 4 }, [UP_TO_16] = { 256, 2, 2, 2, 1, 2 },
-	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [MORE] = { 256, 1, 8, 2, 1, 1 },
-	[MORE_WIDER] = { 384, 1, 8, 2, 1, 1 } };
+	[UP_TO_32] = { 192, 1, 4, 1, 1, 2 }, [GATED_UP_TO_8] = { 64, 2, 1, 3, 0, 8 },
+	[MORE] = { 256, 1, 8, 3, 1, 1 },
+	{ 224, 1, 8, 3, 1, 1 }, { 256, 1, 8, 2, 1, 1 } };
 
 static uint32_t up_to(uint32_t n, uint32_t step)
 {
@@ -34,13 +38,15 @@ static uint32_t up_to(uint32_t n, uint32_t step)
 }
 
 /* A lane holds the weights of two blocks for each 8 outputs: types of more than four bits
- * leave room for half as many. */
+ * leave room for fewer. */
 static struct shape shape_of(uint32_t which, enum gp_type type)
 {
-	struct shape s = shapes[which];
+	struct shape s = shapes[type != GP_TYPE_Q4_0 && which == GATED_UP_TO_8 ? UP_TO_8 : which];
 
-	if (type != GP_TYPE_Q4_0)
+	if (type != GP_TYPE_Q4_0) {
+		s.size += s.out_tiles == 3 ? s.size / 2 : 0;
 		s.out_tiles = 1;
+	}
 	return s;
 }
 
@@ -55,16 +61,21 @@ static uint32_t shared_bytes(const struct shape *s)
 	                      s->size / SUBGROUP * s->row_tiles * s->out_tiles * 512;
 	const uint32_t rows = s->split * s->row_tiles * s->staged * 4096;
 
-	return (sums > rows ? sums : rows) + 16;
+	return (sums > rows ? sums : rows) + 16 + VK_CODE_BYTES;
 }
 
 /* ---- whether they can be done ---------------------------------------------------- */
 static bool may_be_usable(const struct vk_features *f)
 {
+	static const enum gp_type types[] = { GP_TYPE_Q4_0, GP_TYPE_Q8_0 }; /* and like it all others */
 	bool fits = f->has_16_8_16 && f->lanes == SUBGROUP && vk_has_shader(VK_PROBE_COOPMAT);
 
-	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
-		fits &= shapes[t].size <= f->invocations && shared_bytes(&shapes[t]) <= f->shared_bytes;
+	for (size_t i = 0; i < GP_ARRAY_LEN(types); i++)
+		for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++) {
+			const struct shape s = shape_of(t, types[i]);
+
+			fits &= s.size <= f->invocations && shared_bytes(&s) <= f->shared_bytes;
+		}
 	return fits;
 }
 
@@ -141,6 +152,7 @@ int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width)
 	if (!gp_size_round_up(width, CHUNK, &bytes) || !gp_size_round_up(rows, ROW_STEP, &up) ||
 	    !gp_size_mul(bytes, up, &bytes) || !gp_size_mul(bytes, 2, &bytes))
 		return gp_fail(EOVERFLOW, "activations of %u rows are too large; use fewer", rows);
+	up += CHUNKED_ROWS * (width / CHUNK + 1);
 	if ((rc = vk_take(d, &d->work_arena, bytes, "activations", &d->skinny.rows)) < 0 ||
 	    (rc = vk_take(d, &d->work_arena, up * sizeof(float), "activations",
 	                  &d->skinny.scales)) < 0)
@@ -149,65 +161,79 @@ int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width)
 }
 
 /* ---- pipelines ------------------------------------------------------------------ */
-static struct vk_constants pack_constants(const struct vulkan_device *d, bool gated)
+static struct vk_constants pack_constants(const struct vulkan_device *d, uint32_t cols)
 {
-	const uint32_t most = d->features.invocations;
+	const uint32_t most = d->features.invocations, vectors = cols / 4;
+	const uint32_t size = most < PACK_SIZE ? most : PACK_SIZE;
 
-	return (struct vk_constants){ { gated, 0, 0, most < PACK_SIZE ? most : PACK_SIZE } };
+	return (struct vk_constants){ { 0, up_to(vectors, size), 0, size } };
 }
 
-static int create(struct vulkan_device *d, enum gp_type type, uint32_t which)
+static int pipeline_for(struct vulkan_device *d, enum gp_type type, uint32_t which,
+                        enum vk_skinny_kind kind, VkPipeline *out)
 {
 	const struct shape s = shape_of(which, type);
 	const uint32_t constants[] = { (uint32_t)type, s.size, s.split, s.row_tiles, s.out_tiles,
-	                               s.staged };
-	VkPipeline *p = &d->skinny.pipeline[which][type];
+	                               s.staged, STEPS, kind == VK_SKINNY_GATED,
+	                               kind == VK_SKINNY_CHUNKED };
+	VkPipeline *p = &d->skinny.pipeline[kind][which][type];
+	const int rc = *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
+	                                           GP_ARRAY_LEN(constants), SUBGROUP, p);
 
-	return *p ? 0 : vk_create_pipeline(d, VK_MATMUL_SKINNY_COOPMAT, constants,
-	                                   GP_ARRAY_LEN(constants), SUBGROUP, p);
+	*out = *p;
+	return rc;
 }
 
-int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type)
+/* The plain ones, which the head may want in any step. Of the others, which take as long
+ * to compile, those that steps want are made when these are recorded at load. */
+int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols)
 {
+	const struct vk_constants c = pack_constants(d, cols);
 	VkPipeline p;
 	int rc = 0;
 
 	if (!d->skinny.usable || type == GP_TYPE_F32)
 		return 0;
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES && rc == 0; t++)
-		rc = create(d, type, t);
-	for (uint32_t gated = 0; gated < 2 && rc == 0; gated++) {
-		const struct vk_constants c = pack_constants(d, gated);
-
-		rc = vk_variant(d, VK_PACK_SKINNY, &c, &p);
-	}
-	return rc;
+		if (t != GATED_UP_TO_8)
+			rc = pipeline_for(d, type, t, VK_SKINNY_PLAIN, &p);
+	return rc < 0 ? rc : vk_variant(d, VK_PACK_SKINNY, &c, &p);
 }
 
 void vk_skinny_destroy(struct vulkan_device *d)
 {
 	for (uint32_t t = 0; t < VK_SKINNY_SHAPES; t++)
 		for (uint32_t i = 0; i < VK_TYPES; i++)
-			vkDestroyPipeline(d->device, d->skinny.pipeline[t][i], NULL);
+			for (uint32_t kind = 0; kind < VK_SKINNY_KINDS; kind++)
+				vkDestroyPipeline(d->device, d->skinny.pipeline[kind][t][i], NULL);
 }
 
 /* ---- a product ------------------------------------------------------------------ */
-/* Two blocks at a time, whose scales are read as one. */
 bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (out[i].w->type == GP_TYPE_F32 || out[i].w->cols % 64)
+		if (out[i].w->type == GP_TYPE_F32 || out[i].w->cols % VK_SKINNY_COLS)
 			return false;
 	return d->skinny.usable;
 }
 
-/* With the barrier after. up: an address, or 0. */
-static int pack(struct vulkan_device *d, const struct vk_many_in *in, uint64_t up)
+bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b)
 {
-	const struct { uint64_t to, scales, from, up, picked; uint32_t cols; } p = {
-		d->skinny.rows.address, d->skinny.scales.address, in->from, up, in->picked,
-		in->cols };
-	const struct vk_constants c = pack_constants(d, up != 0);
+	return d->skinny.usable && b == GP_BUF_NORMED && d->rows > VK_FEW_ROWS_SKINNY &&
+	       d->width[b] % VK_SKINNY_COLS == 0;
+}
+
+bool vk_skinny_reads_chunks(const struct vulkan_device *d)
+{
+	return d->skinny.usable && d->rows > VK_FEW_ROWS_SKINNY && d->rows <= CHUNKED_ROWS;
+}
+
+/* With the barrier after. */
+static int pack(struct vulkan_device *d, const struct vk_many_in *in)
+{
+	const struct { uint64_t to, scales, from, picked; uint32_t vectors; } p = {
+		d->skinny.rows.address, d->skinny.scales.address, in->from, in->picked, in->cols / 4 };
+	const struct vk_constants c = pack_constants(d, in->cols);
 	const int rc = vk_dispatch_variant(d, VK_PACK_SKINNY, &c, &p, sizeof p,
 	                                   (const uint32_t[]){ in->rows, 1, 1 });
 
@@ -215,20 +241,21 @@ static int pack(struct vulkan_device *d, const struct vk_many_in *in, uint64_t u
 	return rc;
 }
 
-int vk_skinny_geglu(struct vulkan_device *d)
-{
-	const struct vk_many_in in = { d->buffer[GP_BUF_GATE].address, 0, d->rows,
-	                               d->width[GP_BUF_GATE] };
-
-	d->skinny.packed = in.from;
-	d->is_quantized[GP_BUF_GATE] = false;
-	return pack(d, &in, d->buffer[GP_BUF_UP].address);
-}
-
 struct push {                  /* as in matmul_skinny_coopmat.comp */
 	uint64_t from, scales, w[MOST_AT_ONCE], to[MOST_AT_ONCE], parts, ended;
 	uint32_t n[MOST_AT_ONCE], rows, cols, steps;
+	float factor[MOST_AT_ONCE];
 };
+_Static_assert(sizeof(struct push) <= VK_PUSH_BYTES, "what every device takes");
+
+/* Brings the largest of a matrix's scales just below 2 ^ 15. */
+static float factor_of(const struct vk_weight *w)
+{
+	int exponent;
+
+	frexpf(w->largest_scale, &exponent);
+	return ldexpf(1, 15 - exponent);
+}
 
 /* Work groups of these outputs and rows. */
 static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_many_out *out,
@@ -243,19 +270,25 @@ static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_
 
 /* Wider work groups multiply faster, unless more of them stand idle at the end. */
 static uint32_t shape_for(const struct vulkan_device *d, uint32_t rows,
-                          const struct vk_many_out *out, size_t n)
+                          const struct vk_many_out *out, size_t n, enum vk_skinny_kind kind)
 {
-	const uint32_t units = d->features.units;
-	uint32_t cost[2];
+	const uint32_t units = d->features.units ? d->features.units : 1;
+	uint32_t best = MORE, least = UINT32_MAX;
 
+	if (rows <= 8)
+		return kind == VK_SKINNY_GATED ? GATED_UP_TO_8 : UP_TO_8;
 	if (rows <= 32)
-		return rows <= 8 ? UP_TO_8 : rows <= 16 ? UP_TO_16 : UP_TO_32;
-	for (uint32_t i = 0; i < 2 && units; i++) {
-		const struct shape s = shape_of(MORE + i, out[0].w->type);
+		return rows <= 16 ? UP_TO_16 : UP_TO_32;
+	for (uint32_t i = MORE; i < VK_SKINNY_SHAPES; i++) {
+		const struct shape s = shape_of(i, out[0].w->type);
+		const uint32_t cost = up_to(groups_of(&s, rows, out, n), units) * outputs_of(&s);
 
-		cost[i] = up_to(groups_of(&s, rows, out, n), units) * s.size;
+		if (cost < least) {
+			least = cost;
+			best = i;
+		}
 	}
-	return units && cost[1] <= cost[0] ? MORE_WIDER : MORE;
+	return best;
 }
 
 /* Into how many parts elements are cut where outputs alone are too few work groups. */
@@ -270,10 +303,10 @@ static uint32_t parts_for(const struct vulkan_device *d, const struct shape *s, 
 
 /* Matrices of one type, as many as one dispatch takes. */
 static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
-                    const struct vk_many_out *out, size_t n)
+                    const struct vk_many_out *out, size_t n, enum vk_skinny_kind kind)
 {
 	const enum gp_type type = out[0].w->type;
-	const uint32_t which = shape_for(d, in->rows, out, n);
+	const uint32_t which = shape_for(d, in->rows, out, n, kind);
 	const struct shape s = shape_of(which, type);
 	const uint32_t groups = groups_of(&s, in->rows, out, n);
 	const uint32_t row_groups = up_to(in->rows, s.row_tiles * 8);
@@ -281,31 +314,54 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 	struct push p = { .from = d->skinny.rows.address, .scales = d->skinny.scales.address,
 	                  .parts = d->skinny.parts.address, .ended = d->skinny.ended.address,
 	                  .rows = in->rows, .cols = in->cols };
+	VkPipeline pipeline;
+	const int rc = pipeline_for(d, type, which, kind, &pipeline);
 
+	if (rc < 0)
+		return rc;
 	for (size_t i = 0; i < n; i++) {
 		p.w[i] = out[i].w->span.address;
 		p.to[i] = out[i].to;
 		p.n[i] = out[i].w->rows;
+		p.factor[i] = factor_of(out[i].w);
 	}
 	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
-	return vk_dispatch_pipeline(d, d->skinny.pipeline[which][type], &p, sizeof p,
+	return vk_dispatch_pipeline(d, pipeline, &p, sizeof p,
 	                            (const uint32_t[]){ row_groups, groups / row_groups,
 	                                                up_to(steps, p.steps) });
+}
+
+/* If who wrote the input did not do it, or another's came after. */
+static int pack_once(struct vulkan_device *d, const struct vk_many_in *in)
+{
+	const bool packed = d->skinny.packed == in->from && !in->picked;
+
+	d->skinny.packed = 0;
+	d->skinny.by_chunk &= packed;
+	return packed ? 0 : pack(d, in);
 }
 
 int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
                        const struct vk_many_out *out, size_t n)
 {
-	int rc = d->skinny.packed == in->from && !in->picked ? 0 : pack(d, in, 0);
+	int rc = pack_once(d, in);
+	const enum vk_skinny_kind kind = d->skinny.by_chunk ? VK_SKINNY_CHUNKED : VK_SKINNY_PLAIN;
 
-	d->skinny.packed = 0; /* the rows are this input's now */
 	for (size_t i = 0, run; i < n && rc == 0; i += run) {
 		for (run = 1; i + run < n && run < MOST_AT_ONCE; run++)
 			if (out[i + run].w->type != out[i].w->type)
 				break;
 		if (i) /* partial sums have one place */
 			vk_barrier(d);
-		rc = multiply(d, in, out + i, run);
+		rc = multiply(d, in, out + i, run, kind);
 	}
 	return rc;
+}
+
+int vk_skinny_gated(struct vulkan_device *d, const struct vk_many_in *in,
+                    const struct vk_many_out out[2])
+{
+	const int rc = pack_once(d, in);
+
+	return rc < 0 ? rc : multiply(d, in, out, 2, VK_SKINNY_GATED);
 }

@@ -1,6 +1,7 @@
 /* Weights on the device, in the layout that shaders/types.glsl describes. */
 #include "workers/vulkan/vulkan_device.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,10 +9,12 @@
 
 #define PART_BYTES ((size_t)4 << 20)   /* read and packed at once */
 #define PART_ROWS 256u                 /* parts of matrices are multiples of, of any type */
+#define HALF_INFINITY 0x7c00u
 
-/* How a block of the file splits: its quants, and the scale that stands apart. */
+/* A block of the file as the planes that stand apart: the quants, then scales. */
+enum { MOST_PLANES = 3 };
 struct split {
-	uint32_t scale_at, quants_at, quants, block;
+	struct { uint32_t at, bytes; } plane[MOST_PLANES];
 };
 
 /* Products in 8 bits need the device's dot product. What there is no shader for becomes
@@ -23,7 +26,8 @@ enum gp_type vk_kept_type(const struct vulkan_device *d, const struct gp_tensor 
 	switch (t->type) {
 	case GP_TYPE_F32: case GP_TYPE_F16: case GP_TYPE_BF16:
 		return t->type;
-	case GP_TYPE_Q4_0: case GP_TYPE_Q8_0: case GP_TYPE_Q4_K: case GP_TYPE_Q6_K:
+	case GP_TYPE_Q4_0: case GP_TYPE_Q8_0: case GP_TYPE_Q3_K: case GP_TYPE_Q4_K:
+	case GP_TYPE_Q5_K: case GP_TYPE_Q6_K: case GP_TYPE_IQ4_NL: case GP_TYPE_IQ4_XS:
 		return d->features.dot_products ? t->type : GP_TYPE_F16;
 	default:
 		return GP_TYPE_F16;
@@ -33,9 +37,11 @@ enum gp_type vk_kept_type(const struct vulkan_device *d, const struct gp_tensor 
 static struct split split_of(enum gp_type t)
 {
 	switch (t) {
-	case GP_TYPE_Q4_0: return (struct split){ 0, 2, 16, 18 };
-	case GP_TYPE_Q8_0: return (struct split){ 0, 2, 32, 34 };
-	case GP_TYPE_Q6_K: return (struct split){ 208, 0, 208, 210 };
+	case GP_TYPE_Q4_0: case GP_TYPE_IQ4_NL: return (struct split){ { { 2, 16 }, { 0, 2 } } };
+	case GP_TYPE_Q8_0: return (struct split){ { { 2, 32 }, { 0, 2 } } };
+	case GP_TYPE_Q3_K: return (struct split){ { { 0, 96 }, { 96, 12 }, { 108, 2 } } };
+	case GP_TYPE_Q6_K: return (struct split){ { { 0, 208 }, { 208, 2 } } };
+	case GP_TYPE_IQ4_XS: return (struct split){ { { 8, 128 }, { 0, 8 } } };
 	default: return (struct split){ 0 };
 	}
 }
@@ -65,7 +71,7 @@ struct load {
 	struct vulkan_device *d;
 	const struct gp_tensor *t;
 	const struct gp_type_info *info;   /* of its type in the file */
-	const struct vk_weight *w;
+	struct vk_weight *w;
 	float offset;                      /* for the elements of a vector */
 	char *raw, *room;                  /* PART_BYTES each: as in the file; what it becomes */
 };
@@ -84,31 +90,46 @@ static int load_plain(const struct load *l, size_t at, size_t n)
 	return rc < 0 || to.host ? rc : vk_upload(l->d, &to, l->raw, n * l->info->block_bytes);
 }
 
-static void split_blocks(const struct split *s, const char *from, size_t n, char *quants,
-                         char *scales)
+static void copy_plane(const char *from, size_t step, size_t n, char *to, size_t bytes)
 {
-	for (size_t i = 0; i < n; i++, from += s->block) {
-		memcpy(quants + i * s->quants, from + s->quants_at, s->quants);
-		memcpy(scales + i * 2, from + s->scale_at, 2);
+	for (size_t i = 0; i < n; i++, from += step, to += bytes)
+		memcpy(to, from, bytes);
+}
+
+/* Of blocks of Q4_0, which begin with it. Halves are ordered as their bits but for the sign. */
+static float largest_scale(const char *from, size_t step, size_t n)
+{
+	uint16_t most = 0, scale;
+
+	for (size_t i = 0; i < n; i++, from += step) {
+		memcpy(&scale, from, sizeof scale);
+		scale &= 0x7fff;
+		if (scale > most && scale < HALF_INFINITY)
+			most = scale;
 	}
+	return gp_f16_to_f32(most);
 }
 
 static int load_split(const struct load *l, size_t at, size_t n)
 {
 	const struct split s = split_of(l->t->type);
-	const size_t scales_at = l->t->bytes / s.block * s.quants;
-	const struct vk_span quants = part_of(&l->w->span, at * s.quants);
-	const struct vk_span scales = part_of(&l->w->span, scales_at + at * 2);
-	char *q = quants.host ? quants.host : l->room;
-	char *d = scales.host ? scales.host : l->room + n * s.quants;
-	int rc;
+	const size_t block = l->info->block_bytes, blocks = l->t->bytes / block;
+	size_t before = 0;                 /* bytes of a block in the planes before */
+	int rc = read_blocks(l, at, n, l->raw);
 
-	if ((rc = read_blocks(l, at, n, l->raw)) < 0)
-		return rc;
-	split_blocks(&s, l->raw, n, q, d);
-	if (quants.host || (rc = vk_upload(l->d, &quants, q, n * s.quants)) < 0)
-		return rc;
-	return vk_upload(l->d, &scales, d, n * 2);
+	for (size_t i = 0; i < MOST_PLANES && s.plane[i].bytes && rc == 0; i++) {
+		const size_t bytes = s.plane[i].bytes;
+		const struct vk_span to = part_of(&l->w->span, before * blocks + at * bytes);
+		char *plane = to.host ? to.host : l->room + before * n;
+
+		copy_plane(l->raw + s.plane[i].at, block, n, plane, bytes);
+		if (!to.host)
+			rc = vk_upload(l->d, &to, plane, n * bytes);
+		before += bytes;
+	}
+	if (rc == 0 && l->t->type == GP_TYPE_Q4_0)
+		l->w->largest_scale = fmaxf(l->w->largest_scale, largest_scale(l->raw, block, n));
+	return rc;
 }
 
 static int load_converted(const struct load *l, size_t at, size_t n)
@@ -141,7 +162,7 @@ static int load_parts(const struct load *l)
 		const size_t part = n - at < most ? n - at : most;
 
 		rc = converts ? load_converted(l, at, part) :
-		     split_of(l->t->type).block ? load_split(l, at, part) : load_plain(l, at, part);
+		     split_of(l->t->type).plane[0].bytes ? load_split(l, at, part) : load_plain(l, at, part);
 	}
 	return rc;
 }
@@ -230,7 +251,7 @@ int vulkan_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_hand
 		    first + n < t->rows)
 			d->weights[d->n_weights - 1].next = d->n_weights + 1;
 	}
-	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type)) == 0)
+	if (rc == 0 && !vector && (rc = vk_prepare_products(d, type, (uint32_t)t->cols)) == 0)
 		rc = vk_pipeline(d, VK_EMBED, (uint32_t)type, &p);
 	return rc;
 }

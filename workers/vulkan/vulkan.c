@@ -40,14 +40,14 @@ static int vulkan_open(void **dev, const struct gp_device_options *o)
 	return 0;
 }
 
-static void vulkan_describe(uint32_t index, char text[256])
+static void vulkan_describe(const struct gp_device_options *o, char text[256])
 {
 	VkInstance instance = NULL;
 	VkPhysicalDevice p;
 	VkPhysicalDeviceProperties props;
 
 	snprintf(text, 256, "no Vulkan device");
-	if (vk_open_instance(&instance) == 0 && vk_find_device(instance, index, &p) == 0) {
+	if (vk_open_instance(&instance) == 0 && vk_find_device(instance, o->index, &p) == 0) {
 		vkGetPhysicalDeviceProperties(p, &props);
 		snprintf(text, 256, "%.200s, Vulkan %u.%u", props.deviceName,
 		         VK_API_VERSION_MAJOR(props.apiVersion),

@@ -77,13 +77,15 @@ int vulkan_finish_load(void *dev);
 enum vk_shader { VK_EMBED, VK_RMS_NORM, VK_MATMUL_INT8_1, VK_MATMUL_INT8_2,
                  VK_MATMUL_INT8_4, VK_MATMUL_INT8_8, VK_MATMUL_INT8_16, VK_MATMUL_FLOAT_1,
                  VK_MATMUL_FLOAT_2, VK_MATMUL_FLOAT_4, VK_MATMUL_FLOAT_8, VK_MATMUL_FLOAT_16,
-                 VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION, VK_MATMUL_MANY,
+                 VK_QUANTIZE, VK_ELEMENTWISE, VK_QK_ROPE_APPEND, VK_ATTENTION,
+                 VK_ATTENTION_TILE_COOPMAT, VK_MATMUL_MANY,
                  VK_MATMUL_MANY_COOPMAT, VK_PACK_ROWS, VK_SUM_PARTS,
                  VK_MATMUL_SKINNY_COOPMAT, VK_PACK_SKINNY, VK_PROBE_COOPMAT,
                  VK_CHUNK_MAXIMA, VK_PICK_CHUNKS, VK_SHADERS };
 #define VK_TYPES 32u           /* values of enum gp_type */
 #define VK_CONSTANTS 7u
 #define VK_PUSH_BYTES 128u
+#define VK_CODE_BYTES 128u       /* shared: what the codes of IQ4 mean, as tile_types.glsl has it */
 
 /* Specialisation constants 0, 1, ... of a shader; what it does not have is ignored. */
 struct vk_constants { uint32_t v[VK_CONSTANTS]; };
@@ -181,8 +183,8 @@ bool vk_tiling_fits(const struct vk_features *f, const struct vk_tiling *t);
 void vk_many_choose(struct vulkan_device *d);
 /* What steps of up to so many rows need; after the widths of buffers are known. */
 int vk_many_take(struct vulkan_device *d, uint32_t rows);
-/* Pipelines for weights of a type. */
-int vk_many_prepare(struct vulkan_device *d, enum gp_type type);
+/* Pipelines for weights of a type, and inputs of so many elements. */
+int vk_many_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols);
 /* Records them, with the barriers between their parts, none after. Each out has room
  * for rows up to a multiple of VK_ROW_STEP; what lies there past the last is undefined. */
 int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
@@ -190,26 +192,37 @@ int vk_multiply_many(struct vulkan_device *d, const struct vk_many_in *in,
 void vk_many_destroy(struct vulkan_device *d);
 
 /* ---- products of more than a few rows, straight into registers (vk_skinny.c) ----- */
-#define VK_SKINNY_SHAPES 5u    /* of work groups */
+#define VK_SKINNY_SHAPES 7u    /* of work groups */
+#define VK_SKINNY_CHUNK 256u   /* elements of a subgroup at a time, as in skinny.glsl */
+#define VK_SKINNY_COLS 64u     /* divides a row's: two blocks, whose scales are read as one */
+enum vk_skinny_kind { VK_SKINNY_PLAIN, VK_SKINNY_GATED /* gate and up */,
+                      VK_SKINNY_CHUNKED /* rows whose chunks have scales of their own */,
+                      VK_SKINNY_KINDS };
 
 struct vk_skinny {
 	bool is_probed, usable;                /* on this device */
-	VkPipeline pipeline[VK_SKINNY_SHAPES][VK_TYPES];
-	struct vk_span rows, scales;           /* as pack_skinny.comp leaves them */
+	VkPipeline pipeline[VK_SKINNY_KINDS][VK_SKINNY_SHAPES][VK_TYPES];
+	struct vk_span rows, scales;           /* as norms, attention, pack_skinny.comp leave them */
 	struct vk_span parts, ended;           /* of work groups that share outputs */
 	uint64_t packed;                       /* address of the buffer that they are of, or 0 */
+	bool by_chunk;                         /* scales are those of its rows' chunks */
 };
 
 /* Finds out whether they can be done; then what inputs of so many rows and elements need. */
 int vk_skinny_take(struct vulkan_device *d, uint32_t rows, size_t width);
-int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type);
+int vk_skinny_prepare(struct vulkan_device *d, enum gp_type type, uint32_t cols);
 void vk_skinny_destroy(struct vulkan_device *d);
 bool vk_skinny_takes(const struct vulkan_device *d, const struct vk_many_out *out, size_t n);
-/* GEGLU of GATE and UP, left in GATE and ready for the product that comes next. */
-int vk_skinny_geglu(struct vulkan_device *d);
+/* Whether norms leave a buffer's rows as the product that comes next wants them. */
+bool vk_skinny_reads(const struct vulkan_device *d, enum gp_buffer b);
+/* Whether who knows but a chunk of each row may leave it so, with a scale of its own. */
+bool vk_skinny_reads_chunks(const struct vulkan_device *d);
 /* As vk_multiply_many, which calls it. */
 int vk_skinny_multiply(struct vulkan_device *d, const struct vk_many_in *in,
                        const struct vk_many_out *out, size_t n);
+/* gelu(gate) * up to where gate's outputs go, of two matrices alike. */
+int vk_skinny_gated(struct vulkan_device *d, const struct vk_many_in *in,
+                    const struct vk_many_out out[2]);
 
 /* ---- the device ----------------------------------------------------------------- */
 struct vk_weight {              /* a matrix, or the first rows of one: */
@@ -217,6 +230,7 @@ struct vk_weight {              /* a matrix, or the first rows of one: */
 	enum gp_type type;
 	uint32_t rows, cols;
 	uint32_t first;            /* row of the matrix that it begins with */
+	float largest_scale;       /* of Q4_0, else 0 */
 	gp_handle next;            /* the rows after these; 0: there are none */
 };
 
@@ -225,13 +239,19 @@ struct vk_row {                /* as in shaders/common.glsl, like the next */
 	uint32_t first[GP_KV_KINDS];
 	uint32_t table[GP_KV_KINDS];
 	uint32_t token;
+	uint32_t tiled;
+};
+
+struct vk_tile {
+	uint32_t first, rows;
 };
 
 struct vk_step {
-	uint64_t tables;
+	uint64_t tables, tiles;
 	uint32_t rows, logit_rows;
 	uint32_t part_blocks[GP_KV_KINDS];
 	uint32_t groups[GP_KV_KINDS][3];
+	uint32_t tile_groups[3], rope_groups[3];
 	struct vk_row row[];
 };
 
@@ -303,9 +323,9 @@ struct vulkan_device {
 	struct vk_span quants[GP_BUF_COUNT], blocks[GP_BUF_COUNT];
 	bool is_quantized[GP_BUF_COUNT];     /* by what was recorded so far */
 	struct vk_span parts, ended;         /* of attention */
-	/* a step's input: struct vk_step, addresses of KV blocks, angles by kind, logit rows,
-	 * hidden */
-	struct vk_span step, tables, angles[GP_KV_KINDS], picked, wanted, hidden_in, out;
+	/* a step's input: struct vk_step, addresses of KV blocks, tiles of attention, angles
+	 * by kind, logit rows, hidden */
+	struct vk_span step, tables, tiles, angles[GP_KV_KINDS], picked, wanted, hidden_in, out;
 	struct vk_span maxima, picked_chunks; /* of logits (vk_best.c) */
 	uint32_t rows, logit_rows;           /* of the step in hand, as recorded */
 	bool alone;                          /* no two of its rows are of one sequence */
@@ -375,7 +395,7 @@ void vulkan_release(struct vulkan_device *d);
 
 /* vk_products.c */
 bool vk_is_plain(enum gp_type t);      /* F32, F16, BF16 */
-int vk_prepare_products(struct vulkan_device *d, enum gp_type t);
+int vk_prepare_products(struct vulkan_device *d, enum gp_type t, uint32_t cols);
 int vulkan_matmul(void *dev, enum gp_buffer from, const struct gp_matmul_out *out, size_t n_out);
 int vulkan_gated_matmul(void *dev, gp_handle gate, gp_handle up);
 int vulkan_head(void *dev, gp_handle table);
@@ -386,11 +406,22 @@ int vk_take_best(struct vulkan_device *d, uint32_t rows);
 int vk_record_best(struct vulkan_device *d);
 void vk_give_logits(const struct vulkan_device *d, float *out);
 
-/* vk_ops.c */
+/* vk_attention.c */
 #define VK_ATTENTION_GROUPS 1024u      /* of a step's attention, where positions are cut */
 #define VK_MOST_PARTS 64u              /* of a row, as in shaders/attention.comp */
-struct vk_constants vk_norm_constants(const struct vulkan_device *d, uint32_t op);
-struct vk_constants vk_head_constants(const struct vulkan_device *d, bool append);
+int vk_prepare_attention(struct vulkan_device *d);
+/* Rows of a tile; 0: there are no tiles. */
+uint32_t vk_tile_rows(const struct vulkan_device *d);
+/* The position that a row at pos sees first. */
+uint32_t vk_first_seen(const struct vulkan_device *d, enum gp_kv_kind k, uint32_t pos);
+/* After the rows of a step are there: parts and tiles. */
+void vk_put_attention(struct vulkan_device *d);
+int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+int vulkan_attention(void *dev, uint32_t layer);
+int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
+
+/* vk_ops.c */
+int vk_prepare_norms(struct vulkan_device *d);
 const struct vk_weight *vk_weight(const struct vulkan_device *d, gp_handle h);
 #define VK_MOST_GROUPS 32768u  /* in a dimension; Vulkan guarantees 65535 */
 /* Work groups for n items, of_group each; a shader that has fewer of them walks on. */
@@ -403,6 +434,7 @@ void vk_barrier_to_copy(struct vulkan_device *d);
 void vk_barrier_of_begin(struct vulkan_device *d);
 int vk_dispatch(struct vulkan_device *d, enum vk_shader s, uint32_t constant, const void *push,
                 uint32_t push_bytes, const uint32_t groups[3]);
+int vk_bind(struct vulkan_device *d, VkPipeline p, const void *push, uint32_t push_bytes);
 int vk_dispatch_pipeline(struct vulkan_device *d, VkPipeline p, const void *push,
                          uint32_t push_bytes, const uint32_t groups[3]);
 /* Of a step like d->rows, logit_rows, alone and picks say: as vk_begin_recording. */
@@ -410,9 +442,6 @@ int vk_record_begin(struct vulkan_device *d);
 int vulkan_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);
 int vulkan_embed(void *dev, gp_handle table, float scale);
 int vulkan_rms_norm(void *dev, enum gp_buffer to, enum gp_buffer from, gp_handle w);
-int vulkan_qk_rope_append(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
-int vulkan_attention(void *dev, uint32_t layer);
-int vulkan_append_attention(void *dev, uint32_t layer, gp_handle q_norm, gp_handle k_norm);
 int vulkan_add_norm(void *dev, gp_handle w, gp_handle next);
 int vulkan_geglu(void *dev);
 /* A buffer's 8 bits, with the barrier after; with up (an address) of GEGLU of the two,

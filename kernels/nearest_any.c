@@ -1,0 +1,2 @@
+#define NEAREST gp_nearest_any
+#include "kernels/nearest.h"
