@@ -76,11 +76,12 @@ $(BUILD)/obj/%.o: %.c
 
 # The NPU's kernels over a model of AMD's AIE API; they need nothing of C++'s library. Not
 # for sanitizers: these make them a hundred times slower, and no index depends on data.
+AIE_CXXFLAGS := -Ikernels/aie/emulation -std=c++20 -Wall -Wextra -Wshadow -Wconversion \
+	-ffp-contract=off -fno-exceptions -fno-rtti -O3 -g
 $(BUILD)/obj/%.o: %.cc
 	@mkdir -p $(@D)
 	@echo "  CXX   $<"
-	$(Q)$(CXX) $(CPPFLAGS) -Ikernels/aie/emulation -std=c++20 -Wall -Wextra -Wshadow -Wconversion \
-		-ffp-contract=off -fno-exceptions -fno-rtti -O3 -g -MMD -MP -c $< -o $@
+	$(Q)$(CXX) $(CPPFLAGS) $(AIE_CXXFLAGS) -MMD -MP -c $< -o $@
 
 # One file an instruction set; nothing outside these may use it.
 $(BUILD)/obj/kernels/%avx2.o: EXTRA_CFLAGS = -mavx2 -mfma -mf16c
@@ -200,8 +201,7 @@ $(BUILD)/pic/%.o: %.c
 	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c $< -o $@
 $(BUILD)/pic/%.o: %.cc
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(CPPFLAGS) -Ikernels/aie/emulation -std=c++20 -ffp-contract=off -fno-exceptions -fno-rtti \
-		-O3 -g $(EXTRA_CFLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CXX) $(CPPFLAGS) $(AIE_CXXFLAGS) $(EXTRA_CFLAGS) -MMD -MP -c $< -o $@
 $(BUILD)/tests/preload/npu_device.so: $(patsubst %,$(BUILD)/pic/%.o,$(basename $(NPU_DEVICE)))
 	@mkdir -p $(@D)
 	@echo "  LD    $@"

@@ -12,17 +12,11 @@
 #include <unistd.h>
 
 #include "tests/common/process.h"
+#include "tests/common/sanitizers.h"
 
 #define NPU_STAGES "--stages", "cpu:0-2,npu:3-5"
 #define SIMULATED NPU_STAGES, "--npu", "sim"
 #define RUN_MINI program("run"), "-m", MINI, "-p", "In the beginning", "-n", "40"
-
-/* Under sanitizers the simulated array's streams take minutes; what is left runs them all. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define NOT_TOO_LONG() skip()
-#else
-#define NOT_TOO_LONG() (void)0
-#endif
 
 static char *plain;            /* what the CPU says */
 
@@ -76,7 +70,7 @@ static void test_only_where_it_pays(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	unsetenv("GP_NPU_USE");
 	RUN(&r, RUN_MINI, SIMULATED, "-v");
 	setenv("GP_NPU_USE", "always", 1);
@@ -107,7 +101,7 @@ static void test_labels(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	close(mkstemp(path));
 	RUN(&r, RUN_MINI, SIMULATED, "--trace", path);
 	assert_int_equal(r.status, 0);
@@ -147,7 +141,7 @@ static void test_reports(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	RUN(&r, program("check"), "npu", "--verify", "--npu", "sim");
 	assert_non_null(strstr(r.out, "9 of 9 products passed"));
 	assert_null(strstr(r.out, "FAIL"));
@@ -243,7 +237,7 @@ static void test_wedged(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
 		setenv("GP_NPU_SIM_FAULT", faults[i], 1);
 		RUN(&r, RUN_MINI, SIMULATED);
@@ -265,7 +259,7 @@ static void test_stuck(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	close(mkstemp(path));
 	unlink(path);
 	setenv("GP_NPU_SIM_STUCK", path, 1);
@@ -294,7 +288,7 @@ static void test_killed(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	process_start(&p, argv, 0);
 	for (int i = 0; i < 500 && process_workers(p.pid, workers, 8) < 2; i++)
 		sleep_ms(10);

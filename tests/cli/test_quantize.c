@@ -15,14 +15,8 @@
 #include "base/base.h"
 #include "model/model.h"
 #include "tests/common/process.h"
+#include "tests/common/sanitizers.h"
 #include "tests/common/tiny_model.h"
-
-/* Under ThreadSanitizer arithmetic takes minutes; its threads are those of tests/quantize. */
-#ifdef __SANITIZE_THREAD__
-#define NOT_TOO_LONG() skip()
-#else
-#define NOT_TOO_LONG() (void)0
-#endif
 
 static char *folder, *out, *part, *done, *again, *calibration;
 
@@ -57,26 +51,10 @@ static void must(struct result *r, int status, const char *said)
 		fail_msg("status %d, wanted %d; stderr '%s', wanted '%s'", r->status, status, r->err, said);
 }
 
-static char *slurp(const char *path, size_t *bytes)
-{
-	FILE *f = fopen(path, "rb");
-	struct stat st;
-	char *data;
-
-	assert_non_null(f);
-	assert_int_equal(fstat(fileno(f), &st), 0);
-	*bytes = (size_t)st.st_size;
-	data = malloc(*bytes + 1);
-	assert_non_null(data);
-	assert_int_equal(fread(data, 1, *bytes, f), *bytes);
-	fclose(f);
-	return data;
-}
-
 static void assert_same_file(const char *a, const char *b)
 {
 	size_t na, nb;
-	char *x = slurp(a, &na), *y = slurp(b, &nb);
+	uint8_t *x = tiny_load(a, &na), *y = tiny_load(b, &nb);
 
 	assert_int_equal(na, nb);
 	assert_memory_equal(x, y, na);
@@ -106,7 +84,7 @@ static void a_budget_is_kept(void **state)
 	bool differ = false;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_TSAN();
 	RUN(&r, program("calibrate"), "-q", "-m", MINI, "-f", "models/gemma3-mini/TRAINING-DATA.md",
 	    "-o", calibration, "--probe-chunks", "1", "--ctx", "256", "--json");
 	must(&r, 0, "");
@@ -136,7 +114,7 @@ static void every_method_works(void **state)
 	const double was = perplexity(MINI);
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_TSAN();
 	for (size_t i = 0; i < GP_ARRAY_LEN(method); i++) {
 		struct result r;
 
@@ -153,13 +131,11 @@ static void every_method_works(void **state)
 static void cut_text(const char *text, size_t at, const char *first, const char *rest)
 {
 	size_t n;
-	char *data = slurp(text, &n);
-	FILE *f = fopen(first, "wb"), *r = fopen(rest, "wb");
+	uint8_t *data = tiny_load(text, &n);
 
-	assert_true(f && r && n > at);
-	assert_int_equal(fwrite(data, 1, at, f), at);
-	assert_int_equal(fwrite(data + at, 1, n - at, r), n - at);
-	assert_int_equal(fclose(f) | fclose(r), 0);
+	assert_true(n > at);
+	tiny_store(first, data, at);
+	tiny_store(rest, data + at, n - at);
 	free(data);
 }
 
@@ -174,7 +150,7 @@ static void four_bits_keep_the_goal(void **state)
 	double kl;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_TSAN();
 	cut_text("tests/data/gemma3-mini-valid.txt", 22000, held, text);
 	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "4.0", "--text", text, "--chunks",
 	    "12");
@@ -215,7 +191,7 @@ static void a_killed_run_goes_on(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_TSAN();
 	RUN(&r, program("quantize"), "-q", MINI, "-o", again, "--type", "q8_0");
 	must(&r, 0, "");
 	result_free(&r);
@@ -248,7 +224,7 @@ static void a_full_disk_is_told(void **state)
 	struct result r;
 
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_TSAN();
 	snprintf(command, sizeof command, "ulimit -f 10240; trap '' XFSZ; exec %s -q %s -o %s --type q8_0 "
 	         "--nearest", program("quantize"), MINI, out);
 	RUN(&r, "/bin/bash", "-c", command);
@@ -315,7 +291,7 @@ static void given_types_are_kept(void **state)
 	struct stat st;
 	const char *value = "*.attn_v.weight=q8_0, blk.1.*=q6_k";
 	size_t n;
-	char *data;
+	uint8_t *data;
 
 	(void)state;
 	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--target-size", "9M", "--nearest",
@@ -332,7 +308,7 @@ static void given_types_are_kept(void **state)
 	assert_int_equal(gp_model_tensor(m, GP_T_ATTN_V, 2)->type, GP_TYPE_Q8_0);
 	assert_int_not_equal(gp_model_tensor(m, GP_T_FFN_UP, 0)->type, GP_TYPE_Q6_K);
 	gp_model_close(m);
-	data = slurp(out, &n);
+	data = tiny_load(out, &n);
 	assert_non_null(memmem(data, n, value, strlen(value)));
 	free(data);
 	unlink(out);

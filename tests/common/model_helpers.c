@@ -202,6 +202,26 @@ void chain_feed(struct chain *c, uint32_t seq, const uint32_t *ids, uint32_t n, 
 	free(rows);
 }
 
+float *chain_logits(struct chain *c, const uint32_t *ids, uint32_t n, uint32_t chunk)
+{
+	float *got = floats((size_t)n * c->config->vocab);
+
+	chain_drop(c, 0);
+	chain_feed(c, 0, ids, n, chunk, got);
+	return got;
+}
+
+float *file_logits(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
+                   const struct chain_options *o)
+{
+	struct chain c;
+
+	chain_open(&c, path, o);
+	float *got = chain_logits(&c, ids, n, chunk);
+	chain_close(&c);
+	return got;
+}
+
 void chain_greedy(struct chain *c, uint32_t seq, const float *logits, uint32_t *ids, uint32_t n)
 {
 	float *row = calloc(c->config->vocab, sizeof(*row));

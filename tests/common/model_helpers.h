@@ -1,5 +1,5 @@
-/* For tests of the forward pass: golden files, a chain of stages, an independent reference, small made-up models. Anything that goes
- * wrong here fails the test that called. */
+/* For tests of the forward pass: golden files, a chain of stages, an independent reference,
+ * small made-up models. Anything that goes wrong here fails the test that called. */
 #ifndef MODEL_HELPERS_H
 #define MODEL_HELPERS_H
 
@@ -61,6 +61,10 @@ void chain_step(struct chain *c, const struct gp_stage_row *rows, uint32_t n, fl
 /* ids at the end of seq, in steps of `chunk` rows (0: as many as fit); logits of all. */
 void chain_feed(struct chain *c, uint32_t seq, const uint32_t *ids, uint32_t n, uint32_t chunk,
                 float *logits);
+/* Logits of n ids as sequence 0, which begins anew; the caller frees them. */
+float *chain_logits(struct chain *c, const uint32_t *ids, uint32_t n, uint32_t chunk);
+float *file_logits(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
+                   const struct chain_options *o);
 /* n greedy tokens after what seq holds; logits: the row of its last token. */
 void chain_greedy(struct chain *c, uint32_t seq, const float *logits, uint32_t *ids, uint32_t n);
 void chain_drop(struct chain *c, uint32_t seq);
@@ -81,8 +85,22 @@ void random_model_poison(const char *path, const char *tensor, size_t element, f
 /* One in any weight is found by --check-numerics, and its place named. */
 void check_numerics_find(const struct gp_worker_device *device);
 
-/* ---- perplexity ------------------------------------------------------------- */
+/* ---- golden texts and perplexity (golden_mini.c) ------------------------------ */
+/* What the reference says greedily, token by token. */
+void check_random_text_greedy(const struct chain_options *o);
+void check_mini_greedy(const struct chain_options *o);
+
+#define CHUNK 512u             /* ids of valid.ids that are scored together */
+#define CHUNKS 200u            /* of them in MINI_GOLDEN */
+
 /* -log p(id) by one row of n logits. */
 double nll_of(const float *logits, uint32_t n, uint32_t id);
+/* The input of a chunk: BOS and all its ids but the last. */
+void chunk_input(const struct chain *c, const uint32_t *chunk, uint32_t input[CHUNK]);
+/* Of a model with MINI's vocabulary: the mean of all chunks' ids but the last. */
+double chunks_mean_nll(const char *path, const uint32_t *ids, uint32_t chunks,
+                       const struct chain_options *o);
+/* GP_CHUNKS, from 1 to CHUNKS. */
+uint32_t chunks_wanted(uint32_t unless_told);
 
 #endif

@@ -217,8 +217,14 @@ uint8_t *tiny_load(const char *path, size_t *bytes)
 	data = malloc(*bytes + 1);
 	assert_non_null(data);
 	assert_int_equal(fread(data, 1, *bytes, f), *bytes);
+	data[*bytes] = '\0';
 	fclose(f);
 	return data;
+}
+
+char *tiny_load_text(const char *path, size_t *bytes)
+{
+	return (char *)tiny_load(path, bytes);
 }
 
 void tiny_store(const char *path, const void *data, size_t bytes)

@@ -24,7 +24,8 @@ void tiny_write_gguf(const char *path);
 /* config.json and model.safetensors; prefix as in "model.layers.0...". */
 void tiny_write_safetensors(const char *folder, const char *prefix);
 
-uint8_t *tiny_load(const char *path, size_t *bytes);   /* free() */
+uint8_t *tiny_load(const char *path, size_t *bytes);   /* free(); a NUL follows */
+char *tiny_load_text(const char *path, size_t *bytes); /* the same */
 void tiny_store(const char *path, const void *data, size_t bytes);
 /* Where the text stands in data; fails the test where it does not. */
 uint8_t *tiny_find(uint8_t *data, size_t bytes, const char *text);

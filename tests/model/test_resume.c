@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "model/model.h"
+#include "tests/common/tiny_model.h"
 
 enum { TENSORS = 4, ELEMENTS = 100 };
 
@@ -90,22 +91,6 @@ static size_t resumed(uint32_t value, uint64_t key, struct gp_gguf_writer **w)
 	return n;
 }
 
-static char *whole(size_t *bytes)
-{
-	FILE *f = fopen(out, "rb");
-	struct stat st;
-	char *data;
-
-	assert_non_null(f);
-	assert_int_equal(fstat(fileno(f), &st), 0);
-	*bytes = (size_t)st.st_size;
-	data = malloc(*bytes);
-	assert_non_null(data);
-	assert_int_equal(fread(data, 1, *bytes, f), *bytes);
-	fclose(f);
-	return data;
-}
-
 static void goes_on_to_the_same_file(void **state)
 {
 	struct gp_gguf_writer *w;
@@ -117,7 +102,7 @@ static void goes_on_to_the_same_file(void **state)
 	write_tensors(w, 0, TENSORS);
 	assert_int_equal(gp_gguf_writer_finish(w), 0);
 	gp_gguf_writer_destroy(w);
-	at_once = whole(&at_once_bytes);
+	at_once = tiny_load_text(out, &at_once_bytes);
 	unlink(out);
 
 	interrupted_run();
@@ -125,7 +110,7 @@ static void goes_on_to_the_same_file(void **state)
 	write_tensors(w, 2, TENSORS);
 	assert_int_equal(gp_gguf_writer_finish(w), 0);
 	gp_gguf_writer_destroy(w);
-	data = whole(&bytes);
+	data = tiny_load_text(out, &bytes);
 	assert_int_equal(bytes, at_once_bytes);
 	assert_memory_equal(data, at_once, bytes);
 	assert_int_not_equal(access(part, F_OK), 0);

@@ -12,26 +12,11 @@
 #include "base/base.h"
 #include "model/model.h"
 #include "model/utf8.h"
+#include "tests/common/tiny_model.h"
 
 #define FOLDER "tests/data/gemma3-mini-tokenizer"
 
 static struct gp_tokenizer *mini;
-
-static char *read_whole(const char *path, size_t *bytes)
-{
-	FILE *f = fopen(path, "rb");
-	char *data;
-
-	assert_non_null(f);
-	assert_int_equal(fseek(f, 0, SEEK_END), 0);
-	*bytes = (size_t)ftell(f);
-	rewind(f);
-	data = malloc(*bytes + 1);
-	assert_non_null(data);
-	assert_int_equal(fread(data, 1, *bytes, f), *bytes);
-	fclose(f);
-	return data;
-}
 
 /* ids of text, which ends with a NUL; the caller frees. */
 static uint32_t *encode(const char *text, unsigned flags, size_t *n)
@@ -108,8 +93,8 @@ static void strip_is_pythons(void **state)
 static void ids_are_the_references(void **state)
 {
 	size_t text_bytes, ids_bytes, n;
-	char *text = read_whole("tests/data/gemma3-mini-valid.txt", &text_bytes);
-	char *want = read_whole(FOLDER "/valid-ids.bin", &ids_bytes);
+	char *text = tiny_load_text("tests/data/gemma3-mini-valid.txt", &text_bytes);
+	char *want = tiny_load_text(FOLDER "/valid-ids.bin", &ids_bytes);
 	uint32_t *ids;
 
 	(void)state;
@@ -287,7 +272,7 @@ static void long_words_round_trip(void **state)
 static void text_round_trips(void **state)
 {
 	size_t bytes, n, back_bytes;
-	char *text = read_whole("tests/data/gemma3-mini-valid.txt", &bytes), *back;
+	char *text = tiny_load_text("tests/data/gemma3-mini-valid.txt", &bytes), *back;
 	uint32_t *ids;
 
 	(void)state;

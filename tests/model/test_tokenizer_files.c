@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "model/model.h"
+#include "tests/common/tiny_model.h"
 
 #define FOLDER "tests/data/gemma3-mini-tokenizer"
 
@@ -21,23 +22,6 @@ static char folder[] = "/tmp/gp-test-tokenizer-XXXXXX";
 static char gguf_path[64], json_path[64];
 
 /* ---- files ---------------------------------------------------------------------- */
-static char *read_whole(const char *path, size_t *bytes)
-{
-	FILE *f = fopen(path, "rb");
-	char *data;
-
-	assert_non_null(f);
-	assert_int_equal(fseek(f, 0, SEEK_END), 0);
-	*bytes = (size_t)ftell(f);
-	rewind(f);
-	data = malloc(*bytes + 1);
-	assert_non_null(data);
-	assert_int_equal(fread(data, 1, *bytes, f), *bytes);
-	data[*bytes] = '\0';
-	fclose(f);
-	return data;
-}
-
 static void write_whole(const char *path, const char *data, size_t bytes)
 {
 	FILE *f = fopen(path, "wb");
@@ -147,7 +131,7 @@ static void expect_agreement(const struct gp_tokenizer *other)
 	static const char odd[] = "<bos>  a   b<start_of_turn>user\n\n\n<unk> <0x41>\t\t"
 	                          "\xF0\x9F\xA6\xA9<end_of_turn>\n\n\n\n\n\n\n\n\n\n<mask>\0 ";
 	size_t bytes;
-	char *text = read_whole("tests/data/gemma3-mini-valid.txt", &bytes);
+	char *text = tiny_load_text("tests/data/gemma3-mini-valid.txt", &bytes);
 
 	expect_same_ids(mini, other, text, bytes, GP_ENCODE_BOS);
 	expect_same_ids(mini, other, odd, sizeof(odd) - 1, GP_ENCODE_SPECIAL);
@@ -300,7 +284,7 @@ static void gguf_without_tokenizer(void **state)
 static void refuse_json(const char *from, const char *to, int errnum, const char *says)
 {
 	size_t bytes;
-	char *json = read_whole(FOLDER "/tokenizer.json", &bytes), *at = strstr(json, from);
+	char *json = tiny_load_text(FOLDER "/tokenizer.json", &bytes), *at = strstr(json, from);
 	char *changed = malloc(bytes + strlen(to) + 1);
 	size_t before;
 
@@ -346,7 +330,7 @@ static void wrong_json_is_refused(void **state)
 static void holes_are_empty(void **state)
 {
 	size_t bytes, n;
-	char *json = read_whole(FOLDER "/tokenizer.json", &bytes), *at, *text;
+	char *json = tiny_load_text(FOLDER "/tokenizer.json", &bytes), *at, *text;
 	struct gp_tokenizer *t;
 
 	(void)state;
@@ -369,7 +353,7 @@ static void holes_are_empty(void **state)
 static void truncated_json_is_refused(void **state)
 {
 	size_t bytes;
-	char *json = read_whole(FOLDER "/tokenizer.json", &bytes);
+	char *json = tiny_load_text(FOLDER "/tokenizer.json", &bytes);
 
 	(void)state;
 	while (bytes && json[bytes - 1] != '}')

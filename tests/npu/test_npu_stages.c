@@ -5,7 +5,6 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,35 +15,14 @@
 #include "kernels/kernels.h"
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
+#include "tests/common/sanitizers.h"
 #include "tests/common/tiny_model.h"
 #include "workers/npu/array.h"
 #include "workers/npu/npu_device.h"
 
-#define CHUNK 512u
-#define CHUNKS 200u
 #define FEW 4u                 /* chunks of the perplexity, unless GP_CHUNKS says otherwise */
 
-/* Under sanitizers the simulated array's streams take minutes; what is left runs them all. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define NOT_TOO_LONG() skip()
-#else
-#define NOT_TOO_LONG() (void)0
-#endif
-
 static const struct chain_options on_npu = { .device = &gp_npu_device, .npu = "sim", .threads = 2 };
-
-static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
-                        const struct chain_options *o)
-{
-	struct chain c;
-	float *got;
-
-	chain_open(&c, path, o);
-	got = floats((size_t)n * c.config->vocab);
-	chain_feed(&c, 0, ids, n, chunk, got);
-	chain_close(&c);
-	return got;
-}
 
 /* ---- bf16 -------------------------------------------------------------------------- */
 /* Inputs of products are rounded to bfloat16 on their way in, by 2^-9 at most; these logits
@@ -59,15 +37,15 @@ static void test_random_text(void **state)
 	struct chain_options o = on_npu;
 
 	(void)state;
-	float *host = logits_of(RANDOM_TEXT, ids, 300, 0, &(struct chain_options){ .threads = 2 });
-	float *one = logits_of(RANDOM_TEXT, ids, 300, 0, &o);
+	float *host = file_logits(RANDOM_TEXT, ids, 300, 0, &(struct chain_options){ .threads = 2 });
+	float *one = file_logits(RANDOM_TEXT, ids, 300, 0, &o);
 	assert_true(memcmp(host, one, 300 * 512 * sizeof *one) != 0); /* it was there */
 	o.n_stages = 3;
 	o.memory_bytes = 1 << 30; /* pinned */
-	float *pinned = logits_of(RANDOM_TEXT, ids, 300, 0, &o);
+	float *pinned = file_logits(RANDOM_TEXT, ids, 300, 0, &o);
 	assert_memory_equal(one, pinned, 300 * 512 * sizeof *one);
 	assert_near("pinned, three stages", want, pinned, 300 * 512, BF16_TOLERANCE);
-	assert_near("steps of 37", want, logits_of(RANDOM_TEXT, ids, 300, 37, &on_npu), 300 * 512,
+	assert_near("steps of 37", want, file_logits(RANDOM_TEXT, ids, 300, 37, &on_npu), 300 * 512,
 	            BF16_TOLERANCE);
 	assert_near("one step", want, one, 300 * 512, BF16_TOLERANCE);
 	free(host);
@@ -76,54 +54,15 @@ static void test_random_text(void **state)
 
 static void test_random_text_greedy(void **state)
 {
-	struct golden *g = golden_open(RANDOM_TEXT "/golden.safetensors");
-	const uint32_t *want = golden_ids(g, "a.greedy64", 64);
-	float *logits = floats(96 * 512);
-	uint32_t got[64];
-	struct chain c;
-
 	(void)state;
-	chain_open(&c, RANDOM_TEXT, &on_npu);
-	chain_feed(&c, 0, golden_ids(g, "a.input_ids", 96), 96, 0, logits);
-	chain_greedy(&c, 0, logits + 95 * 512, got, 64);
-	assert_memory_equal(got, want, sizeof(got));
-	chain_close(&c);
-	free(logits);
-	golden_close(g);
+	check_random_text_greedy(&on_npu);
 }
 
 static void test_mini_greedy(void **state)
 {
 	(void)state;
-	NOT_TOO_LONG();
-	json_t *root = json_load_file(MINI_GREEDY, 0, NULL), *text;
-	float *logits = floats((size_t)64 * 4096);
-	uint32_t prompt[64], want[256], got[256];
-	struct chain c;
-	size_t i, k;
-	json_t *id;
-
-	assert_non_null(root);
-	assert_true(json_array_size(json_object_get(root, "greedy")) > 0);
-	chain_open(&c, MINI, &on_npu);
-	json_array_foreach(json_object_get(root, "greedy"), i, text) {
-		json_t *p = json_object_get(text, "prompt_ids"), *ids = json_object_get(text, "ids");
-		const uint32_t n_prompt = (uint32_t)json_array_size(p), n = (uint32_t)json_array_size(ids);
-
-		assert_in_range(n_prompt, 1, 64);
-		assert_in_range(n, 1, 256);
-		json_array_foreach(p, k, id)
-			prompt[k] = (uint32_t)json_integer_value(id);
-		json_array_foreach(ids, k, id)
-			want[k] = (uint32_t)json_integer_value(id);
-		chain_drop(&c, 0);
-		chain_feed(&c, 0, prompt, n_prompt, 0, logits);
-		chain_greedy(&c, 0, logits + (size_t)(n_prompt - 1) * 4096, got, n);
-		assert_memory_equal(got, want, n * sizeof(*got));
-	}
-	chain_close(&c);
-	free(logits);
-	json_decref(root);
+	NOT_UNDER_SANITIZERS();
+	check_mini_greedy(&on_npu);
 }
 
 /* Products that are cut by their outputs, because staging is small, or by their rows,
@@ -131,29 +70,29 @@ static void test_mini_greedy(void **state)
 static void test_cut_products(void **state)
 {
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	struct golden *g = golden_open(MINI_GOLDEN);
 	const uint32_t *ids = golden_ids(g, "valid.ids", CHUNKS * CHUNK);
 	const size_t bytes = (size_t)300 * 4096 * sizeof(float);
 	struct chain_options o = on_npu;
 
-	float *whole = logits_of(MINI, ids, 300, 0, &o);
+	float *whole = file_logits(MINI, ids, 300, 0, &o);
 	setenv("GP_NPU_STAGING", "524288", 1); /* each product takes two commands: gate alone */
-	float *cut = logits_of(MINI, ids, 300, 0, &o);
+	float *cut = file_logits(MINI, ids, 300, 0, &o);
 	assert_true(memcmp(whole, cut, bytes) != 0); /* two products more are the host's */
 	o.memory_bytes = 600000;               /* pinned: nothing */
-	float *again = logits_of(MINI, ids, 300, 0, &o);
+	float *again = file_logits(MINI, ids, 300, 0, &o);
 	assert_memory_equal(cut, again, bytes);
 	free(again);
 	unsetenv("GP_NPU_STAGING");
 	o = on_npu;
 	o.max_rows = 3000;                     /* three commands: gate alone */
-	again = logits_of(MINI, ids, 300, 0, &o);
+	again = file_logits(MINI, ids, 300, 0, &o);
 	assert_memory_equal(cut, again, bytes);
 	free(again);
-	again = logits_of(MINI, ids, 1100, 0, &o);
+	again = file_logits(MINI, ids, 1100, 0, &o);
 	setenv("GP_NPU_STAGING", "524288", 1);
-	float *steps = logits_of(MINI, ids, 1100, 300, &on_npu);
+	float *steps = file_logits(MINI, ids, 1100, 300, &on_npu);
 	unsetenv("GP_NPU_STAGING");
 	assert_memory_equal(steps, again, (size_t)1100 * 4096 * sizeof(float));
 	free(steps);
@@ -179,7 +118,7 @@ static void test_pinned_parts(void **state)
 	for (uint32_t i = 0; i < 20; i++)
 		ids[i] = i * 3 % shape.vocab;
 	o.memory_bytes = 1 << 30;
-	float *whole = logits_of(path, ids, 20, 0, &o), *parts = floats((size_t)20 * shape.vocab);
+	float *whole = file_logits(path, ids, 20, 0, &o), *parts = floats((size_t)20 * shape.vocab);
 	chain_open(&c, path, &o);
 	struct npu_device *d = c.dev[0];
 	for (size_t i = 0; i < d->n_weights; i++)
@@ -232,51 +171,26 @@ static void test_deadline(void **state)
 }
 
 /* ---- int4 weights, int8 activations ------------------------------------------------- */
-static double perplexity(const char *path, const uint32_t *ids, uint32_t chunks,
-                         const struct chain_options *o)
-{
-	float *logits = floats((size_t)CHUNK * 4096);
-	uint32_t input[CHUNK];
-	double sum = 0;
-	struct chain c;
-
-	chain_open(&c, path, o);
-	for (uint32_t chunk = 0; chunk < chunks; chunk++, ids += CHUNK) {
-		input[0] = (uint32_t)c.config->bos;
-		memcpy(input + 1, ids, (CHUNK - 1) * sizeof(*input));
-		chain_drop(&c, 0);
-		chain_feed(&c, 0, input, CHUNK, 0, logits);
-		for (uint32_t i = 0; i + 1 < CHUNK; i++)
-			sum += nll_of(logits + (size_t)i * 4096, 4096, ids[i]);
-	}
-	chain_close(&c);
-	free(logits);
-	return exp(sum / (chunks * (CHUNK - 1.0)));
-}
-
 static void test_int4_perplexity(void **state)
 {
 	(void)state;
-	NOT_TOO_LONG();
+	NOT_UNDER_SANITIZERS();
 	struct golden *g = golden_open(MINI_GOLDEN);
 	const uint32_t *ids = golden_ids(g, "valid.ids", CHUNKS * CHUNK);
 	char folder[] = "/tmp/gp-npu-XXXXXX", path[64];
-	const char *text = getenv("GP_CHUNKS");
-	uint64_t n = FEW;
+	const uint32_t n = chunks_wanted(FEW);
 	struct result r;
 
-	if (text)
-		assert_int_equal(gp_parse_u64("GP_CHUNKS", text, 1, CHUNKS, &n), 0);
 	assert_non_null(mkdtemp(folder));
 	snprintf(path, sizeof path, "%s/mini.gguf", folder);
 	RUN(&r, program("convert"), MINI, "-o", path, "--type", "q4_0");
 	assert_int_equal(r.status, 0);
 	result_free(&r);
-	const double host = perplexity(path, ids, (uint32_t)n,
-	                               &(struct chain_options){ .threads = 2 });
-	const double npu = perplexity(path, ids, (uint32_t)n, &on_npu);
+	const double host = exp(chunks_mean_nll(path, ids, n,
+	                                        &(struct chain_options){ .threads = 2 }));
+	const double npu = exp(chunks_mean_nll(path, ids, n, &on_npu));
 	print_message("perplexity of %u chunks in Q4_0: %.4f on the host, %.4f on the simulated NPU\n",
-	              (uint32_t)n, host, npu);
+	              n, host, npu);
 	assert_true(npu != host);
 	assert_true(fabs(npu / host - 1) <= 0.005);
 	unlink(path);

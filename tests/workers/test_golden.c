@@ -6,7 +6,6 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,23 +15,14 @@
 #include "tests/common/model_helpers.h"
 #include "workers/workers.h"
 
-#define CHUNK 512u
-#define CHUNKS 200u
-
 /* The largest error of the logits of one sequence. */
 static double logit_error(const char *path, const uint32_t *ids, uint32_t n, const float *want,
                           enum gp_type kv_type)
 {
-	struct chain c;
-	float *got;
-	double error;
+	float *got = file_logits(path, ids, n, 0, &(struct chain_options){ .kv_type = kv_type });
+	const double error = largest_difference(want, got, (size_t)n * 512);
 
-	chain_open(&c, path, &(struct chain_options){ .kv_type = kv_type });
-	got = floats((size_t)n * c.config->vocab);
-	chain_feed(&c, 0, ids, n, 0, got);
-	error = largest_difference(want, got, (size_t)n * c.config->vocab);
 	free(got);
-	chain_close(&c);
 	return error;
 }
 
@@ -55,20 +45,8 @@ static void test_random_text_logits(void **state)
 
 static void test_random_text_greedy(void **state)
 {
-	struct golden *g = golden_open(RANDOM_TEXT "/golden.safetensors");
-	const uint32_t *want = golden_ids(g, "a.greedy64", 64);
-	float *logits = floats(96 * 512);
-	uint32_t got[64];
-	struct chain c;
-
 	(void)state;
-	chain_open(&c, RANDOM_TEXT, &(struct chain_options){ 0 });
-	chain_feed(&c, 0, golden_ids(g, "a.input_ids", 96), 96, 0, logits);
-	chain_greedy(&c, 0, logits + 95 * 512, got, 64);
-	assert_memory_equal(got, want, sizeof(got));
-	chain_close(&c);
-	free(logits);
-	golden_close(g);
+	check_random_text_greedy(&(struct chain_options){ 0 });
 }
 
 struct bare {                  /* one stage without a head */
@@ -176,13 +154,6 @@ static void test_random_vision_text(void **state)
 }
 
 /* ---- gemma3-mini ----------------------------------------------------------- */
-/* The input of a chunk: BOS and all its ids but the last. */
-static void chunk_input(const struct chain *c, const uint32_t *chunk, uint32_t input[CHUNK])
-{
-	input[0] = (uint32_t)c->config->bos;
-	memcpy(input + 1, chunk, (CHUNK - 1) * sizeof(*input));
-}
-
 static void test_mini_last_logits(void **state)
 {
 	struct golden *g = golden_open(MINI_GOLDEN);
@@ -210,16 +181,6 @@ static void test_mini_last_logits(void **state)
 	golden_close(g);
 }
 
-static uint32_t chunks_wanted(void)
-{
-	const char *text = getenv("GP_CHUNKS");
-	uint64_t n = CHUNKS;
-
-	if (text && gp_parse_u64("GP_CHUNKS", text, 1, CHUNKS, &n) < 0)
-		fail_msg("%s", gp_error());
-	return (uint32_t)n;
-}
-
 /* Row i of valid.nll: -log p of the first 511 ids of chunk i. Sums into total. */
 static void score_chunk(struct chain *c, const uint32_t *ids, const float *want, float *logits,
                         double total[2])
@@ -245,7 +206,7 @@ static void test_mini_perplexity(void **state)
 	const float *want = golden_f32(g, "valid.nll", CHUNKS * (CHUNK - 1));
 	const uint32_t *ids = golden_ids(g, "valid.ids", CHUNKS * CHUNK);
 	float *logits = floats((size_t)CHUNK * 4096);
-	const uint32_t n = chunks_wanted();
+	const uint32_t n = chunks_wanted(CHUNKS);
 	double total[2] = { 0, 0 }, scored = (double)n * (CHUNK - 1), ratio;
 	struct chain c;
 
@@ -265,39 +226,10 @@ static void test_mini_perplexity(void **state)
 	golden_close(g);
 }
 
-static uint32_t ids_of(json_t *list, uint32_t *ids, uint32_t room)
-{
-	size_t n = json_array_size(list);
-
-	assert_in_range(n, 1, room);
-	for (size_t i = 0; i < n; i++)
-		ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
-	return (uint32_t)n;
-}
-
 static void test_mini_greedy(void **state)
 {
-	json_t *root = json_load_file(MINI_GREEDY, 0, NULL), *text;
-	float *logits = floats((size_t)64 * 4096);
-	uint32_t prompt[64], want[256], got[256], n, n_prompt;
-	struct chain c;
-	size_t i;
-
 	(void)state;
-	assert_non_null(root);
-	assert_true(json_array_size(json_object_get(root, "greedy")) > 0);
-	chain_open(&c, MINI, &(struct chain_options){ 0 });
-	json_array_foreach(json_object_get(root, "greedy"), i, text) {
-		n_prompt = ids_of(json_object_get(text, "prompt_ids"), prompt, 64);
-		n = ids_of(json_object_get(text, "ids"), want, 256);
-		chain_drop(&c, 0);
-		chain_feed(&c, 0, prompt, n_prompt, 0, logits);
-		chain_greedy(&c, 0, logits + (size_t)(n_prompt - 1) * 4096, got, n);
-		assert_memory_equal(got, want, n * sizeof(*got));
-	}
-	chain_close(&c);
-	free(logits);
-	json_decref(root);
+	check_mini_greedy(&(struct chain_options){ 0 });
 }
 
 int main(void)

@@ -16,10 +16,8 @@
 #include "tests/common/model_helpers.h"
 #include "tests/common/process.h"
 
-#define CHUNK 512u
-#define CHUNKS 24u
+#define SOME_CHUNKS 24u
 #define FEWEST_CHUNKS 4u       /* of less the noise of single tokens is seen */
-#define ALL_CHUNKS 200u
 #define TOLERANCE 0.001
 
 static void convert(const char *from, const char *to, const char *type)
@@ -32,49 +30,22 @@ static void convert(const char *from, const char *to, const char *type)
 	result_free(&r);
 }
 
-static double mean_nll(const char *path, const uint32_t *ids, uint32_t chunks)
+static uint32_t some_chunks(void)
 {
-	float *logits = malloc((size_t)CHUNK * 4096 * sizeof(*logits));
-	double sum = 0;
-	struct chain c;
+	const uint32_t n = chunks_wanted(SOME_CHUNKS);
 
-	assert_non_null(logits);
-	chain_open(&c, path, &(struct chain_options){ .threads = 2 });
-	assert_int_equal(c.config->vocab, 4096);
-	for (uint32_t n = 0; n < chunks; n++, ids += CHUNK) {
-		uint32_t input[CHUNK];
-
-		input[0] = (uint32_t)c.config->bos;
-		memcpy(input + 1, ids, (CHUNK - 1) * sizeof(*input));
-		chain_drop(&c, 0);
-		chain_feed(&c, 0, input, CHUNK, 0, logits);
-		for (uint32_t i = 0; i + 1 < CHUNK; i++)
-			sum += nll_of(logits + (size_t)i * 4096, 4096, ids[i]);
-	}
-	chain_close(&c);
-	free(logits);
-	return sum / (chunks * (CHUNK - 1));
-}
-
-static uint32_t chunks_wanted(void)
-{
-	const char *text = getenv("GP_CHUNKS");
-	uint64_t n = CHUNKS;
-
-	if (text && gp_parse_u64("GP_CHUNKS", text, 1, ALL_CHUNKS, &n) < 0)
-		fail_msg("%s", gp_error());
-	n = n < FEWEST_CHUNKS ? FEWEST_CHUNKS : n;
-	return n < CHUNKS ? (uint32_t)n : CHUNKS;
+	return n < FEWEST_CHUNKS ? FEWEST_CHUNKS : n < SOME_CHUNKS ? n : SOME_CHUNKS;
 }
 
 static void perplexity_is_that_of_the_weights(void **state)
 {
 	static const char *const types[] = { "q4_0", "q8_0", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs" };
+	const struct chain_options o = { .threads = 2 };
 	struct golden *g = golden_open(MINI_GOLDEN);
-	const uint32_t *ids = golden_ids(g, "valid.ids", ALL_CHUNKS * CHUNK);
-	const uint32_t n = chunks_wanted();
+	const uint32_t *ids = golden_ids(g, "valid.ids", CHUNKS * CHUNK);
+	const uint32_t n = some_chunks();
 	/* Few tokens: their noise does not average out. */
-	const double tolerance = n < CHUNKS ? 4 * TOLERANCE : TOLERANCE;
+	const double tolerance = n < SOME_CHUNKS ? 4 * TOLERANCE : TOLERANCE;
 	char folder[] = "/tmp/gp-quantized.XXXXXX", small[96], whole[96];
 
 	(void)state;
@@ -84,7 +55,8 @@ static void perplexity_is_that_of_the_weights(void **state)
 	for (size_t t = 0; t < GP_ARRAY_LEN(types); t++) {
 		convert(MINI, small, types[t]);
 		convert(small, whole, "f32");
-		const double got = mean_nll(small, ids, n), want = mean_nll(whole, ids, n);
+		const double got = chunks_mean_nll(small, ids, n, &o);
+		const double want = chunks_mean_nll(whole, ids, n, &o);
 
 		print_message("%s: perplexity %.5f, of its weights in float32 %.5f\n", types[t],
 		              exp(got), exp(want));

@@ -16,23 +16,7 @@
 #include "tests/common/process.h"
 #include "tests/common/vulkan_driver.h"
 
-#define CHUNK 512u
-#define CHUNKS 200u
 #define MANY 2e-2              /* steps of over 32 rows may go through tiles of halves */
-
-/* Logits of n ids as one sequence, in steps of chunk rows. */
-static float *logits_of(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
-                        const struct chain_options *o)
-{
-	struct chain c;
-	float *got;
-
-	chain_open(&c, path, o);
-	got = floats((size_t)n * c.config->vocab);
-	chain_feed(&c, 0, ids, n, chunk, got);
-	chain_close(&c);
-	return got;
-}
 
 static void test_random_text(void **state)
 {
@@ -54,7 +38,7 @@ static void test_random_text(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < GP_ARRAY_LEN(cases); i++)
-		assert_near(cases[i].name, want, logits_of(RANDOM_TEXT, ids, 300, cases[i].chunk,
+		assert_near(cases[i].name, want, file_logits(RANDOM_TEXT, ids, 300, cases[i].chunk,
 		                                           &cases[i].o), 300 * 512,
 		            cases[i].tolerance);
 	golden_close(g);
@@ -69,7 +53,7 @@ static void test_mini(void **state)
 
 	(void)state;
 	memcpy(input + 1, ids, (CHUNK - 1) * sizeof(*input));
-	float *got = logits_of(MINI, input, CHUNK, 0,
+	float *got = file_logits(MINI, input, CHUNK, 0,
 	                       &(struct chain_options){ .device = &gp_vulkan_device });
 	memmove(got, got + (size_t)(CHUNK - 64) * 4096, (size_t)64 * 4096 * sizeof(*got));
 	assert_near("bundled model", want, got, 64 * 4096, MANY);
@@ -98,8 +82,8 @@ static void test_types(void **state)
 		assert_int_equal(r.status, 0);
 		result_free(&r);
 		/* In float32 the CPU's products are those of the same weights. */
-		float *want = logits_of(whole, ids, 64, 0, &(struct chain_options){ 0 });
-		float *got = logits_of(path, ids, 64, 0,
+		float *want = file_logits(whole, ids, 64, 0, &(struct chain_options){ 0 });
+		float *got = file_logits(path, ids, 64, 0,
 		                       &(struct chain_options){ .device = &gp_vulkan_device });
 		/* Scales and minima of 4-bit blocks become halves there. */
 		assert_near(types[t], want, got, 64 * 4096, 5e-2);

@@ -18,28 +18,6 @@
 
 #define IDS 102400u            /* of the golden text */
 
-/* Logits of n ids as one sequence, in steps of chunk rows. Chains are kept: drivers have
- * failed to open a device for the thirtieth time in a process. */
-static float *logits_of(struct chain *c, const uint32_t *ids, uint32_t n, uint32_t chunk)
-{
-	float *got = floats((size_t)n * c->config->vocab);
-
-	chain_drop(c, 0);
-	chain_feed(c, 0, ids, n, chunk, got);
-	return got;
-}
-
-static float *logits_of_file(const char *path, const uint32_t *ids, uint32_t n, uint32_t chunk,
-                             const struct chain_options *o)
-{
-	struct chain c;
-
-	chain_open(&c, path, o);
-	float *got = logits_of(&c, ids, n, chunk);
-	chain_close(&c);
-	return got;
-}
-
 /* ---- fused and plain ------------------------------------------------------------ */
 static void test_fused(void **state)
 {
@@ -64,7 +42,7 @@ static void test_fused(void **state)
 		chain_open(&c, RANDOM_TEXT, &(struct chain_options){ .device = &device });
 		for (uint32_t chunk = 1; chunk <= 8; chunk += 7) {
 			snprintf(what, sizeof what, "plain %u, steps of %u", without, chunk);
-			assert_near(what, want, logits_of(&c, ids, 80, chunk), 80 * 512, 2e-3);
+			assert_near(what, want, chain_logits(&c, ids, 80, chunk), 80 * 512, 2e-3);
 		}
 		chain_close(&c);
 	}
@@ -99,7 +77,7 @@ static void test_few_rows(void **state)
 		RUN(&r, program("convert"), "-q", MINI, "-o", path, "--type", types[t]);
 		assert_int_equal(r.status, 0);
 		result_free(&r);
-		float *cpu = logits_of_file(path, ids, n, 0, &(struct chain_options){ 0 });
+		float *cpu = file_logits(path, ids, n, 0, &(struct chain_options){ 0 });
 		const double want = mean_nll(cpu, ids, n, 4096);
 		float *first = NULL;
 		struct chain c;
@@ -107,7 +85,7 @@ static void test_few_rows(void **state)
 		chain_open(&c, path, &(struct chain_options){ .device = &gp_vulkan_device });
 		/* Every other one, to save time. */
 		for (size_t i = t % 2; i < GP_ARRAY_LEN(chunks); i += 2) {
-			float *got = logits_of(&c, ids, n, chunks[i]);
+			float *got = chain_logits(&c, ids, n, chunks[i]);
 			const double nll = mean_nll(got, ids, n, 4096);
 
 			snprintf(what, sizeof what, "%s in steps of %u", types[t], chunks[i]);
@@ -140,13 +118,13 @@ static void check_large(const char *path, const char *type, double tolerance)
 
 	for (uint32_t i = 0; i < N; i++)
 		ids[i] = 3 + i * 31 % 150;
-	float *want = logits_of_file(path, ids, N, 0, &(struct chain_options){ 0 });
+	float *want = file_logits(path, ids, N, 0, &(struct chain_options){ 0 });
 	const double most = largest_magnitude(want, (size_t)N * VOCAB);
 
 	assert_true(isfinite(most) && most > 0);
 	chain_open(&c, path, &(struct chain_options){ .device = &gp_vulkan_device });
 	for (size_t i = 0; i < GP_ARRAY_LEN(chunks); i++)
-		assert_near(type, want, logits_of(&c, ids, N, chunks[i]), (size_t)N * VOCAB,
+		assert_near(type, want, chain_logits(&c, ids, N, chunks[i]), (size_t)N * VOCAB,
 		            (chunks[i] > 4 ? tolerance : few) * most);
 	chain_close(&c);
 	free(want);
@@ -223,12 +201,12 @@ static void test_kv_types(void **state)
 
 		/* The window is 256: local layers read parts of blocks. Steps of 100 rows are
 		 * attended to in tiles, where there are such, the last of which is not full. */
-		float *want = logits_of_file(MINI, ids, 330, 0, &cpu);
+		float *want = file_logits(MINI, ids, 330, 0, &cpu);
 		struct chain c;
 
 		chain_open(&c, MINI, &vulkan);
 		for (uint32_t chunk = 7; chunk <= 100; chunk += 93)
-			assert_near(gp_type_info(types[t])->name, want, logits_of(&c, ids, 330, chunk),
+			assert_near(gp_type_info(types[t])->name, want, chain_logits(&c, ids, 330, chunk),
 			            (size_t)330 * 4096,
 			            chunk > 8 ? fmax(tolerance, 2e-2) : tolerance);
 		chain_close(&c);
@@ -455,11 +433,11 @@ static void test_split_table(void **state)
 		result_free(&r);
 		for (uint32_t chunk = 1; chunk <= 12; chunk += 11) {
 			o.device = &whole;
-			float *want = logits_of_file(small, ids, 12, chunk, &o);
+			float *want = file_logits(small, ids, 12, chunk, &o);
 			o.device = &limited;
 			chain_open(&c, small, &o);
 			assert_true(((struct vulkan_device *)c.dev[0])->weights[0].next != 0);
-			assert_near(types[t], want, logits_of(&c, ids, 12, chunk),
+			assert_near(types[t], want, chain_logits(&c, ids, 12, chunk),
 			            12 * (size_t)config.vocab, 1e-5);
 			chain_close(&c);
 			free(want);

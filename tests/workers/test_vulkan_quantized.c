@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "tests/common/process.h"
+#include "tests/common/tiny_model.h"
 
 #define TEXT "tests/data/gemma3-mini-valid.txt"
 #define TEXT_BYTES 3000u
@@ -24,14 +25,12 @@
 
 static void cut_text(const char *path)
 {
-	static char text[TEXT_BYTES];
-	FILE *from = fopen(TEXT, "r"), *to = fopen(path, "w");
+	size_t n;
+	uint8_t *text = tiny_load(TEXT, &n);
 
-	assert_true(from && to);
-	assert_int_equal(fread(text, 1, sizeof text, from), sizeof text);
-	assert_int_equal(fwrite(text, 1, sizeof text, to), sizeof text);
-	fclose(from);
-	assert_int_equal(fclose(to), 0);
+	assert_true(n > TEXT_BYTES);
+	tiny_store(path, text, TEXT_BYTES);
+	free(text);
 }
 
 static double perplexity(const char *model, const char *text, const char *stages,

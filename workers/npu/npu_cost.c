@@ -155,9 +155,6 @@ double npu_product_ns(const struct npu_cost *c, const struct npu_weight *w, uint
 {
 	const struct gp_aie_form_info *f = &gp_aie_forms[w->form];
 	const double row_blocks = npu_row_blocks(w->form, rows);
-	const double commands = (double)((npu_row_blocks(w->form, rows) + GP_NPU_MOST_ROW_BLOCKS - 1) /
-	                                 GP_NPU_MOST_ROW_BLOCKS) *
-	                        ((w->blocks + w->part_blocks - 1) / w->part_blocks);
 	const double array = row_blocks * w->blocks * w->slices * c->pair_ns[w->form];
 	const double staging = w->pinned.buffer ? 0 : (double)w->bytes * c->copy_ns;
 	/* Float32 rows read and tiles written, tiles read and float32 rows written. */
@@ -165,7 +162,7 @@ double npu_product_ns(const struct npu_cost *c, const struct npu_weight *w, uint
 	                     2 * row_blocks * GP_AIE_ROWS * GP_AIE_COLUMNS * w->blocks * f->y_bytes +
 	                     4.0 * rows * w->cols;
 
-	return commands * c->dispatch_ns + (array > staging ? array : staging) + moved * c->copy_ns;
+	return npu_commands(w, rows) * c->dispatch_ns + (array > staging ? array : staging) + moved * c->copy_ns;
 }
 
 double npu_host_ns(const struct npu_cost *c, const struct npu_weight *w, uint32_t rows)

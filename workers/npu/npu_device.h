@@ -89,7 +89,13 @@ int npu_configure(void *dev, const struct gp_stage_shape *shape);
 int npu_load(void *dev, const struct gp_tensor *t, float norm_offset, gp_handle *out);
 int npu_finish_load(void *dev);
 void npu_release(struct npu_device *d);
+/* Commands that a product of so many rows takes. */
+uint32_t npu_commands(const struct npu_weight *w, uint32_t rows);
 uint64_t npu_memory_bytes(void *dev);
+
+/* npu_worker.c */
+int npu_open(void **dev, const struct gp_device_options *o);
+void npu_close(void *dev);
 
 /* npu_products.c */
 int npu_begin_step(void *dev, const struct gp_batch *b, const float *hidden_in);

@@ -26,39 +26,18 @@ static void say(const char *fmt, ...)
 }
 
 /* ---- a device without a stage ------------------------------------------------------------ */
-static void close_bare(struct npu_device *d)
-{
-	npu_give(d, &d->instructions);
-	if (d->npu)
-		d->driver->close(d->npu);
-	cpu_finish(&d->cpu);
-	free(d);
-}
-
 static int open_bare(struct npu_device **out, const struct gp_device_options *o)
 {
-	struct npu_device *d = calloc(1, sizeof *d);
+	void *dev;
 	int rc;
 
-	if (!d)
-		return gp_fail(ENOMEM, "no memory for the NPU device");
-	npu_published_cost(&d->cost);
-	if ((rc = cpu_start(&d->cpu, o)) < 0) {
-		free(d);
+	if (o->npu && strcmp(o->npu, "off") == 0)
+		return gp_fail(EINVAL, "--npu off leaves nothing to test");
+	if ((rc = npu_open(&dev, o)) < 0)
 		return rc;
-	}
-	if ((rc = npu_driver(o->npu, &d->driver)) == 0 && !d->driver)
-		rc = gp_fail(EINVAL, "--npu off leaves nothing to test");
-	if (rc == 0)
-		rc = d->driver->probe(&d->info);
-	simulates = d->info.simulated;
-	if (rc == 0)
-		rc = d->driver->open(&d->npu);
-	if (rc < 0)
-		close_bare(d);
-	else
-		*out = d;
-	return rc;
+	*out = dev;
+	simulates = (*out)->info.simulated;
+	return 0;
 }
 
 /* ---- known products ------------------------------------------------------------------------ */
@@ -322,7 +301,7 @@ int npu_verify(const struct gp_device_options *o)
 	say("%zu of %zu products passed%s", passed, n,
 	    simulates ? "; nothing here was run on hardware" :
 	                "; please attach this to an issue, whatever it says");
-	close_bare(d);
+	npu_close(d);
 	return passed == n ? fflush(stdout) != 0 : 1;
 }
 
@@ -359,7 +338,7 @@ int npu_measure(const struct gp_device_options *o, bool json)
 
 	for (unsigned f = 0; f < GP_AIE_FORMS && rc == 0; f++)
 		if ((rc = npu_measure_device(d, (enum gp_aie_form)f)) < 0)
-			close_bare(d);
+			npu_close(d);
 	if (rc < 0) {
 		fprintf(stderr, "gempipe bench: npu: %s\n", gp_error());
 		return 1;
@@ -372,6 +351,6 @@ int npu_measure(const struct gp_device_options *o, bool json)
 		say_cost("predicted from published limits", &published);
 		say_cost(simulates ? "here" : "measured here", &d->cost);
 	}
-	close_bare(d);
+	npu_close(d);
 	return fflush(stdout) != 0;
 }

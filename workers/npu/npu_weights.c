@@ -59,12 +59,11 @@ static bool lay_out(const struct npu_device *d, const struct gp_tensor *t, struc
 	return w->bytes && w->part_blocks;
 }
 
-/* Commands of a step of as many rows as there may be. */
-static uint32_t commands_of(const struct npu_device *d, const struct npu_weight *w)
+uint32_t npu_commands(const struct npu_weight *w, uint32_t rows)
 {
-	const uint32_t rows = npu_row_blocks(w->form, d->cpu.shape.max_rows);
+	const uint32_t blocks = npu_row_blocks(w->form, rows);
 
-	return (rows + GP_NPU_MOST_ROW_BLOCKS - 1) / GP_NPU_MOST_ROW_BLOCKS *
+	return (blocks + GP_NPU_MOST_ROW_BLOCKS - 1) / GP_NPU_MOST_ROW_BLOCKS *
 	       ((w->blocks + w->part_blocks - 1) / w->part_blocks);
 }
 
@@ -75,10 +74,13 @@ static bool is_wanted(struct npu_device *d, const struct gp_tensor *t, struct np
 		return false;
 	if (d->matrices++ % NPU_LAYER_MATRICES == 0)
 		d->layer_commands = 0;
-	if (t->rows * t->cols < d->least_size || !lay_out(d, t, w) ||
-	    d->layer_commands + commands_of(d, w) > NPU_LAYER_COMMANDS)
+	if (t->rows * t->cols < d->least_size || !lay_out(d, t, w))
 		return false;
-	d->layer_commands += commands_of(d, w);
+	/* Of a step of as many rows as there may be. */
+	const uint32_t commands = npu_commands(w, d->cpu.shape.max_rows);
+	if (d->layer_commands + commands > NPU_LAYER_COMMANDS)
+		return false;
+	d->layer_commands += commands;
 	return true;
 }
 

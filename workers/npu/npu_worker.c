@@ -7,7 +7,7 @@
 #include "workers/npu/npu_device.h"
 #include "workers/workers.h"
 
-static void npu_close(void *dev)
+void npu_close(void *dev)
 {
 	struct npu_device *d = dev;
 
@@ -41,7 +41,7 @@ static int open_npu(struct npu_device *d, const struct gp_device_options *o)
 	return 0;
 }
 
-static int npu_open(void **dev, const struct gp_device_options *o)
+int npu_open(void **dev, const struct gp_device_options *o)
 {
 	const char *use = getenv("GP_NPU_USE"), *staging = getenv("GP_NPU_STAGING");
 	int rc = 0;

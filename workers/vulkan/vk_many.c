@@ -148,17 +148,12 @@ struct push {
 	uint32_t rows, cols, n, stride, steps;
 };
 
-static uint32_t up_to(uint32_t n, uint32_t step)
-{
-	return (n + step - 1) / step;
-}
-
 static int multiply_floats(struct vulkan_device *d, const struct vk_many_in *in,
                            const struct vk_many_out *out)
 {
 	const struct push p = { out->to, in->from, in->picked, out->w->span.address, in->rows,
 	                        out->w->cols, out->w->rows, out->w->cols, 0 };
-	const uint32_t groups[] = { up_to(in->rows, FLOAT_ROWS), up_to(out->w->rows, FLOAT_OUTPUTS),
+	const uint32_t groups[] = { vk_groups(in->rows, FLOAT_ROWS), vk_groups(out->w->rows, FLOAT_OUTPUTS),
 	                            1 };
 
 	return vk_dispatch(d, VK_MATMUL_MANY, (uint32_t)out->w->type, &p, sizeof p, groups);
@@ -170,19 +165,19 @@ static uint32_t parts_for(const struct vulkan_device *d, const struct vk_tiling 
                           const struct vk_many_in *in, const struct vk_many_out *out, size_t n)
 {
 	const uint32_t at_once = d->features.units * (SUBGROUPS_AT_ONCE / subgroups_of(t));
-	const uint32_t steps = up_to(in->cols, t->elements);
+	const uint32_t steps = vk_groups(in->cols, t->elements);
 	uint32_t groups = 0, best = 1;
 	uint64_t sums = 0;
 	double most = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		groups += up_to(in->rows, t->rows) * up_to(out[i].w->rows, t->outputs);
-		sums += (uint64_t)up_to(in->rows, VK_ROW_STEP) * VK_ROW_STEP * out[i].w->rows *
+		groups += vk_groups(in->rows, t->rows) * vk_groups(out[i].w->rows, t->outputs);
+		sums += (uint64_t)vk_groups(in->rows, VK_ROW_STEP) * VK_ROW_STEP * out[i].w->rows *
 		        sizeof(float);
 	}
 	for (uint32_t parts = 1; parts <= MOST_PARTS && at_once; parts++) {
 		const uint32_t all = groups * parts;
-		const double filled = (double)all / (up_to(all, at_once) * at_once);
+		const double filled = (double)all / (vk_groups(all, at_once) * at_once);
 
 		if (parts > 1 && (parts * sums > d->many.parts_bytes || steps / parts < LEAST_STEPS))
 			break;
@@ -215,9 +210,9 @@ static int multiply_halves(struct vulkan_device *d, const struct vk_many_in *in,
 {
 	const uint32_t which = in->rows > 64;
 	const struct vk_tiling *t = &d->many.tiling[which];
-	const uint32_t stride = up_to(in->cols, ELEMENT_STEP) * ELEMENT_STEP;
-	const uint32_t rows = up_to(in->rows, VK_ROW_STEP) * VK_ROW_STEP;
-	const uint32_t parts = parts_for(d, t, in, out, n), m_groups = up_to(in->rows, t->rows);
+	const uint32_t stride = vk_groups(in->cols, ELEMENT_STEP) * ELEMENT_STEP;
+	const uint32_t rows = vk_groups(in->rows, VK_ROW_STEP) * VK_ROW_STEP;
+	const uint32_t parts = parts_for(d, t, in, out, n), m_groups = vk_groups(in->rows, t->rows);
 	uint64_t at = d->many.parts.address;
 	int rc = pack(d, in, m_groups * t->rows, stride);
 
@@ -226,10 +221,10 @@ static int multiply_halves(struct vulkan_device *d, const struct vk_many_in *in,
 		const struct vk_weight *w = out[i].w;
 		const struct push p = { parts > 1 ? at : out[i].to, d->many.halves.address,
 		                        d->many.scales.address, w->span.address, rows, w->cols,
-		                        w->rows, stride, up_to(stride / t->elements, parts) };
+		                        w->rows, stride, vk_groups(stride / t->elements, parts) };
 
 		rc = vk_dispatch_pipeline(d, d->many.coopmat[which][w->type], &p, sizeof p,
-		                          (const uint32_t[]){ m_groups, up_to(w->rows, t->outputs),
+		                          (const uint32_t[]){ m_groups, vk_groups(w->rows, t->outputs),
 		                                              parts });
 		at += (uint64_t)parts * rows * w->rows * sizeof(float);
 	}

@@ -32,11 +32,6 @@ static const struct shape shapes[VK_SKINNY_SHAPES] = {
 	[MORE] = { 256, 1, 8, 3, 1, 1 },
 	{ 224, 1, 8, 3, 1, 1 }, { 256, 1, 8, 2, 1, 1 } };
 
-static uint32_t up_to(uint32_t n, uint32_t step)
-{
-	return (n + step - 1) / step;
-}
-
 /* A lane holds the weights of two blocks for each 8 outputs: types of more than four bits
  * leave room for fewer. */
 static struct shape shape_of(uint32_t which, enum gp_type type)
@@ -166,7 +161,7 @@ static struct vk_constants pack_constants(const struct vulkan_device *d, uint32_
 	const uint32_t most = d->features.invocations, vectors = cols / 4;
 	const uint32_t size = most < PACK_SIZE ? most : PACK_SIZE;
 
-	return (struct vk_constants){ { 0, up_to(vectors, size), 0, size } };
+	return (struct vk_constants){ { 0, vk_groups(vectors, size), 0, size } };
 }
 
 static int pipeline_for(struct vulkan_device *d, enum gp_type type, uint32_t which,
@@ -264,8 +259,8 @@ static uint32_t groups_of(const struct shape *s, uint32_t rows, const struct vk_
 	uint32_t groups = 0;
 
 	for (size_t i = 0; i < n; i++)
-		groups += up_to(out[i].w->rows, outputs_of(s));
-	return groups * up_to(rows, s->row_tiles * 8);
+		groups += vk_groups(out[i].w->rows, outputs_of(s));
+	return groups * vk_groups(rows, s->row_tiles * 8);
 }
 
 /* Wider work groups multiply faster, unless more of them stand idle at the end. */
@@ -281,7 +276,7 @@ static uint32_t shape_for(const struct vulkan_device *d, uint32_t rows,
 		return rows <= 16 ? UP_TO_16 : UP_TO_32;
 	for (uint32_t i = MORE; i < VK_SKINNY_SHAPES; i++) {
 		const struct shape s = shape_of(i, out[0].w->type);
-		const uint32_t cost = up_to(groups_of(&s, rows, out, n), units) * outputs_of(&s);
+		const uint32_t cost = vk_groups(groups_of(&s, rows, out, n), units) * outputs_of(&s);
 
 		if (cost < least) {
 			least = cost;
@@ -309,8 +304,8 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 	const uint32_t which = shape_for(d, in->rows, out, n, kind);
 	const struct shape s = shape_of(which, type);
 	const uint32_t groups = groups_of(&s, in->rows, out, n);
-	const uint32_t row_groups = up_to(in->rows, s.row_tiles * 8);
-	const uint32_t steps = up_to(in->cols, s.split * CHUNK);
+	const uint32_t row_groups = vk_groups(in->rows, s.row_tiles * 8);
+	const uint32_t steps = vk_groups(in->cols, s.split * CHUNK);
 	struct push p = { .from = d->skinny.rows.address, .scales = d->skinny.scales.address,
 	                  .parts = d->skinny.parts.address, .ended = d->skinny.ended.address,
 	                  .rows = in->rows, .cols = in->cols };
@@ -325,10 +320,10 @@ static int multiply(struct vulkan_device *d, const struct vk_many_in *in,
 		p.n[i] = out[i].w->rows;
 		p.factor[i] = factor_of(out[i].w);
 	}
-	p.steps = up_to(steps, parts_for(d, &s, groups, steps));
+	p.steps = vk_groups(steps, parts_for(d, &s, groups, steps));
 	return vk_dispatch_pipeline(d, pipeline, &p, sizeof p,
 	                            (const uint32_t[]){ row_groups, groups / row_groups,
-	                                                up_to(steps, p.steps) });
+	                                                vk_groups(steps, p.steps) });
 }
 
 /* If who wrote the input did not do it, or another's came after. */

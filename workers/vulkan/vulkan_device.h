@@ -429,6 +429,11 @@ int vk_dispatch_over(struct vulkan_device *d, enum vk_shader s, uint32_t constan
                      const void *push, uint32_t push_bytes, uint32_t n, uint32_t of_group);
 int vk_dispatch_variant(struct vulkan_device *d, enum vk_shader s, const struct vk_constants *c,
                         const void *push, uint32_t push_bytes, const uint32_t groups[3]);
+/* Work groups for n things, `each` of them in one. */
+static inline uint32_t vk_groups(uint32_t n, uint32_t each)
+{
+	return (n + each - 1) / each;
+}
 void vk_barrier(struct vulkan_device *d);         /* between dispatches */
 void vk_barrier_to_copy(struct vulkan_device *d);
 void vk_barrier_of_begin(struct vulkan_device *d);
