@@ -395,11 +395,13 @@ static void refused_raw(const char *data, size_t bytes, int wanted)
 static void test_hostile_bytes(void **state)
 {
 	static const char *const raw[] = {
-		"GET / HTTP/9.9\r\n\r\n", "\r\n\r\n\r\n", "GET\r\n\r\n", "{\"a\":1}",
+		"GET / HTTP/9.9\r\n\r\n", "GET\r\n\r\n",
 		"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
 		("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 		 "Transfer-Encoding: chunked\r\n\r\nzz\r\n"),
 	};
+	/* Whose end the server waits for. */
+	static const char *const begun[] = { "\r\n\r\n\r\n", "{\"a\":1}" };
 	static const char large[] = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
 				    "application/json\r\nContent-Length: 99999999999\r\n\r\n";
 	static const char rebound[] = "GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n";
@@ -410,6 +412,12 @@ static void test_hostile_bytes(void **state)
 	assert_true(nested && header);
 	for (size_t i = 0; i < GP_ARRAY_LEN(raw); i++)
 		refused_raw(raw[i], strlen(raw[i]), 0);
+	for (size_t i = 0; i < GP_ARRAY_LEN(begun); i++) {
+		const int fd = http_connect(&server);
+
+		http_send(fd, begun[i], strlen(begun[i]));
+		close(fd);
+	}
 	refused_raw(large, sizeof large - 1, 413);
 	refused_raw(rebound, sizeof rebound - 1, 403);
 	memset(nested, '[', 299999);
