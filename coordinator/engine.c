@@ -282,7 +282,7 @@ static void replay_all(struct gp_engine *e)
 	gp_prefix_forget(e);
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		if (e->slots[i])
-			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->shared = 0;
+			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->saved = 0;
 	}
 }
 

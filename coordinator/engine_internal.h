@@ -30,8 +30,6 @@ struct job {
 	uint32_t sent;              /* positions given to the pipeline */
 	uint32_t back;              /* positions that came back */
 	uint32_t saved;             /* positions of it that were kept as a prefix */
-	uint32_t shared;            /* it began with so many of another's; its own copy of the last
-	                             * block is made by the next row */
 	uint32_t charged;           /* positions that its owner was charged for */
 	uint32_t scored;            /* logits were delivered for positions below */
 	uint32_t generated;
@@ -166,7 +164,7 @@ void gp_seat_preempt(struct gp_engine *e, struct job *j); /* back into its queue
 /* Blocks that sequences have in the global layers' cache. */
 uint32_t gp_seats_held(const struct gp_engine *e);
 /* Does the next row of a job need a block of its own? */
-bool gp_begins_block(const struct job *j);
+bool gp_begins_block(const struct gp_engine *e, const struct job *j);
 /* So that each live sequence can go on by a row; the blocks that are free then. */
 uint32_t gp_seats_make_room(struct gp_engine *e);
 /* The live one that matters least; NULL: there is none. */

@@ -109,16 +109,6 @@ void gp_inbox_count(struct gp_engine *e, int waiting)
 	pthread_mutex_unlock(&e->lock);
 }
 
-static bool pop_cancel(struct gp_engine *e, uint32_t *id)
-{
-	pthread_mutex_lock(&e->lock);
-	const bool any = e->n_cancels > 0;
-	if (any)
-		*id = e->cancels[--e->n_cancels];
-	pthread_mutex_unlock(&e->lock);
-	return any;
-}
-
 void gp_inbox_close(struct gp_engine *e)
 {
 	pthread_mutex_lock(&e->lock);
@@ -148,20 +138,24 @@ void gp_engine_snapshot(struct gp_engine *e, struct gp_engine_stats *s)
 	pthread_mutex_unlock(&e->lock);
 }
 
-/* Callbacks may call in again: the lock is not held meanwhile. */
+/* Callbacks may call in again: the lock is not held meanwhile. Both lists are taken at
+ * once: a request that is cancelled is in a queue by then. */
 void gp_inbox_take(struct gp_engine *e)
 {
-	uint32_t id;
-
 	pthread_mutex_lock(&e->lock);
 	struct job *j = e->inbox;
+	uint32_t *cancels = e->cancels;
+	const size_t n = e->n_cancels;
 	e->inbox = NULL;
 	e->inbox_end = &e->inbox;
+	e->cancels = NULL;
+	e->n_cancels = e->cancels_room = 0;
 	pthread_mutex_unlock(&e->lock);
 	for (struct job *next; j; j = next) {
 		next = j->next;
 		gp_queue_admit(e, j);
 	}
-	while (pop_cancel(e, &id))
-		cancel(e, id);
+	for (size_t i = 0; i < n; i++)
+		cancel(e, cancels[i]);
+	free(cancels);
 }

@@ -2,6 +2,7 @@
  * applies every step's operations and rows in the same order, so this is exact, a step or
  * more ahead of them. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "coordinator/engine_internal.h"
 
@@ -49,12 +50,32 @@ static int apply(struct gp_engine *e, const struct gp_kv_op *op)
 	}
 }
 
+/* A live sequence's slot is empty when it begins with a prefix: whoever leaves before a step
+ * went takes that back, so that coming and going between two steps leaves no operations. */
+static bool take_back(struct gp_engine *e, const struct gp_kv_op *op)
+{
+	uint32_t i = e->n_ops;
+
+	if (op->kind != GP_KV_DROP || op->seq >= e->plan.max_sequences)
+		return false;
+	while (i && e->ops[i - 1].seq != op->seq &&
+	       !(e->ops[i - 1].kind == GP_KV_COPY && e->ops[i - 1].src == op->seq))
+		i--;
+	if (!i || e->ops[i - 1].kind != GP_KV_COPY || e->ops[i - 1].seq != op->seq)
+		return false;
+	e->n_ops--;
+	memmove(&e->ops[i - 1], &e->ops[i], (e->n_ops - (i - 1)) * sizeof *e->ops);
+	return true;
+}
+
 /* Callers see to it that it can be done, and that there are never more of them between
  * two steps than the plan has room for; else the next step is none. */
 void gp_kv_op_push(struct gp_engine *e, struct gp_kv_op op)
 {
 	int rc = apply(e, &op);
 
+	if (rc == 0 && take_back(e, &op))
+		return;
 	if (rc == 0 && e->n_ops == e->in_geometry.max_ops)
 		rc = gp_fail(ENOBUFS, "%u KV operations between two steps are too many", e->n_ops);
 	if (rc == 0)

@@ -47,15 +47,14 @@ static void save_prefixes(struct gp_engine *e)
 }
 
 static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint32_t most,
-			  struct budget *left)
+		     struct budget *left)
 {
 	uint32_t taken = 0;
 	int rc;
 
 	while (taken < most && j->sent < j->n_tokens && left->rows) {
 		const bool wants = gp_job_wants_logits(j, j->sent);
-
-		const bool begins = gp_begins_block(j);
+		const bool begins = gp_begins_block(e, j);
 
 		if ((wants && !left->logit_rows) || (begins && !left->blocks))
 			break;

@@ -80,9 +80,12 @@ uint32_t gp_seats_held(const struct gp_engine *e)
 	return gp_kv_blocks_used(e->kv, GP_KV_GLOBAL);
 }
 
-bool gp_begins_block(const struct job *j)
+bool gp_begins_block(const struct gp_engine *e, const struct job *j)
 {
-	return j->sent % GP_KV_BLOCK == 0 || j->sent == j->shared;
+	/* Rows of the step in the making are not in the books yet; they make the last block its own. */
+	if (j->sent != gp_kv_length(e->kv, j->slot))
+		return j->sent % GP_KV_BLOCK == 0;
+	return gp_kv_begins_block(e->kv, j->slot);
 }
 
 /* What it holds or soon will, with some room to go on. */
@@ -124,16 +127,20 @@ static uint32_t needed(const struct gp_engine *e)
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		const struct job *j = e->slots[i];
 
-		n += gp_is_live(j) && j->sent < j->n_tokens && gp_begins_block(j);
+		n += gp_is_live(j) && j->sent < j->n_tokens && gp_begins_block(e, j);
 	}
 	return n;
 }
 
 uint32_t gp_seats_make_room(struct gp_engine *e)
 {
-	while (gp_seats_held(e) + needed(e) > e->plan.kv_blocks)
-		if (!gp_prefix_evict(e) && !evict_kept(e, 0) && e->n_live > 1)
-			gp_seat_preempt(e, gp_seat_least(e));
+	while (gp_seats_held(e) + needed(e) > e->plan.kv_blocks) {
+		if (gp_prefix_evict(e) || evict_kept(e, 0))
+			continue;
+		if (e->n_live <= 1)
+			break;
+		gp_seat_preempt(e, gp_seat_least(e));
+	}
 	return e->plan.kv_blocks - gp_seats_held(e);
 }
 
@@ -156,7 +163,7 @@ bool gp_seat_take(struct gp_engine *e, struct job *j)
 	if (kept)
 		take_over(e, j, kept); /* frees it; its slot is j's from here on */
 	else
-		j->sent = j->back = j->shared = j->saved = gp_prefix_use(e, j);
+		j->sent = j->back = j->saved = gp_prefix_use(e, j);
 	e->slots[j->slot] = j;
 	e->tenures[j->slot]++;
 	e->n_live++;
@@ -170,7 +177,7 @@ void gp_seat_leave(struct gp_engine *e, struct job *j)
 		push_op(e, GP_KV_DROP, j->slot, 0);
 	e->slots[j->slot] = NULL;
 	e->tenures[j->slot]++;
-	j->sent = j->back = j->shared = 0;
+	j->sent = j->back = 0;
 }
 
 void gp_seat_preempt(struct gp_engine *e, struct job *j)

@@ -285,6 +285,14 @@ static void give_fresh(struct gp_kv_cache *kv, enum gp_kv_kind kind, uint32_t fi
 		block_give(kv, kind, kv->fresh[(size_t)kind * kv->table_blocks + b]);
 }
 
+bool gp_kv_begins_block(const struct gp_kv_cache *kv, uint32_t seq)
+{
+	const struct sequence *s = &kv->sequences[seq];
+
+	return s->length % GP_KV_BLOCK == 0 ||
+	       first_to_fill(kv, GP_KV_GLOBAL, s) < blocks_for(s->length);
+}
+
 /* Ids for the blocks [first_to_fill, end) of one kind; all or none. */
 static int take_fresh(struct gp_kv_cache *kv, enum gp_kv_kind kind, const struct sequence *s,
                       uint32_t end)

@@ -220,6 +220,8 @@ int gp_kv_truncate(struct gp_kv_cache *kv, uint32_t seq, uint32_t pos);
 int gp_kv_copy(struct gp_kv_cache *kv, uint32_t seq, uint32_t src, uint32_t pos);
 /* Would truncate or copy to pos succeed? */
 bool gp_kv_check(const struct gp_kv_cache *kv, uint32_t seq, uint32_t pos);
+/* Does the next position of seq take a global block: it begins one, or its last is shared? */
+bool gp_kv_begins_block(const struct gp_kv_cache *kv, uint32_t seq);
 void gp_kv_clear(struct gp_kv_cache *kv);
 uint32_t gp_kv_length(const struct gp_kv_cache *kv, uint32_t seq);
 /* Makes room for positions [length, length + n) of seq, all its blocks there

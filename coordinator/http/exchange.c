@@ -137,7 +137,7 @@ static int on_token(void *user, uint32_t token, bool is_stop)
 		give_up(x, rc);
 	if (x->ask.stream)
 		resume(x);
-	const bool enough = c->stopped || rc < 0 || x->rc < 0;
+	const bool enough = c->stopped || rc < 0 || x->rc < 0 || x->gone;
 	pthread_mutex_unlock(&x->lock);
 	return enough;
 }

@@ -100,17 +100,19 @@ void watch_add(struct watch *w, struct exchange *x, int fd)
 	struct epoll_event e = { .events = EPOLLRDHUP | EPOLLONESHOT, .data.u64 = x->id };
 	struct watched *i = calloc(1, sizeof *i);
 
-	if (!i || epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0) {
-		gp_log(GP_LOG_DEBUG, "a connection is not watched: %s", strerror(errno));
-		free(i);
+	if (!i) {
+		gp_log(GP_LOG_DEBUG, "a connection is not watched: no memory");
 		return;
 	}
+	/* In the list first: it may be gone already, and that is reported once. */
 	i->exchange = x;
 	x->watched = true;
 	pthread_mutex_lock(&w->lock);
 	i->next = w->list;
 	w->list = i;
 	pthread_mutex_unlock(&w->lock);
+	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0)
+		gp_log(GP_LOG_WARNING, "a connection is not watched: %s", strerror(errno));
 }
 
 void watch_remove(struct watch *w, struct exchange *x, int fd)

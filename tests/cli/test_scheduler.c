@@ -424,6 +424,37 @@ static void test_prefixes(void **state)
 	free(b);
 }
 
+/* A full cache: the sequence that goes on in a block that it shares with a prefix can only
+ * have it to itself once the prefix is gone. */
+static void test_prefix_in_a_full_cache(void **state)
+{
+	enum { N = 3 };
+	static const uint32_t lengths[N] = { 70, 80, 127 };
+	struct gp_engine *e = open_engine((struct gp_engine_options){ .plan = {
+		.stages = "cpu:0-7", .max_sequences = 1, .context = 128, .prefixes = 4 } });
+	struct gp_engine *without = open_plain("cpu:0-7", 1);
+	struct talk *a = calloc(N, sizeof *a), *b = calloc(N, sizeof *b);
+
+	(void)state;
+	assert_true(a && b);
+	for (size_t i = 0; i < N; i++) {
+		struct load with = { 0 }, plain = { 0 };
+
+		a[i].n_prompt = lengths[i];
+		a[i].max_new = 128 - lengths[i];
+		for (uint32_t k = 0; k < lengths[i]; k++)
+			a[i].prompt[k] = (k * 31 + 5) % 512;
+		b[i] = a[i];
+		run(&with, e, &a[i], 1);
+		run(&plain, without, &b[i], 1);
+	}
+	assert_same(a, b, N);
+	gp_engine_destroy(e);
+	gp_engine_destroy(without);
+	free(a);
+	free(b);
+}
+
 /* Long prompts are kept at every 512th position as well: two that have the first 600
  * in common, and nothing after them. */
 static void test_prefix_in_the_middle(void **state)
@@ -634,6 +665,7 @@ int main(void)
 		cmocka_unit_test(test_owners_share), cmocka_unit_test(test_priorities),
 		cmocka_unit_test(test_preemption), cmocka_unit_test(test_prefixes),
 		cmocka_unit_test(test_prefix_in_the_middle),
+		cmocka_unit_test(test_prefix_in_a_full_cache),
 		cmocka_unit_test(test_steps_stay_short),
 		cmocka_unit_test(test_queue_is_limited),
 		cmocka_unit_test(test_serve),

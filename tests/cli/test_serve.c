@@ -354,6 +354,19 @@ static void test_gone_clients(void **state)
 	}
 }
 
+/* Who leaves at once may be gone before the request is queued, or is watched. */
+static void test_clients_gone_at_once(void **state)
+{
+	enum { CLIENTS = 200 };
+	static const char body[] = START ",\"max_tokens\":8000,\"logit_bias\":{\"1\":-100},\"stream\":true}";
+
+	(void)state;
+	for (size_t i = 0; i < CLIENTS; i++)
+		close(http_begin(&server, COMPLETIONS, body));
+	await_metric("requests_queued", 0);
+	await_metric("requests_live", 0);
+}
+
 /* Connections that say nothing, half a request, or take no answer: others are served. */
 static void test_idle_and_slow(void **state)
 {
@@ -551,6 +564,7 @@ int main(void)
 		cmocka_unit_test(test_control_tokens_are_text), cmocka_unit_test(test_small_ones),
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_too_long),
 		cmocka_unit_test(test_workers_killed_under_load), cmocka_unit_test(test_gone_clients),
+		cmocka_unit_test(test_clients_gone_at_once),
 		cmocka_unit_test(test_idle_and_slow), cmocka_unit_test(test_hostile_bytes),
 		cmocka_unit_test(test_endless_body), cmocka_unit_test(test_keys),
 		cmocka_unit_test(test_not_for_others_without_keys), cmocka_unit_test(test_full_queue),
