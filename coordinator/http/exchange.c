@@ -147,7 +147,8 @@ static void on_logprobs(void *user, uint32_t token, float logprob,
 {
 	struct choice *c = user;
 
-	if (gp_tokenizer_is_stop(c->exchange->server->tokenizer, token))
+	if (!c->exchange->ask.ignore_eos &&
+	    gp_tokenizer_is_stop(c->exchange->server->tokenizer, token))
 		return;
 	pthread_mutex_lock(&c->exchange->lock);
 	answer_logprob(c, token, logprob, top, c->exchange->ask.n_top);
@@ -205,9 +206,9 @@ static int submit_choice(struct exchange *x, uint32_t i)
 	uint32_t stops[2];
 	size_t n_stops = 0;
 
-	if (v->eos >= 0)
+	if (v->eos >= 0 && !x->ask.ignore_eos)
 		stops[n_stops++] = (uint32_t)v->eos;
-	if (v->end_of_turn >= 0)
+	if (v->end_of_turn >= 0 && !x->ask.ignore_eos)
 		stops[n_stops++] = (uint32_t)v->end_of_turn;
 	struct gp_request r = {
 		.prompt = x->ask.ids, .n_prompt = x->ask.n_ids, .max_new = x->ask.max_new,

@@ -21,6 +21,7 @@
 /* ---- parse.c: what a client asks for ------------------------------------------ */
 struct ask {
 	bool chat, stream, usage;       /* usage: at the end of a stream too */
+	bool ignore_eos;                /* the model's end of text is none */
 	uint32_t n, max_new;
 	struct gp_sampling sampling;    /* bias is owned */
 	const char *stops[HTTP_MAX_STOPS]; /* of the JSON */

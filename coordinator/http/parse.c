@@ -68,6 +68,11 @@ static int take_stream_options(struct ask *a, const char *name, json_t *v)
 	return 0;
 }
 
+static int take_ignore_eos(struct ask *a, const char *name, json_t *v)
+{
+	return boolean(name, v, &a->ignore_eos);
+}
+
 static int take_n(struct ask *a, const char *name, json_t *v)
 {
 	json_int_t n;
@@ -227,6 +232,7 @@ static const struct field fields[] = {
 	{ "stream", take_stream, true, true },
 	{ "stream_options", take_stream_options, true, true },
 	{ "n", take_n, true, true },
+	{ "ignore_eos", take_ignore_eos, true, true },
 	{ "max_tokens", take_max_tokens, true, true },
 	{ "max_completion_tokens", take_max_tokens, true, false },
 	{ "seed", take_seed, true, true },
