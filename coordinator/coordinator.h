@@ -120,6 +120,8 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	bool keep;                  /* keep this request's sequence after it finished */
 	int32_t priority;           /* higher ones first, and in place of lower ones */
 	uint64_t owner;             /* owners that wait share the pipeline evenly */
+	uint64_t tenant;            /* beginnings of prompts are shared within it alone: how fast
+	                               an answer comes tells nothing of what others asked */
 	void *user;
 	/* Each generated token, stop tokens included (is_stop). Non-zero: finish. */
 	int (*on_token)(void *user, uint32_t token, bool is_stop);

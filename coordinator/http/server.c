@@ -93,7 +93,7 @@ static ssize_t read_stream(void *arg, uint64_t pos, char *to, size_t room)
 		x->sent += (size_t)n;
 		if (x->sent == x->out.n)
 			x->sent = x->out.n = 0;
-	} else if (x->n_done == x->ask.n) {
+	} else if (x->n_done == x->n_choices) {
 		n = MHD_CONTENT_READER_END_OF_STREAM;
 	} else {
 		n = 0;
@@ -123,7 +123,7 @@ static enum MHD_Result go_on(struct exchange *x)
 	if (x->ask.stream)
 		return begin_stream(x);
 	pthread_mutex_lock(&x->lock);
-	const bool gone = x->gone, failed = x->rc < 0, done = x->n_done == x->ask.n;
+	const bool gone = x->gone, failed = x->rc < 0, done = x->n_done == x->n_choices;
 	if (done && !failed)
 		whole = answer_whole(x);
 	else if (!gone && !failed)
@@ -154,6 +154,9 @@ static enum MHD_Result complete(struct exchange *x, bool chat)
 	atomic_fetch_sub(&s->body_bytes, x->body.n);
 	free(x->body.data);
 	x->body = (struct buffer){ 0 };
+	if (rc == 0 && x->ask.priority > 0 && s->keys.n && !s->keys.of[x->key - 1].may_hurry)
+		return refuse(x, MHD_HTTP_FORBIDDEN, "'service_tier': this key may not ask for 'priority'; "
+			      "whoever runs the server can allow it in the key file");
 	if (rc == 0)
 		rc = exchange_submit(x);
 	if (rc < 0)
@@ -252,26 +255,9 @@ static const char *header(struct exchange *x, const char *name)
 	return v ? v : "";
 }
 
-/* As long for a wrong key as for a right one. */
-static bool same_key(const char *a, const char *b)
-{
-	const size_t n = strlen(a), m = strlen(b);
-	unsigned char differ = n != m;
-
-	for (size_t i = 0; i < m; i++)
-		differ |= (unsigned char)(b[i] ^ a[n ? i % n : 0]);
-	return !differ;
-}
-
 static bool knows_key(struct exchange *x)
 {
-	const char *given = header(x, "Authorization");
-
-	if (strncasecmp(given, "Bearer ", 7) != 0)
-		return false;
-	for (size_t i = 0; i < x->server->n_keys; i++)
-		if (same_key(x->server->keys[i], given + 7))
-			x->key = i + 1;
+	x->key = keys_find(&x->server->keys, header(x, "Authorization"));
 	return x->key != 0;
 }
 
@@ -295,11 +281,11 @@ static unsigned admit(struct exchange *x, const char *method, const char **why)
 {
 	const struct server *s = x->server;
 
-	if (s->n_keys && !knows_key(x)) {
+	if (s->keys.n && !knows_key(x)) {
 		*why = "a key is needed: Authorization: Bearer KEY";
 		return MHD_HTTP_UNAUTHORIZED;
 	}
-	if (!s->n_keys && !is_local_host(header(x, "Host"))) {
+	if (!s->keys.n && !is_local_host(header(x, "Host"))) {
 		*why = "the Host is not this machine; give it a key file to serve others";
 		return MHD_HTTP_FORBIDDEN;
 	}
@@ -408,35 +394,6 @@ static void on_connection(void *arg, struct MHD_Connection *c, void **context,
 		atomic_fetch_add(&s->metrics.connections, 1);
 	else
 		atomic_fetch_sub(&s->metrics.connections, 1);
-}
-
-static int read_keys(struct server *s, const char *path)
-{
-	char *line = NULL;
-	size_t room = 0;
-	ssize_t n;
-	int rc = 0;
-	FILE *f = fopen(path, "re");
-
-	if (!f)
-		return gp_fail(errno, "--api-key-file %s: %s", path, strerror(errno));
-	while (rc == 0 && (n = getline(&line, &room, f)) >= 0) {
-		line[strcspn(line, "\r\n")] = '\0';
-		if (!*line)
-			continue;
-		char **more = realloc(s->keys, (s->n_keys + 1) * sizeof *more);
-		if (more)
-			s->keys = more;
-		if (!more || !(s->keys[s->n_keys] = strdup(line)))
-			rc = gp_fail(ENOMEM, "no memory for keys");
-		else
-			s->n_keys++;
-	}
-	free(line);
-	fclose(f);
-	if (rc == 0 && !s->n_keys)
-		rc = gp_fail(EINVAL, "--api-key-file %s: no key in it; write one a line", path);
-	return rc;
 }
 
 static bool is_loopback(const struct sockaddr_storage *a)
@@ -565,16 +522,14 @@ int gp_http_serve(struct gp_engine *e, const struct gp_tokenizer *t,
 	s->tokenizer = t;
 	s->options = o;
 	s->began = time(NULL);
-	rc = o->key_file ? read_keys(s, o->key_file) : 0;
+	rc = o->key_file ? keys_read(&s->keys, o->key_file) : 0;
 	if (rc == 0)
 		rc = serve(s);
 	/* The engine has ended all requests: nothing is suspended, and it will say no more. */
 	if (s->daemon)
 		MHD_stop_daemon(s->daemon);
 	watch_destroy(s->watch);
-	for (size_t i = 0; i < s->n_keys; i++)
-		free(s->keys[i]);
-	free(s->keys);
+	keys_free(&s->keys);
 	free(s);
 	return rc;
 }
