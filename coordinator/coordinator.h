@@ -200,6 +200,8 @@ struct gp_serve_options {
 	const char *key_file;       /* a key a line; NULL: none is asked for, on loopback only */
 	const char *model_name;     /* as clients name it */
 	uint32_t max_connections;
+	uint32_t client_timeout_s;  /* for a request to come, and to take the rest of an answer
+	                               that is made; 0: 60 */
 	/* Once it listens, with its address. */
 	void (*ready)(void *user, const char *url);
 	void *user;

@@ -16,6 +16,8 @@ static const char help[] =
 	"      --max-sequences N  sequences that are worked on at once (default 8)\n"
 	"      --max-queue N      requests that may wait for that (default 256)\n"
 	"      --max-connections N  (default 1500)\n"
+	"      --client-timeout S seconds for a request to come in, and to take what is left of an\n"
+	"                         answer when all of it is made (default 60)\n"
 	SERVING_HELP
 	CLI_CTX_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
@@ -24,7 +26,7 @@ static const char help[] =
 	"  curl -H 'Content-Type: application/json' http://127.0.0.1:8080/v1/chat/completions \\\n"
 	"    -d '{\"model\": \"MODEL\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n";
 
-enum { OPT_HOST = SERVING_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_CONNECTIONS };
+enum { OPT_HOST = SERVING_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_CONNECTIONS, OPT_TIMEOUT };
 
 static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
@@ -34,6 +36,7 @@ static const struct option options[] = {
 	{ "api-key-file", required_argument, NULL, OPT_KEYS },
 	{ "name", required_argument, NULL, OPT_NAME },
 	{ "max-connections", required_argument, NULL, OPT_CONNECTIONS },
+	{ "client-timeout", required_argument, NULL, OPT_TIMEOUT },
 	{ 0 },
 };
 
@@ -63,6 +66,10 @@ static int own_option(struct serve *s, int o)
 	case OPT_NAME:
 		s->http.model_name = optarg;
 		return 0;
+	case OPT_TIMEOUT:
+		rc = gp_parse_u64("--client-timeout", optarg, 1, 1u << 20, &v);
+		s->http.client_timeout_s = (uint32_t)v;
+		return rc;
 	default:
 		rc = gp_parse_u64("--max-connections", optarg, 2, 1u << 16, &v);
 		s->http.max_connections = (uint32_t)v;

@@ -190,8 +190,10 @@ static void on_done(void *user, enum gp_finish why)
 		rc = answer_end(x);
 	if (rc < 0)
 		give_up(x, rc);
-	if (x->n_done == x->n_choices)
+	if (x->n_done == x->n_choices) {
 		histogram_add(&m->whole, gp_now_ns() - x->begin_ns);
+		visitor_turn(&x->server->visitors, x->visitor, true);
+	}
 	if (x->ask.stream || x->n_done == x->n_choices || x->rc < 0)
 		resume(x);
 	pthread_mutex_unlock(&x->lock);

@@ -57,6 +57,20 @@ void keys_free(struct keys *k);
 /* Which one an Authorization header names, from 1 on; 0: none. */
 size_t keys_find(const struct keys *k, const char *authorization);
 
+/* ---- visitors.c: connections, and whose turn it is -------------------------------- */
+struct visitor;
+struct visitors {
+	pthread_mutex_t lock;
+	uint64_t patience_ns;
+	struct visitor *list;
+};
+void visitors_init(struct visitors *v, uint32_t patience_s);
+/* A connection begins, and it is its turn; NULL: no memory, it is not watched. */
+struct visitor *visitor_come(struct visitors *v, int fd);
+void visitor_leave(struct visitors *v, struct visitor *one); /* before fd is closed; NULL is fine */
+void visitor_turn(struct visitors *v, struct visitor *one, bool theirs); /* NULL is fine */
+void visitors_sweep(struct visitors *v); /* ends those whose turn takes too long */
+
 /* ---- metrics.c ----------------------------------------------------------------- */
 #define HTTP_BUCKETS 14u
 struct histogram {
@@ -84,6 +98,7 @@ struct server {
 	_Atomic size_t body_bytes;
 	_Atomic uint64_t next_id;
 	struct watch *watch;
+	struct visitors visitors;
 };
 
 /* ---- exchange.c ----------------------------------------------------------------- */
@@ -112,6 +127,7 @@ struct exchange {
 	_Atomic uint32_t refs;
 	pthread_mutex_t lock;
 	struct MHD_Connection *connection;
+	struct visitor *visitor;        /* NULL: the connection has left it */
 	uint64_t id, key;               /* key: which of the server's, from 1 on; 0: none */
 	struct buffer body;
 	bool begun, suspended, gone, watched;
@@ -146,7 +162,7 @@ json_t *answer_error(int status, const char *text);
 
 /* ---- watch.c: suspended connections are not polled by the library ------------------ */
 struct watch;
-int watch_create(struct watch **w);
+int watch_create(struct watch **w, struct visitors *v); /* v is swept now and then */
 void watch_destroy(struct watch *w);
 /* Calls exchange_gone when the other end of fd has closed. */
 void watch_add(struct watch *w, struct exchange *x, int fd);

@@ -10,7 +10,7 @@
 
 #include "coordinator/http/http.h"
 
-#define IDLE_S 60u               /* a connection on which nothing moves */
+#define PATIENCE_S 60u           /* with clients, unless the options say otherwise */
 #define HEADER_BYTES (16u << 10)
 #define THREADS 2u
 #define BACKLOG 512
@@ -26,6 +26,8 @@ static enum MHD_Result queue(struct exchange *x, unsigned status, struct MHD_Res
 	if (status == MHD_HTTP_TOO_MANY_REQUESTS)
 		MHD_add_response_header(r, "Retry-After", "1");
 	MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
+	if (!x->ask.stream)
+		visitor_turn(&x->server->visitors, x->visitor, true);
 	atomic_fetch_add(&x->server->metrics.answers[status / 100], 1);
 	const enum MHD_Result ok = MHD_queue_response(x->connection, status, r);
 	MHD_destroy_response(r);
@@ -136,10 +138,10 @@ static enum MHD_Result go_on(struct exchange *x)
 	return done ? answer_json(x, MHD_HTTP_OK, whole) : MHD_YES;
 }
 
-static int socket_of(const struct exchange *x)
+static int socket_of(struct MHD_Connection *c)
 {
 	const union MHD_ConnectionInfo *i =
-		MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+		MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
 
 	return i ? i->connect_fd : -1;
 }
@@ -161,7 +163,7 @@ static enum MHD_Result complete(struct exchange *x, bool chat)
 		rc = exchange_submit(x);
 	if (rc < 0)
 		return refuse_for(x, rc);
-	watch_add(s->watch, x, socket_of(x));
+	watch_add(s->watch, x, socket_of(x->connection));
 	return go_on(x);
 }
 
@@ -341,6 +343,14 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t by
 	return MHD_YES;
 }
 
+static struct visitor *visitor_of(struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *i =
+		MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return i ? i->socket_context : NULL;
+}
+
 static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *path,
 			      const char *method, const char *version, const char *data,
 			      size_t *bytes, void **con_cls)
@@ -352,6 +362,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 	if (!x) {
 		if (!(x = *con_cls = exchange_create(arg, c)))
 			return MHD_NO;
+		x->visitor = visitor_of(c);
 		const unsigned status = admit(x, method, &why);
 		return status ? refuse(x, status, why) : MHD_YES;
 	}
@@ -364,6 +375,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 	if (x->begun)
 		return go_on(x);
 	x->begun = true;
+	visitor_turn(&x->server->visitors, x->visitor, false);
 	return dispatch(x, method, path);
 }
 
@@ -378,7 +390,11 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **con_cls,
 	*con_cls = NULL;
 	if (!x)
 		return;
-	watch_remove(x->server->watch, x, socket_of(x));
+	watch_remove(x->server->watch, x, socket_of(x->connection));
+	visitor_turn(&x->server->visitors, x->visitor, true);
+	pthread_mutex_lock(&x->lock);
+	x->visitor = NULL;
+	pthread_mutex_unlock(&x->lock);
 	if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK)
 		exchange_gone(x);
 	exchange_drop(x);
@@ -389,11 +405,13 @@ static void on_connection(void *arg, struct MHD_Connection *c, void **context,
 {
 	struct server *s = arg;
 
-	(void)c, (void)context;
-	if (what == MHD_CONNECTION_NOTIFY_STARTED)
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
 		atomic_fetch_add(&s->metrics.connections, 1);
-	else
+		*context = visitor_come(&s->visitors, socket_of(c));
+	} else {
 		atomic_fetch_sub(&s->metrics.connections, 1);
+		visitor_leave(&s->visitors, *context);
+	}
 }
 
 static bool is_loopback(const struct sockaddr_storage *a)
@@ -470,6 +488,11 @@ static void allow_files(uint32_t connections)
 		       "%u are taken", (unsigned long long)l.rlim_cur, connections);
 }
 
+static unsigned patience(const struct server *s)
+{
+	return s->options->client_timeout_s ? s->options->client_timeout_s : PATIENCE_S;
+}
+
 /* Signals are the main thread's. */
 static int start_daemon(struct server *s, int fd)
 {
@@ -479,12 +502,12 @@ static int start_daemon(struct server *s, int fd)
 	allow_files(most);
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	int rc = watch_create(&s->watch);
+	int rc = watch_create(&s->watch, &s->visitors);
 	if (rc == 0)
 		s->daemon = MHD_start_daemon(
 			MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle, s,
 			MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, THREADS,
-			MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
+			MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT, patience(s),
 			MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES,
 			MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
 			MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
@@ -522,6 +545,7 @@ int gp_http_serve(struct gp_engine *e, const struct gp_tokenizer *t,
 	s->tokenizer = t;
 	s->options = o;
 	s->began = time(NULL);
+	visitors_init(&s->visitors, patience(s));
 	rc = o->key_file ? keys_read(&s->keys, o->key_file) : 0;
 	if (rc == 0)
 		rc = serve(s);
