@@ -14,6 +14,9 @@
 #define HEADER_BYTES (16u << 10)
 #define THREADS 2u
 #define BACKLOG 512
+/* Of each connection, in the kernel, which on loopback would give megabytes to each that does
+ * not read; what is more waits in the exchange. */
+#define SEND_BYTES (64 << 10)
 
 /* ---- answers ------------------------------------------------------------------- */
 
@@ -449,15 +452,16 @@ static int open_socket(const struct gp_serve_options *o, int *fd, char url[128])
 {
 	struct sockaddr_storage a;
 	char text[64];
-	const int yes = 1;
+	const int yes = 1, send_bytes = SEND_BYTES;
 	socklen_t n;
 	int rc = parse_address(o, &a, &n);
 
 	if (rc < 0)
 		return rc;
 	*fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (*fd >= 0)
-		setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+	/* Connections inherit the latter. */
+	if (*fd >= 0 && setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0)
+		setsockopt(*fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a, n) < 0 || listen(*fd, BACKLOG) < 0 ||
 	    getsockname(*fd, (struct sockaddr *)&a, &n) < 0) {
 		rc = gp_fail(errno, "port %u of %s: %s", o->port, o->address ? o->address : "127.0.0.1",
