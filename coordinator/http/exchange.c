@@ -217,7 +217,8 @@ static int submit_choice(struct exchange *x, uint32_t i)
 	struct gp_request r = {
 		.prompt = p->ids, .n_prompt = p->n, .max_new = x->ask.max_new,
 		.sampling = x->ask.sampling, .stops = stops, .n_stops = n_stops,
-		.priority = x->ask.priority, .owner = x->ask.user ^ x->key, .tenant = x->key, .user = c, .on_token = on_token, .on_done = on_done,
+		.priority = x->ask.priority, .owner = x->ask.user ^ x->key, .tenant = x->key,
+		.user = c, .on_token = on_token, .on_done = on_done,
 	};
 	r.sampling.seed += i % x->ask.n;
 	if (x->ask.logprobs) {

@@ -191,9 +191,9 @@ static void test_memory_is_flat(void **state)
 static int set_up(void **state)
 {
 	const char *model = getenv("GP_SOAK_MODEL");
-	const char *const options[] = { "-m", model ? model : MINI, "--name", NAME, "--threads", "1", "--stages",
-					model ? "cpu:0-12,cpu:13-25" : "cpu:0-2,cpu:3-5", "--max-sequences",
-					"6", "--ctx", "1024", "--kv-tokens", "2048" };
+	const char *stages = model ? "cpu:0-12,cpu:13-25" : "cpu:0-2,cpu:3-5"; /* 1B */
+	const char *const options[] = { "-m", model ? model : MINI, "--name", NAME, "--threads", "1",
+					"--stages", stages, "--max-sequences", "6", "--ctx", "1024", "--kv-tokens", "2048" };
 
 	(void)state;
 	http_start(&server, options, GP_ARRAY_LEN(options));

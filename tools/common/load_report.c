@@ -27,8 +27,8 @@ void load_report_begin(const struct load_report *r, const char *what)
 	       "the wall time, prompts included; between: from one piece of a stream's text to the next.\n\n"
 	       HEAD_FORMAT HEAD_FORMAT, what,
 	       "", "", "", "in", "out", "out", "first", "token ms", "", "between", "tokens", "ms",
-	       "load", "requests", "failed", "mean", "mean", "tokens/s", "p50", "p95", "p99", "p50", "p95",
-	       "p99");
+	       "load", "requests", "failed", "mean", "mean", "tokens/s", "p50", "p95", "p99", "p50",
+	       "p95", "p99");
 }
 
 static void name_load(char text[32], const struct load_level *l)
@@ -112,9 +112,9 @@ int load_report_end(struct load_report *r, const struct load_target *t, struct g
 	if (!r->json)
 		return 0;
 	const struct gp_plan *p = engine ? gp_engine_plan(engine) : NULL;
-	json_t *all = json_pack("{s:s, s:s, s:s, s:o, s:o, s:O}", "version", GP_VERSION, "model", t->model,
-				"url", t->url, "max_sequences", p ? json_integer(p->max_sequences) : json_null(),
-				"stages", engine ? stages_json(engine) : json_null(), "results", r->results);
+	json_t *all = json_pack("{s:s, s:s, s:s, s:o, s:o, s:O}", "version", GP_VERSION,
+				"model", t->model, "url", t->url, "max_sequences",
+				p ? json_integer(p->max_sequences) : json_null(), "stages", engine ? stages_json(engine) : json_null(), "results", r->results);
 	if (!all)
 		return gp_fail(ENOMEM, "no memory for the results");
 	json_dumpf(all, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
