@@ -10,6 +10,8 @@ Q := $(if $(filter 1,$(V)),,@)
 PKGS := libzmq libprotobuf-c jansson numa openblas
 # For coordinator/http alone.
 HTTP_LIBS := $(shell pkg-config --libs libmicrohttpd 2>/dev/null)
+# For gempipe bench --serve alone, a program of its own (gempipe-load).
+CURL_LIBS := $(shell pkg-config --libs libcurl 2>/dev/null)
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla
@@ -137,11 +139,11 @@ CLOSURE_tools       := quantize coordinator/http coordinator workers/cpu workers
 libs = $(foreach f,$(CLOSURE_$(1)),$(call lib,$(f)))
 
 # ---- programs
-TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
+TOOLS := $(filter-out $(if $(CURL_LIBS),,load),$(patsubst tools/%.c,%,$(wildcard tools/*.c)))
 BIN := $(TOOLS:%=$(BUILD)/bin/gempipe-%) $(BUILD)/bin/gempipe-worker-cpu \
 	$(if $(VULKAN),$(BUILD)/bin/gempipe-worker-vulkan) $(if $(NPU),$(BUILD)/bin/gempipe-worker-npu) \
 	$(if $(HAS_XRT),$(BUILD)/bin/gempipe-npu-xrt.so)
-SRC_common := $(wildcard tools/common/*.c)
+SRC_common := $(filter-out $(if $(CURL_LIBS),,tools/common/load_client.c),$(wildcard tools/common/*.c))
 $(eval $(call library,common))
 .PHONY: all
 all: $(BIN)
@@ -150,6 +152,9 @@ ifeq ($(NPU),)
 else ifeq ($(HAS_XRT),)
 	@echo "no NPU but a simulated one: XRT 2.18 or newer is needed (libxrt-dev of Debian sid or"
 	@echo "Ubuntu 26.04, or XRT=FOLDER); make check-xrt fetches one for its tests"
+endif
+ifeq ($(CURL_LIBS),)
+	@echo "no gempipe bench --serve: it needs the package libcurl4-openssl-dev"
 endif
 ifeq ($(VULKAN),)
 	@echo "no Vulkan worker: it needs the packages libvulkan-dev and glslc"
@@ -162,6 +167,7 @@ $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers
 	@echo "  LD    $(notdir $@)"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(if $(filter vulkan,$*),$(VULKAN_LIBS))
 $(BUILD)/bin/gempipe-serve: TOOL_LIBS = $(HTTP_LIBS)
+$(BUILD)/bin/gempipe-load: TOOL_LIBS = $(HTTP_LIBS) $(CURL_LIBS)
 $(BUILD)/bin/gempipe-worker-npu: $(BUILD)/obj/workers/npu/main.o $(call libs,workers/npu)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"

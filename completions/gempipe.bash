@@ -12,12 +12,14 @@ _gempipe_options() { # VERB
 		--parse-special" ;;
 	chat) echo "$engine $sampling --ctx --system --tokens" ;;
 	serve) echo "$engine --ctx --host --port --api-key-file --name --max-sequences --max-queue
-		--max-connections --max-step-ms --kv-tokens --prefixes" ;;
+		--max-connections --client-timeout --max-step-ms --kv-tokens --prefixes" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
 	perplexity) echo "$engine --ctx --file --ids --chunks --skip --parallel" ;;
 	evaluate) echo "$engine --ctx --text --file --ids --chunks --skip --parallel --reference
 		--save-reference --min-retention" ;;
-	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat --device" ;;
+	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat --device --serve --url
+		--clients --rate --requests --lengths --divide --shared --api-key-file --max-sequences --max-queue
+		--max-step-ms --kv-tokens --prefixes" ;;
 	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
 	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
 	devices) echo '--json --verbose --help --version' ;;

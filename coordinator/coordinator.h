@@ -120,6 +120,8 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	bool keep;                  /* keep this request's sequence after it finished */
 	int32_t priority;           /* higher ones first, and in place of lower ones */
 	uint64_t owner;             /* owners that wait share the pipeline evenly */
+	uint64_t tenant;            /* beginnings of prompts are shared within it alone: how fast
+	                               an answer comes tells nothing of what others asked */
 	void *user;
 	/* Each generated token, stop tokens included (is_stop). Non-zero: finish. */
 	int (*on_token)(void *user, uint32_t token, bool is_stop);
@@ -198,6 +200,8 @@ struct gp_serve_options {
 	const char *key_file;       /* a key a line; NULL: none is asked for, on loopback only */
 	const char *model_name;     /* as clients name it */
 	uint32_t max_connections;
+	uint32_t client_timeout_s;  /* for a request to come, and to take the rest of an answer
+	                               that is made; 0: 60 */
 	/* Once it listens, with its address. */
 	void (*ready)(void *user, const char *url);
 	void *user;

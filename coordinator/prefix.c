@@ -11,7 +11,7 @@
 
 struct prefix {
 	uint32_t *tokens, n;    /* n 0: free */
-	uint64_t used;
+	uint64_t used, tenant;
 };
 
 int gp_prefix_create(struct gp_engine *e)
@@ -55,7 +55,8 @@ static uint32_t common(const struct prefix *p, const struct job *j, uint32_t mos
 /* How much of it the job can begin with; the last token always runs, for its logits. */
 static uint32_t usable(const struct gp_engine *e, uint32_t i, const struct job *j)
 {
-	const uint32_t n = common(&e->prefixes[i], j, j->n_tokens - 1);
+	const struct prefix *p = &e->prefixes[i];
+	const uint32_t n = p->tenant == j->request.tenant ? common(p, j, j->n_tokens - 1) : 0;
 
 	return n >= LEAST && gp_kv_check(e->kv, slot_of(e, i), n) ? n : 0;
 }
@@ -97,7 +98,8 @@ static struct prefix *find_same(const struct gp_engine *e, const struct job *j)
 	for (uint32_t i = 0; i < e->plan.prefixes; i++) {
 		struct prefix *p = &e->prefixes[i];
 
-		if (p->n == j->sent && memcmp(p->tokens, j->tokens, p->n * sizeof *p->tokens) == 0)
+		if (p->n == j->sent && p->tenant == j->request.tenant &&
+		    memcmp(p->tokens, j->tokens, p->n * sizeof *p->tokens) == 0)
 			return p;
 	}
 	return NULL;
@@ -119,7 +121,8 @@ void gp_prefix_save(struct gp_engine *e, const struct job *j)
 	p = &e->prefixes[i];
 	free(p->tokens);
 	memcpy(tokens, j->tokens, j->sent * sizeof *tokens);
-	*p = (struct prefix){ .tokens = tokens, .n = j->sent, .used = ++e->prefix_clock };
+	*p = (struct prefix){ .tokens = tokens, .n = j->sent, .used = ++e->prefix_clock,
+			      .tenant = j->request.tenant };
 	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .seq = slot_of(e, i),
 					    .src = j->slot, .pos = j->sent });
 }

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/common/cli.h"
+#include "tools/common/serving.h"
 
 static const char help[] =
 	"Usage: gempipe serve -m MODEL [options]\n"
@@ -16,12 +16,9 @@ static const char help[] =
 	"      --max-sequences N  sequences that are worked on at once (default 8)\n"
 	"      --max-queue N      requests that may wait for that (default 256)\n"
 	"      --max-connections N  (default 1500)\n"
-	"      --max-step-ms T    of steps that carry a prompt beside tokens of others\n"
-	"                         (default: twice what they take without)\n"
-	"      --prefixes N       beginnings of prompts that are kept for others (default 16)\n"
-	"      --kv-tokens N      positions that all sequences together may hold; when they are\n"
-	"                         used up, the youngest makes room and begins again later\n"
-	"                         (default: max-sequences x ctx)\n"
+	"      --client-timeout S seconds for a request to come in, and to take what is left of an\n"
+	"                         answer when all of it is made (default 60)\n"
+	SERVING_HELP
 	CLI_CTX_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe serve -m gemma-3-27b-it-q4_0.gguf --max-sequences 16\n"
@@ -29,21 +26,17 @@ static const char help[] =
 	"  curl -H 'Content-Type: application/json' http://127.0.0.1:8080/v1/chat/completions \\\n"
 	"    -d '{\"model\": \"MODEL\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n";
 
-enum { OPT_HOST = CLI_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_SEQUENCES, OPT_QUEUE,
-       OPT_CONNECTIONS, OPT_STEP, OPT_KV, OPT_PREFIXES };
+enum { OPT_HOST = SERVING_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_CONNECTIONS, OPT_TIMEOUT };
 
 static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
+	SERVING_OPTIONS,
 	{ "host", required_argument, NULL, OPT_HOST },
 	{ "port", required_argument, NULL, OPT_PORT },
 	{ "api-key-file", required_argument, NULL, OPT_KEYS },
 	{ "name", required_argument, NULL, OPT_NAME },
-	{ "max-sequences", required_argument, NULL, OPT_SEQUENCES },
-	{ "max-queue", required_argument, NULL, OPT_QUEUE },
 	{ "max-connections", required_argument, NULL, OPT_CONNECTIONS },
-	{ "max-step-ms", required_argument, NULL, OPT_STEP },
-	{ "prefixes", required_argument, NULL, OPT_PREFIXES },
-	{ "kv-tokens", required_argument, NULL, OPT_KV },
+	{ "client-timeout", required_argument, NULL, OPT_TIMEOUT },
 	{ 0 },
 };
 
@@ -73,28 +66,14 @@ static int own_option(struct serve *s, int o)
 	case OPT_NAME:
 		s->http.model_name = optarg;
 		return 0;
-	case OPT_SEQUENCES:
-		rc = gp_parse_u64("--max-sequences", optarg, 1, 256, &v);
-		s->cli.plan.max_sequences = (uint32_t)v;
+	case OPT_TIMEOUT:
+		rc = gp_parse_u64("--client-timeout", optarg, 1, 1u << 20, &v);
+		s->http.client_timeout_s = (uint32_t)v;
 		return rc;
-	case OPT_QUEUE:
-		rc = gp_parse_u64("--max-queue", optarg, 1, 1u << 20, &v);
-		s->cli.max_queue = (uint32_t)v;
-		return rc;
-	case OPT_CONNECTIONS:
+	default:
 		rc = gp_parse_u64("--max-connections", optarg, 2, 1u << 16, &v);
 		s->http.max_connections = (uint32_t)v;
 		return rc;
-	case OPT_PREFIXES:
-		rc = gp_parse_u64("--prefixes", optarg, 0, 1024, &v);
-		s->cli.plan.prefixes = (uint32_t)v;
-		return rc;
-	case OPT_STEP:
-		rc = gp_parse_u64("--max-step-ms", optarg, 1, 1u << 20, &v);
-		s->cli.max_step_ms = (float)v;
-		return rc;
-	default:
-		return gp_parse_u64("--kv-tokens", optarg, 1, (uint64_t)1 << 32, &s->cli.plan.kv_tokens);
 	}
 }
 
@@ -106,6 +85,8 @@ static int read_arguments(struct serve *s, int argc, char **argv)
 		if (o == '?')
 			return cli_bad_option(&s->cli, argv);
 		rc = cli_option(&s->cli, o, help);
+		if (rc == 1)
+			rc = serving_option(&s->cli, o);
 		if (rc == 1)
 			rc = own_option(s, o);
 		if (rc < 0)

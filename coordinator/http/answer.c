@@ -110,9 +110,11 @@ static const char *finish_name(const struct choice *c)
 
 static json_t *usage_of(const struct exchange *x)
 {
-	json_int_t prompt = (json_int_t)x->ask.n_ids, made = 0;
+	json_int_t prompt = 0, made = 0;
 
-	for (uint32_t i = 0; i < x->ask.n; i++)
+	for (size_t i = 0; i < x->ask.n_prompts; i++)
+		prompt += (json_int_t)x->ask.prompts[i].n;
+	for (uint32_t i = 0; i < x->n_choices; i++)
 		made += x->choices[i].n_tokens;
 	return json_pack("{s:I, s:I, s:I}", "prompt_tokens", prompt, "completion_tokens", made,
 			 "total_tokens", prompt + made);
@@ -124,11 +126,11 @@ static json_t *frame(const struct exchange *x, bool chunk, json_t *choices)
 
 	snprintf(id, sizeof id, "%s-%llx-%llu", x->ask.chat ? "chatcmpl" : "cmpl",
 		 (unsigned long long)x->server->began, (unsigned long long)x->id);
-	return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", id, "object",
+	return json_pack("{s:s, s:s, s:I, s:s, s:o, s:s*}", "id", id, "object",
 			 !x->ask.chat ? "text_completion"
 			 : chunk ? "chat.completion.chunk" : "chat.completion",
 			 "created", (json_int_t)x->created, "model", x->server->options->model_name,
-			 "choices", choices);
+			 "choices", choices, "service_tier", x->ask.tier);
 }
 
 /* Consumes o. */
@@ -162,7 +164,7 @@ int answer_begin(struct exchange *x)
 {
 	int rc = 0;
 
-	for (uint32_t i = 0; i < x->ask.n && x->ask.chat && rc == 0; i++) {
+	for (uint32_t i = 0; i < x->n_choices && x->ask.chat && rc == 0; i++) {
 		struct choice first = { .exchange = x, .index = i };
 
 		rc = send_piece(x, &first, json_pack("{s:s, s:s}", "role", "assistant", "content", ""),
@@ -201,7 +203,7 @@ json_t *answer_whole(struct exchange *x)
 {
 	json_t *choices = json_array();
 
-	for (uint32_t i = 0; i < x->ask.n; i++) {
+	for (uint32_t i = 0; i < x->n_choices; i++) {
 		struct choice *c = &x->choices[i];
 		json_t *text = json_stringn(c->all.data ? c->all.data : "", c->all.n);
 		json_t *o = json_pack("{s:i, s:o, s:o, s:s}", "index", (int)i,

@@ -41,12 +41,13 @@ void exchange_drop(struct exchange *x)
 {
 	if (atomic_fetch_sub(&x->refs, 1) != 1)
 		return;
-	for (uint32_t i = 0; i < HTTP_MAX_CHOICES; i++) {
+	for (uint32_t i = 0; i < x->n_choices; i++) {
 		gp_text_destroy(x->choices[i].text);
 		free(x->choices[i].all.data);
 		json_decref(x->choices[i].logprobs);
 	}
 	atomic_fetch_sub(&x->server->body_bytes, x->body.n);
+	free(x->choices);
 	ask_free(&x->ask);
 	free(x->body.data);
 	free(x->out.data);
@@ -70,7 +71,7 @@ static void resume(struct exchange *x)
 
 static void cancel_all(struct exchange *x)
 {
-	for (uint32_t i = 0; i < x->ask.n; i++)
+	for (uint32_t i = 0; i < x->n_choices; i++)
 		if (x->choices[i].id && !x->choices[i].done)
 			gp_engine_cancel(x->server->engine, x->choices[i].id);
 }
@@ -147,7 +148,8 @@ static void on_logprobs(void *user, uint32_t token, float logprob,
 {
 	struct choice *c = user;
 
-	if (gp_tokenizer_is_stop(c->exchange->server->tokenizer, token))
+	if (!c->exchange->ask.ignore_eos &&
+	    gp_tokenizer_is_stop(c->exchange->server->tokenizer, token))
 		return;
 	pthread_mutex_lock(&c->exchange->lock);
 	answer_logprob(c, token, logprob, top, c->exchange->ask.n_top);
@@ -184,13 +186,15 @@ static void on_done(void *user, enum gp_finish why)
 		x->rc = x->rc ? x->rc : -ECANCELED;
 	else
 		rc = end_choice(c);
-	if (++x->n_done == x->ask.n && rc == 0 && x->rc == 0 && x->ask.stream)
+	if (++x->n_done == x->n_choices && rc == 0 && x->rc == 0 && x->ask.stream)
 		rc = answer_end(x);
 	if (rc < 0)
 		give_up(x, rc);
-	if (x->n_done == x->ask.n)
+	if (x->n_done == x->n_choices) {
 		histogram_add(&m->whole, gp_now_ns() - x->begin_ns);
-	if (x->ask.stream || x->n_done == x->ask.n || x->rc < 0)
+		visitor_turn(&x->server->visitors, x->visitor, true);
+	}
+	if (x->ask.stream || x->n_done == x->n_choices || x->rc < 0)
 		resume(x);
 	pthread_mutex_unlock(&x->lock);
 	exchange_drop(x);
@@ -201,27 +205,30 @@ static void on_done(void *user, enum gp_finish why)
 static int submit_choice(struct exchange *x, uint32_t i)
 {
 	struct choice *c = &x->choices[i];
+	const struct prompt *p = &x->ask.prompts[i / x->ask.n];
 	const struct gp_vocab *v = gp_tokenizer_vocab(x->server->tokenizer);
 	uint32_t stops[2];
 	size_t n_stops = 0;
 
-	if (v->eos >= 0)
+	if (v->eos >= 0 && !x->ask.ignore_eos)
 		stops[n_stops++] = (uint32_t)v->eos;
-	if (v->end_of_turn >= 0)
+	if (v->end_of_turn >= 0 && !x->ask.ignore_eos)
 		stops[n_stops++] = (uint32_t)v->end_of_turn;
 	struct gp_request r = {
-		.prompt = x->ask.ids, .n_prompt = x->ask.n_ids, .max_new = x->ask.max_new,
+		.prompt = p->ids, .n_prompt = p->n, .max_new = x->ask.max_new,
 		.sampling = x->ask.sampling, .stops = stops, .n_stops = n_stops,
-		.owner = x->ask.user ^ x->key, .user = c, .on_token = on_token, .on_done = on_done,
+		.priority = x->ask.priority, .owner = x->ask.user ^ x->key, .tenant = x->key,
+		.user = c, .on_token = on_token, .on_done = on_done,
 	};
-	r.sampling.seed += i;
+	r.sampling.seed += i % x->ask.n;
 	if (x->ask.logprobs) {
 		r.on_logprobs = on_logprobs;
 		r.n_top = x->ask.n_top;
 	}
 	c->exchange = x;
 	c->index = i;
-	int rc = gp_text_create(&c->text, x->server->tokenizer, x->ask.stops, x->ask.n_stops);
+	int rc = gp_text_create(&c->text, x->server->tokenizer,
+				(const char *const *)x->ask.stops, x->ask.n_stops);
 	if (rc < 0)
 		return rc;
 	atomic_fetch_add(&x->refs, 1);
@@ -231,20 +238,36 @@ static int submit_choice(struct exchange *x, uint32_t i)
 	return rc;
 }
 
+static int make_choices(struct exchange *x)
+{
+	const uint32_t n = x->ask.n * (uint32_t)x->ask.n_prompts;
+
+	x->choices = calloc(n, sizeof *x->choices);
+	if (!x->choices)
+		return gp_fail(ENOMEM, "no memory for %u answers", n);
+	x->n_choices = n;
+	return 0;
+}
+
 /* The lock is held throughout: what the engine has to say waits until all is there. */
 int exchange_submit(struct exchange *x)
 {
+	uint64_t tokens = 0;
 	int rc;
 
 	pthread_mutex_lock(&x->lock);
-	rc = x->ask.stream ? answer_begin(x) : 0;
-	for (uint32_t i = 0; i < x->ask.n && rc == 0; i++)
+	rc = make_choices(x);
+	if (rc == 0 && x->ask.stream)
+		rc = answer_begin(x);
+	for (uint32_t i = 0; i < x->n_choices && rc == 0; i++)
 		rc = submit_choice(x, i);
 	if (rc < 0) {
 		x->rc = rc;
 		cancel_all(x);
 	}
 	pthread_mutex_unlock(&x->lock);
-	atomic_fetch_add(&x->server->metrics.prompt_tokens, rc == 0 ? x->ask.n_ids : 0);
+	for (size_t i = 0; i < x->ask.n_prompts; i++)
+		tokens += x->ask.prompts[i].n;
+	atomic_fetch_add(&x->server->metrics.prompt_tokens, rc == 0 ? tokens : 0);
 	return rc;
 }

@@ -14,29 +14,62 @@
 
 #define HTTP_MAX_BODY (8u << 20)
 #define HTTP_MAX_BODIES (64u << 20)  /* of all requests that are coming in */
-#define HTTP_MAX_CHOICES 16u
+#define HTTP_MAX_N 16u               /* answers to a prompt */
+#define HTTP_MAX_CHOICES 128u        /* of all prompts of a request */
 #define HTTP_MAX_STOPS 16u
 #define HTTP_MAX_TOP 20u
 
 /* ---- parse.c: what a client asks for ------------------------------------------ */
 struct ask {
 	bool chat, stream, usage;       /* usage: at the end of a stream too */
+	bool ignore_eos;                /* the model's end of text is none */
 	uint32_t n, max_new;
 	struct gp_sampling sampling;    /* bias is owned */
-	const char *stops[HTTP_MAX_STOPS]; /* of the JSON */
+	char *stops[HTTP_MAX_STOPS];    /* owned */
 	size_t n_stops;
 	bool logprobs;
 	uint32_t n_top;
 	uint64_t user;                  /* a hash of the user's name; 0: none */
-	uint32_t *ids;                  /* the prompt; owned */
-	size_t n_ids;
-	json_t *json;                   /* owned */
+	const char *tier;               /* as it was asked for; NULL: it was not */
+	int32_t priority;
+	struct prompt {
+		uint32_t *ids;          /* owned */
+		size_t n;
+	} *prompts;                     /* owned; of a chat one */
+	size_t n_prompts;
 };
 /* -EINVAL and the like: the client's mistake, gp_error() names the field; -ENOENT:
  * another model. ask_free in any case. */
 int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
 	      const struct gp_tokenizer *t, const char *model_name);
 void ask_free(struct ask *a);
+
+/* ---- keys.c: who may ask -------------------------------------------------------- */
+struct keys {
+	struct key {
+		char *text;
+		bool may_hurry;         /* may ask for service_tier "priority" */
+	} *of;
+	size_t n;
+};
+int keys_read(struct keys *k, const char *path);
+void keys_free(struct keys *k);
+/* Which one an Authorization header names, from 1 on; 0: none. */
+size_t keys_find(const struct keys *k, const char *authorization);
+
+/* ---- visitors.c: connections, and whose turn it is -------------------------------- */
+struct visitor;
+struct visitors {
+	pthread_mutex_t lock;
+	uint64_t patience_ns;
+	struct visitor *list;
+};
+void visitors_init(struct visitors *v, uint32_t patience_s);
+/* A connection begins, and it is its turn; NULL: no memory, it is not watched. */
+struct visitor *visitor_come(struct visitors *v, int fd);
+void visitor_leave(struct visitors *v, struct visitor *one); /* before fd is closed; NULL is fine */
+void visitor_turn(struct visitors *v, struct visitor *one, bool theirs); /* NULL is fine */
+void visitors_sweep(struct visitors *v); /* ends those whose turn takes too long */
 
 /* ---- metrics.c ----------------------------------------------------------------- */
 #define HTTP_BUCKETS 14u
@@ -59,13 +92,13 @@ struct server {
 	const struct gp_tokenizer *tokenizer;
 	const struct gp_serve_options *options;
 	struct MHD_Daemon *daemon;
-	char **keys;
-	size_t n_keys;
+	struct keys keys;
 	time_t began;
 	struct metrics metrics;
 	_Atomic size_t body_bytes;
 	_Atomic uint64_t next_id;
 	struct watch *watch;
+	struct visitors visitors;
 };
 
 /* ---- exchange.c ----------------------------------------------------------------- */
@@ -94,13 +127,14 @@ struct exchange {
 	_Atomic uint32_t refs;
 	pthread_mutex_t lock;
 	struct MHD_Connection *connection;
-	uint64_t id, key;               /* key: which of the server's; 0: none */
+	struct visitor *visitor;        /* NULL: the connection has left it */
+	uint64_t id, key;               /* key: which of the server's, from 1 on; 0: none */
 	struct buffer body;
 	bool begun, suspended, gone, watched;
 	int rc;                         /* what went wrong in the making */
 	struct ask ask;
-	struct choice choices[HTTP_MAX_CHOICES];
-	uint32_t n_done;
+	struct choice *choices;         /* n for each prompt, of the first prompt first */
+	uint32_t n_choices, n_done;
 	uint64_t begin_ns;
 	time_t created;
 	struct buffer out;              /* a stream's, from sent on */
@@ -128,7 +162,7 @@ json_t *answer_error(int status, const char *text);
 
 /* ---- watch.c: suspended connections are not polled by the library ------------------ */
 struct watch;
-int watch_create(struct watch **w);
+int watch_create(struct watch **w, struct visitors *v); /* v is swept now and then */
 void watch_destroy(struct watch *w);
 /* Calls exchange_gone when the other end of fd has closed. */
 void watch_add(struct watch *w, struct exchange *x, int fd);

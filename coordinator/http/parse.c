@@ -68,10 +68,15 @@ static int take_stream_options(struct ask *a, const char *name, json_t *v)
 	return 0;
 }
 
+static int take_ignore_eos(struct ask *a, const char *name, json_t *v)
+{
+	return boolean(name, v, &a->ignore_eos);
+}
+
 static int take_n(struct ask *a, const char *name, json_t *v)
 {
 	json_int_t n;
-	const int rc = integer(name, v, 1, HTTP_MAX_CHOICES, &n);
+	const int rc = integer(name, v, 1, HTTP_MAX_N, &n);
 
 	a->n = (uint32_t)n;
 	return rc;
@@ -167,7 +172,9 @@ static int add_stop(struct ask *a, json_t *v)
 	if (!s || !*s || a->n_stops == HTTP_MAX_STOPS)
 		return gp_fail(EINVAL, "'stop' must be a string or up to %u of them, none empty",
 			       HTTP_MAX_STOPS);
-	a->stops[a->n_stops++] = s;
+	if (!(a->stops[a->n_stops] = strdup(s)))
+		return gp_fail(ENOMEM, "no memory for 'stop'");
+	a->n_stops++;
 	return 0;
 }
 
@@ -220,6 +227,26 @@ static int take_user(struct ask *a, const char *name, json_t *v)
 	return 0;
 }
 
+/* OpenAI's names. "auto" is the project's own, which is "default" here. */
+static int take_tier(struct ask *a, const char *name, json_t *v)
+{
+	static const struct {
+		const char *name, *is;
+		int32_t priority;
+	} tiers[] = { { "auto", "default", 0 }, { "default", "default", 0 }, { "flex", "flex", -1 },
+		      { "priority", "priority", 1 } };
+	const char *s = json_string_value(v);
+
+	for (size_t i = 0; s && i < GP_ARRAY_LEN(tiers); i++) {
+		if (strcmp(tiers[i].name, s) == 0) {
+			a->tier = tiers[i].is;
+			a->priority = tiers[i].priority;
+			return 0;
+		}
+	}
+	return gp_fail(EINVAL, "'%s' must be 'auto', 'default', 'flex' or 'priority'", name);
+}
+
 static const struct field fields[] = {
 	{ "model", take_later, true, true },
 	{ "messages", take_later, true, false },
@@ -227,6 +254,7 @@ static const struct field fields[] = {
 	{ "stream", take_stream, true, true },
 	{ "stream_options", take_stream_options, true, true },
 	{ "n", take_n, true, true },
+	{ "ignore_eos", take_ignore_eos, true, true },
 	{ "max_tokens", take_max_tokens, true, true },
 	{ "max_completion_tokens", take_max_tokens, true, false },
 	{ "seed", take_seed, true, true },
@@ -242,6 +270,7 @@ static const struct field fields[] = {
 	{ "logprobs", take_logprobs, true, true },
 	{ "top_logprobs", take_top_logprobs, true, false },
 	{ "user", take_user, true, true },
+	{ "service_tier", take_tier, true, true },
 };
 
 static int take_field(struct ask *a, const char *name, json_t *v)
@@ -301,9 +330,21 @@ static int take_message(json_t *v, size_t i, struct gp_chat_message *m, char **o
 	return 0;
 }
 
-static int encode_chat(struct ask *a, const struct gp_tokenizer *t)
+static int make_prompts(struct ask *a, size_t n)
 {
-	json_t *list = json_object_get(a->json, "messages");
+	if (n > HTTP_MAX_CHOICES / a->n)
+		return gp_fail(EINVAL, "'prompt': %zu prompts with %u answers each are too many; %u answers "
+			       "are the most", n, a->n, HTTP_MAX_CHOICES);
+	a->prompts = calloc(n, sizeof *a->prompts);
+	if (!a->prompts)
+		return gp_fail(ENOMEM, "no memory for %zu prompts", n);
+	a->n_prompts = n;
+	return 0;
+}
+
+static int encode_chat(struct ask *a, json_t *json, const struct gp_tokenizer *t)
+{
+	json_t *list = json_object_get(json, "messages");
 	const size_t n = json_array_size(list);
 	struct gp_chat_message *m = calloc(n + 1, sizeof *m);
 	char **owned = calloc(n + 1, sizeof *owned);
@@ -312,8 +353,8 @@ static int encode_chat(struct ask *a, const struct gp_tokenizer *t)
 	for (size_t i = 0; i < n && rc == 0; i++)
 		rc = take_message(json_array_get(list, i), i, &m[i], &owned[i]);
 	/* Contents are plain text, whatever they look like. */
-	if (rc == 0)
-		rc = gp_chat_encode(t, m, n, true, false, &a->ids, &a->n_ids);
+	if (rc == 0 && (rc = make_prompts(a, 1)) == 0)
+		rc = gp_chat_encode(t, m, n, true, false, &a->prompts->ids, &a->prompts->n);
 	for (size_t i = 0; owned && i < n; i++)
 		free(owned[i]);
 	free(owned);
@@ -321,41 +362,58 @@ static int encode_chat(struct ask *a, const struct gp_tokenizer *t)
 	return rc;
 }
 
-static int take_ids(struct ask *a, json_t *list)
+#define PROMPT_FORMS "'prompt' must be a string, a list of strings, a list of token ids, or a list " \
+	"of such lists"
+
+static int take_ids(struct prompt *p, json_t *list)
 {
 	const size_t n = json_array_size(list);
 
-	a->ids = calloc(n + 1, sizeof *a->ids);
-	if (!a->ids)
+	p->ids = calloc(n + 1, sizeof *p->ids);
+	if (!p->ids)
 		return gp_fail(ENOMEM, "no memory for %zu tokens", n);
-	for (; a->n_ids < n; a->n_ids++) {
-		json_t *v = json_array_get(list, a->n_ids);
+	for (; p->n < n; p->n++) {
+		json_t *v = json_array_get(list, p->n);
 
 		if (!json_is_integer(v) || json_integer_value(v) < 0 ||
 		    json_integer_value(v) > UINT32_MAX)
-			return gp_fail(EINVAL, "'prompt' must be a string or a list of token ids");
-		a->ids[a->n_ids] = (uint32_t)json_integer_value(v);
+			return gp_fail(EINVAL, PROMPT_FORMS);
+		p->ids[p->n] = (uint32_t)json_integer_value(v);
 	}
 	return 0;
 }
 
-static int encode_prompt(struct ask *a, const struct gp_tokenizer *t)
+/* A text with <bos> in front, or ids. */
+static int encode_one(struct prompt *p, json_t *v, const struct gp_tokenizer *t)
 {
-	json_t *v = json_object_get(a->json, "prompt");
-
 	if (json_is_string(v))
 		return gp_tokenizer_encode(t, json_string_value(v), json_string_length(v),
-					   GP_ENCODE_BOS, &a->ids, &a->n_ids);
-	if (json_is_array(v))
-		return take_ids(a, v);
-	return gp_fail(EINVAL, "'prompt' must be a string or a list of token ids");
+					   GP_ENCODE_BOS, &p->ids, &p->n);
+	return json_is_array(v) ? take_ids(p, v) : gp_fail(EINVAL, PROMPT_FORMS);
+}
+
+static int encode_prompts(struct ask *a, json_t *json, const struct gp_tokenizer *t)
+{
+	json_t *v = json_object_get(json, "prompt"), *first = json_array_get(v, 0);
+	const bool many = json_is_string(first) || json_is_array(first);
+	int rc = make_prompts(a, many ? json_array_size(v) : 1);
+
+	for (size_t i = 0; i < a->n_prompts && rc == 0; i++) {
+		json_t *one = many ? json_array_get(v, i) : v;
+
+		if (many && json_typeof(one) != json_typeof(first))
+			rc = gp_fail(EINVAL, PROMPT_FORMS);
+		else
+			rc = encode_one(&a->prompts[i], one, t);
+	}
+	return rc;
 }
 
 /* ---- the whole ------------------------------------------------------------------- */
 
-static int check_model(const struct ask *a, const char *model_name)
+static int check_model(json_t *json, const char *model_name)
 {
-	json_t *v = json_object_get(a->json, "model");
+	json_t *v = json_object_get(json, "model");
 
 	if (!json_is_string(v))
 		return gp_fail(EINVAL, "'model' must be a string; this server has '%s'", model_name);
@@ -374,36 +432,50 @@ static int check_together(const struct ask *a)
 	return 0;
 }
 
+static int take_all(struct ask *a, json_t *json, const struct gp_tokenizer *t, const char *model_name)
+{
+	const char *name;
+	json_t *v;
+	int rc = 0;
+
+	json_object_foreach(json, name, v)
+		if ((rc = take_field(a, name, v)) < 0)
+			return rc;
+	if ((rc = check_model(json, model_name)) < 0 || (rc = check_together(a)) < 0)
+		return rc;
+	return a->chat ? encode_chat(a, json, t) : encode_prompts(a, json, t);
+}
+
 int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
 	      const struct gp_tokenizer *t, const char *model_name)
 {
 	json_error_t error;
-	const char *name;
-	json_t *v;
-	int rc = 0;
+	json_t *json;
+	int rc;
 
 	/* The settings that the model's authors recommend. */
 	*a = (struct ask){ .chat = chat, .n = 1, .max_new = UINT32_MAX,
 			   .sampling = { .temperature = 1, .top_k = 64, .top_p = 0.95f } };
 	if (getrandom(&a->sampling.seed, sizeof a->sampling.seed, 0) < 0)
 		return gp_fail(errno, "no random numbers: %s", strerror(errno));
-	a->json = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &error);
-	if (!json_is_object(a->json))
-		return gp_fail(EINVAL, "the body must be a JSON object: %.100s at byte %d",
-			       a->json ? "it is something else" : error.text,
-			       a->json ? 0 : error.position);
-	json_object_foreach(a->json, name, v)
-		if ((rc = take_field(a, name, v)) < 0)
-			return rc;
-	if ((rc = check_model(a, model_name)) < 0 || (rc = check_together(a)) < 0)
-		return rc;
-	return chat ? encode_chat(a, t) : encode_prompt(a, t);
+	json = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &error);
+	if (json_is_object(json))
+		rc = take_all(a, json, t, model_name);
+	else
+		rc = gp_fail(EINVAL, "the body must be a JSON object: %.100s at byte %d",
+			     json ? "it is something else" : error.text, json ? 0 : error.position);
+	/* It may be much larger than what was taken from it, and an answer takes long. */
+	json_decref(json);
+	return rc;
 }
 
 void ask_free(struct ask *a)
 {
+	for (size_t i = 0; i < a->n_prompts; i++)
+		free(a->prompts[i].ids);
+	for (size_t i = 0; i < a->n_stops; i++)
+		free(a->stops[i]);
+	free(a->prompts);
 	free((void *)(uintptr_t)a->sampling.bias);
-	free(a->ids);
-	json_decref(a->json);
 	*a = (struct ask){ 0 };
 }

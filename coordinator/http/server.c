@@ -10,10 +10,13 @@
 
 #include "coordinator/http/http.h"
 
-#define IDLE_S 60u               /* a connection on which nothing moves */
+#define PATIENCE_S 60u           /* with clients, unless the options say otherwise */
 #define HEADER_BYTES (16u << 10)
 #define THREADS 2u
 #define BACKLOG 512
+/* Of each connection, in the kernel, which on loopback would give megabytes to each that does
+ * not read; what is more waits in the exchange. */
+#define SEND_BYTES (64 << 10)
 
 /* ---- answers ------------------------------------------------------------------- */
 
@@ -26,6 +29,8 @@ static enum MHD_Result queue(struct exchange *x, unsigned status, struct MHD_Res
 	if (status == MHD_HTTP_TOO_MANY_REQUESTS)
 		MHD_add_response_header(r, "Retry-After", "1");
 	MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
+	if (!x->ask.stream)
+		visitor_turn(&x->server->visitors, x->visitor, true);
 	atomic_fetch_add(&x->server->metrics.answers[status / 100], 1);
 	const enum MHD_Result ok = MHD_queue_response(x->connection, status, r);
 	MHD_destroy_response(r);
@@ -93,7 +98,7 @@ static ssize_t read_stream(void *arg, uint64_t pos, char *to, size_t room)
 		x->sent += (size_t)n;
 		if (x->sent == x->out.n)
 			x->sent = x->out.n = 0;
-	} else if (x->n_done == x->ask.n) {
+	} else if (x->n_done == x->n_choices) {
 		n = MHD_CONTENT_READER_END_OF_STREAM;
 	} else {
 		n = 0;
@@ -123,7 +128,7 @@ static enum MHD_Result go_on(struct exchange *x)
 	if (x->ask.stream)
 		return begin_stream(x);
 	pthread_mutex_lock(&x->lock);
-	const bool gone = x->gone, failed = x->rc < 0, done = x->n_done == x->ask.n;
+	const bool gone = x->gone, failed = x->rc < 0, done = x->n_done == x->n_choices;
 	if (done && !failed)
 		whole = answer_whole(x);
 	else if (!gone && !failed)
@@ -136,10 +141,10 @@ static enum MHD_Result go_on(struct exchange *x)
 	return done ? answer_json(x, MHD_HTTP_OK, whole) : MHD_YES;
 }
 
-static int socket_of(const struct exchange *x)
+static int socket_of(struct MHD_Connection *c)
 {
 	const union MHD_ConnectionInfo *i =
-		MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+		MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD);
 
 	return i ? i->connect_fd : -1;
 }
@@ -154,11 +159,14 @@ static enum MHD_Result complete(struct exchange *x, bool chat)
 	atomic_fetch_sub(&s->body_bytes, x->body.n);
 	free(x->body.data);
 	x->body = (struct buffer){ 0 };
+	if (rc == 0 && x->ask.priority > 0 && s->keys.n && !s->keys.of[x->key - 1].may_hurry)
+		return refuse(x, MHD_HTTP_FORBIDDEN, "'service_tier': this key may not ask for 'priority'; "
+			      "whoever runs the server can allow it in the key file");
 	if (rc == 0)
 		rc = exchange_submit(x);
 	if (rc < 0)
 		return refuse_for(x, rc);
-	watch_add(s->watch, x, socket_of(x));
+	watch_add(s->watch, x, socket_of(x->connection));
 	return go_on(x);
 }
 
@@ -252,26 +260,9 @@ static const char *header(struct exchange *x, const char *name)
 	return v ? v : "";
 }
 
-/* As long for a wrong key as for a right one. */
-static bool same_key(const char *a, const char *b)
-{
-	const size_t n = strlen(a), m = strlen(b);
-	unsigned char differ = n != m;
-
-	for (size_t i = 0; i < m; i++)
-		differ |= (unsigned char)(b[i] ^ a[n ? i % n : 0]);
-	return !differ;
-}
-
 static bool knows_key(struct exchange *x)
 {
-	const char *given = header(x, "Authorization");
-
-	if (strncasecmp(given, "Bearer ", 7) != 0)
-		return false;
-	for (size_t i = 0; i < x->server->n_keys; i++)
-		if (same_key(x->server->keys[i], given + 7))
-			x->key = i + 1;
+	x->key = keys_find(&x->server->keys, header(x, "Authorization"));
 	return x->key != 0;
 }
 
@@ -295,11 +286,11 @@ static unsigned admit(struct exchange *x, const char *method, const char **why)
 {
 	const struct server *s = x->server;
 
-	if (s->n_keys && !knows_key(x)) {
+	if (s->keys.n && !knows_key(x)) {
 		*why = "a key is needed: Authorization: Bearer KEY";
 		return MHD_HTTP_UNAUTHORIZED;
 	}
-	if (!s->n_keys && !is_local_host(header(x, "Host"))) {
+	if (!s->keys.n && !is_local_host(header(x, "Host"))) {
 		*why = "the Host is not this machine; give it a key file to serve others";
 		return MHD_HTTP_FORBIDDEN;
 	}
@@ -355,6 +346,14 @@ static enum MHD_Result take_body(struct exchange *x, const char *data, size_t by
 	return MHD_YES;
 }
 
+static struct visitor *visitor_of(struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *i =
+		MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return i ? i->socket_context : NULL;
+}
+
 static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *path,
 			      const char *method, const char *version, const char *data,
 			      size_t *bytes, void **con_cls)
@@ -366,6 +365,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 	if (!x) {
 		if (!(x = *con_cls = exchange_create(arg, c)))
 			return MHD_NO;
+		x->visitor = visitor_of(c);
 		const unsigned status = admit(x, method, &why);
 		return status ? refuse(x, status, why) : MHD_YES;
 	}
@@ -378,6 +378,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 	if (x->begun)
 		return go_on(x);
 	x->begun = true;
+	visitor_turn(&x->server->visitors, x->visitor, false);
 	return dispatch(x, method, path);
 }
 
@@ -392,7 +393,11 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **con_cls,
 	*con_cls = NULL;
 	if (!x)
 		return;
-	watch_remove(x->server->watch, x, socket_of(x));
+	watch_remove(x->server->watch, x, socket_of(x->connection));
+	visitor_turn(&x->server->visitors, x->visitor, true);
+	pthread_mutex_lock(&x->lock);
+	x->visitor = NULL;
+	pthread_mutex_unlock(&x->lock);
 	if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK)
 		exchange_gone(x);
 	exchange_drop(x);
@@ -403,40 +408,13 @@ static void on_connection(void *arg, struct MHD_Connection *c, void **context,
 {
 	struct server *s = arg;
 
-	(void)c, (void)context;
-	if (what == MHD_CONNECTION_NOTIFY_STARTED)
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
 		atomic_fetch_add(&s->metrics.connections, 1);
-	else
+		*context = visitor_come(&s->visitors, socket_of(c));
+	} else {
 		atomic_fetch_sub(&s->metrics.connections, 1);
-}
-
-static int read_keys(struct server *s, const char *path)
-{
-	char *line = NULL;
-	size_t room = 0;
-	ssize_t n;
-	int rc = 0;
-	FILE *f = fopen(path, "re");
-
-	if (!f)
-		return gp_fail(errno, "--api-key-file %s: %s", path, strerror(errno));
-	while (rc == 0 && (n = getline(&line, &room, f)) >= 0) {
-		line[strcspn(line, "\r\n")] = '\0';
-		if (!*line)
-			continue;
-		char **more = realloc(s->keys, (s->n_keys + 1) * sizeof *more);
-		if (more)
-			s->keys = more;
-		if (!more || !(s->keys[s->n_keys] = strdup(line)))
-			rc = gp_fail(ENOMEM, "no memory for keys");
-		else
-			s->n_keys++;
+		visitor_leave(&s->visitors, *context);
 	}
-	free(line);
-	fclose(f);
-	if (rc == 0 && !s->n_keys)
-		rc = gp_fail(EINVAL, "--api-key-file %s: no key in it; write one a line", path);
-	return rc;
 }
 
 static bool is_loopback(const struct sockaddr_storage *a)
@@ -474,15 +452,16 @@ static int open_socket(const struct gp_serve_options *o, int *fd, char url[128])
 {
 	struct sockaddr_storage a;
 	char text[64];
-	const int yes = 1;
+	const int yes = 1, send_bytes = SEND_BYTES;
 	socklen_t n;
 	int rc = parse_address(o, &a, &n);
 
 	if (rc < 0)
 		return rc;
 	*fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (*fd >= 0)
-		setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+	/* Connections inherit the latter. */
+	if (*fd >= 0 && setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0)
+		setsockopt(*fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a, n) < 0 || listen(*fd, BACKLOG) < 0 ||
 	    getsockname(*fd, (struct sockaddr *)&a, &n) < 0) {
 		rc = gp_fail(errno, "port %u of %s: %s", o->port, o->address ? o->address : "127.0.0.1",
@@ -513,6 +492,11 @@ static void allow_files(uint32_t connections)
 		       "%u are taken", (unsigned long long)l.rlim_cur, connections);
 }
 
+static unsigned patience(const struct server *s)
+{
+	return s->options->client_timeout_s ? s->options->client_timeout_s : PATIENCE_S;
+}
+
 /* Signals are the main thread's. */
 static int start_daemon(struct server *s, int fd)
 {
@@ -522,12 +506,12 @@ static int start_daemon(struct server *s, int fd)
 	allow_files(most);
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &before);
-	int rc = watch_create(&s->watch);
+	int rc = watch_create(&s->watch, &s->visitors);
 	if (rc == 0)
 		s->daemon = MHD_start_daemon(
 			MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle, s,
 			MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, THREADS,
-			MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
+			MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT, patience(s),
 			MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES,
 			MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
 			MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
@@ -565,16 +549,15 @@ int gp_http_serve(struct gp_engine *e, const struct gp_tokenizer *t,
 	s->tokenizer = t;
 	s->options = o;
 	s->began = time(NULL);
-	rc = o->key_file ? read_keys(s, o->key_file) : 0;
+	visitors_init(&s->visitors, patience(s));
+	rc = o->key_file ? keys_read(&s->keys, o->key_file) : 0;
 	if (rc == 0)
 		rc = serve(s);
 	/* The engine has ended all requests: nothing is suspended, and it will say no more. */
 	if (s->daemon)
 		MHD_stop_daemon(s->daemon);
 	watch_destroy(s->watch);
-	for (size_t i = 0; i < s->n_keys; i++)
-		free(s->keys[i]);
-	free(s->keys);
+	keys_free(&s->keys);
 	free(s);
 	return rc;
 }

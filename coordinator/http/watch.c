@@ -7,6 +7,8 @@
 
 #include "coordinator/http/http.h"
 
+#define SWEEP_MS 500u
+
 /* Found by its id: an event may come late, for one that is no more. */
 struct watched {
 	struct exchange *exchange;
@@ -15,6 +17,7 @@ struct watched {
 
 struct watch {
 	int epoll_fd, stop_fd;
+	struct visitors *visitors;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	struct watched *list;
@@ -39,8 +42,14 @@ static void *watch_thread(void *arg)
 	struct watch *w = arg;
 	struct epoll_event e;
 
-	for (;;) {
-		if (epoll_wait(w->epoll_fd, &e, 1, -1) != 1)
+	for (uint64_t swept = 0;;) {
+		const int n = epoll_wait(w->epoll_fd, &e, 1, SWEEP_MS);
+
+		if (gp_now_ns() - swept >= SWEEP_MS * 1000000u) {
+			visitors_sweep(w->visitors);
+			swept = gp_now_ns();
+		}
+		if (n != 1)
 			continue;
 		if (e.data.u64 == 0)
 			return NULL;
@@ -52,7 +61,7 @@ static void *watch_thread(void *arg)
 	}
 }
 
-int watch_create(struct watch **out)
+int watch_create(struct watch **out, struct visitors *v)
 {
 	struct epoll_event stop = { .events = EPOLLIN };
 	struct watch *w = calloc(1, sizeof *w);
@@ -61,6 +70,7 @@ int watch_create(struct watch **out)
 	if (!w)
 		return gp_fail(ENOMEM, "no memory to watch connections");
 	pthread_mutex_init(&w->lock, NULL);
+	w->visitors = v;
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	w->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (w->epoll_fd < 0 || w->stop_fd < 0 ||

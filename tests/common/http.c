@@ -46,12 +46,19 @@ int http_stop(struct http_server *s, struct result *r)
 
 int http_connect(const struct http_server *s)
 {
+	return http_connect_small(s, 0);
+}
+
+int http_connect_small(const struct http_server *s, int receive_bytes)
+{
 	const struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)s->port),
 				       .sin_addr = { htonl(INADDR_LOOPBACK) } };
 	const struct timeval patience = { .tv_sec = PATIENCE_S };
 	const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	assert_true(fd >= 0);
+	if (receive_bytes)
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
 	if (connect(fd, (const struct sockaddr *)&a, sizeof a) < 0)
 		fail_msg("no connection to port %u", s->port);
@@ -153,6 +160,13 @@ json_t *http_post(const struct http_server *s, const char *path, const char *bod
 int http_begin(const struct http_server *s, const char *path, const char *body)
 {
 	const int fd = http_connect(s);
+
+	http_send_post(fd, path, body);
+	return fd;
+}
+
+void http_send_post(int fd, const char *path, const char *body)
+{
 	char *request;
 	const int n = asprintf(&request, "POST %s HTTP/1.1\r\nConnection: close\r\n" JSON_HEADERS
 			       "Content-Length: %zu\r\n\r\n%s", path, strlen(body), body);
@@ -160,7 +174,6 @@ int http_begin(const struct http_server *s, const char *path, const char *body)
 	assert_true(n > 0);
 	http_send(fd, request, (size_t)n);
 	free(request);
-	return fd;
 }
 
 static size_t add_piece(const char *event, char *to)

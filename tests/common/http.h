@@ -18,6 +18,8 @@ int http_stop(struct http_server *s, struct result *r);
 
 /* A connected socket; the test fails where there is none. */
 int http_connect(const struct http_server *s);
+/* Its buffer for what comes has about so many bytes. */
+int http_connect_small(const struct http_server *s, int receive_bytes);
 void http_send(int fd, const char *data, size_t bytes);
 /* All that comes until the other end closes; malloc'ed, NUL-terminated. Closes fd. */
 char *http_read(int fd);
@@ -31,6 +33,7 @@ char *http_ask(const struct http_server *s, const char *method, const char *path
 json_t *http_post(const struct http_server *s, const char *path, const char *body, int *status);
 /* Sends such a POST and leaves the answer to be read. */
 int http_begin(const struct http_server *s, const char *path, const char *body);
+void http_send_post(int fd, const char *path, const char *body);
 /* The text of all pieces of a stream, choice 0; fails the test where one is broken or the
  * end is missing. malloc'ed; frees raw. */
 char *http_stream_text(char *raw);

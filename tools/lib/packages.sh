@@ -14,6 +14,7 @@ build_packages() {
 	libprotobuf-c-dev    pc:libprotobuf-c      control messages
 	protobuf-c-compiler  cmd:protoc-c          control messages, at build time
 	libmicrohttpd-dev    pc:libmicrohttpd      HTTP for gempipe serve
+	libcurl4-openssl-dev pc:libcurl            load for gempipe bench --serve (optional for the build)
 	libjansson-dev       pc:jansson            JSON: tokenizer, configuration, results
 	libopenblas-dev      pc:openblas           Cholesky factors and products for quantize
 	libnuma-dev          pc:numa               which core is on which memory node

@@ -90,7 +90,8 @@ int vk_check_fit(struct vulkan_device *d)
 	if (need <= have)
 		return 0;
 	return gp_fail(ENOMEM, "Vulkan: the stage needs %s (weights %s, KV cache %s, work %s), %s %s; "
-	               "give it fewer layers, or use a smaller --ctx, --parallel, --max-rows or --kv-type",
+	               "give it fewer layers, or use a smaller --ctx, --kv-tokens, --parallel or --max-sequences, "
+	               "--prefixes, --max-rows or --kv-type",
 	               gp_size_text(text[0], need), gp_size_text(text[1], weights),
 	               gp_size_text(text[2], kv), gp_size_text(text[3], work),
 	               gp_size_text(text[4], have),

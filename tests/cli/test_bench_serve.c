@@ -1,0 +1,240 @@
+/* gempipe bench --serve: what it asks, counts and prints. How fast anything was decides
+ * nothing here. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "tests/common/http.h"
+#include "tools/common/load.h"
+
+#define BENCH program("bench"), "--serve"
+
+static bool is_built(void)
+{
+	if (access(program("load"), X_OK) == 0)
+		return true;
+	print_message("skipped: built without libcurl\n");
+	return false;
+}
+
+/* ---- parts ------------------------------------------------------------------------ */
+
+static void test_percentiles(void **state)
+{
+	struct load_times t = { 0 };
+
+	(void)state;
+	assert_true(isnan(load_times_at(&t, 0.5)));
+	for (int i = 0; i < 1000; i++)
+		assert_int_equal(load_times_add(&t, 1000 - i), 0);
+	load_times_sort(&t);
+	assert_true(t.first == 1000);
+	assert_true(load_times_at(&t, 0.5) == 500);
+	assert_true(load_times_at(&t, 0.95) == 950);
+	assert_true(load_times_at(&t, 0.99) == 990);
+	assert_true(load_times_at(&t, 1) == 1000);
+	assert_true(load_times_at(&t, 1e-9) == 1);
+	free(t.ms);
+}
+
+static void test_lengths(void **state)
+{
+	char path[] = "/tmp/gp-lengths-XXXXXX";
+	static const char text[] = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+				   "2023-11-16 18:42:31.6489990,432,99\n\n# none\n30 7\n1,1\n";
+	struct load_lengths l;
+
+	(void)state;
+	const int fd = mkstemp(path);
+	assert_true(write(fd, text, sizeof text - 1) == sizeof text - 1);
+	close(fd);
+	assert_int_equal(load_lengths_read(&l, path, 2), 0);
+	assert_int_equal(l.n, 3);
+	assert_int_equal(l.of[0].prompt, 216);
+	assert_int_equal(l.of[0].output, 49);
+	assert_int_equal(l.of[1].prompt, 15);
+	assert_int_equal(l.of[1].output, 3);
+	assert_int_equal(l.of[2].prompt, 1);
+	assert_int_equal(l.of[2].output, 1);
+	assert_int_equal(l.longest, 265);
+	load_lengths_free(&l);
+	unlink(path);
+	assert_int_equal(load_lengths_read(&l, "128:16", 1), 0);
+	assert_int_equal(l.n, 1);
+	assert_int_equal(l.of[0].prompt, 128);
+	assert_int_equal(l.of[0].output, 16);
+	load_lengths_free(&l);
+	assert_int_equal(load_lengths_read(&l, NULL, 1), 0);
+	assert_int_equal(l.n, 32);
+	assert_int_equal(l.longest, 4081 + 482);
+	load_lengths_free(&l);
+}
+
+/* ---- the whole ---------------------------------------------------------------------- */
+
+static json_t *results_of(const char *const *argv, size_t n)
+{
+	struct result r;
+
+	run_program(&r, argv);
+	if (r.status != 0)
+		fail_msg("status %d: %s", r.status, r.err);
+	json_t *o = json_loads(r.out, 0, NULL), *list = json_object_get(o, "results");
+	assert_int_equal(json_array_size(list), n);
+	json_incref(list);
+	json_decref(o);
+	result_free(&r);
+	return list;
+}
+
+static json_int_t count(json_t *o, const char *name)
+{
+	json_t *v = json_object_get(o, name);
+
+	assert_true(json_is_integer(v));
+	return json_integer_value(v);
+}
+
+/* n of them, in order. */
+static void assert_times(json_t *o, const char *name, json_int_t n)
+{
+	static const char *const shares[] = { "p50", "p95", "p99", "max" };
+	json_t *t = json_object_get(o, name);
+	double before = 0;
+
+	assert_int_equal(count(t, "n"), n);
+	for (size_t i = 0; i < 4; i++) {
+		const double v = json_number_value(json_object_get(t, shares[i]));
+
+		assert_true(v > 0 && v >= before);
+		before = v;
+	}
+}
+
+static void test_clients(void **state)
+{
+	const char *const argv[] = { BENCH, "-m", MINI, "--threads", "1", "-b", "1,3", "--requests", "6",
+				     "--lengths", "20:9", "--json", "-q", NULL };
+
+	(void)state;
+	if (!is_built())
+		return;
+	json_t *list = results_of(argv, 2);
+	for (size_t i = 0; i < 2; i++) {
+		json_t *o = json_array_get(list, i);
+
+		assert_int_equal(count(o, "clients"), i ? 3 : 1);
+		assert_true(json_is_null(json_object_get(o, "requests_per_s_offered")));
+		assert_int_equal(count(o, "requests"), 6);
+		assert_int_equal(count(o, "failed"), 0);
+		assert_int_equal(count(o, "prompt_tokens"), 6 * 20);
+		assert_int_equal(count(o, "output_tokens"), 6 * 9);
+		assert_times(o, "time_to_first_token_ms", 6);
+		assert_times(o, "request_ms", 6);
+		/* Not every token has a text of its own. */
+		assert_in_range(count(json_object_get(o, "time_between_tokens_ms"), "n"), 6, 6 * 8);
+		const double rate = json_number_value(json_object_get(o, "output_tokens_per_s"));
+		const double s = json_number_value(json_object_get(o, "seconds"));
+		assert_true(fabs(rate * s - 54) < 0.01);
+	}
+	json_decref(list);
+}
+
+/* Requests come when they come, however long answers take. */
+static void test_rate(void **state)
+{
+	const char *const argv[] = { BENCH, "-m", MINI, "--threads", "1", "--rate", "40", "--requests", "20",
+				     "--divide", "50", "--json", "-q", NULL };
+
+	(void)state;
+	if (!is_built())
+		return;
+	json_t *list = results_of(argv, 1), *o = json_array_get(list, 0);
+	assert_true(json_is_null(json_object_get(o, "clients")));
+	assert_int_equal(count(o, "requests"), 20);
+	assert_int_equal(count(o, "failed"), 0);
+	/* 20 gaps of a mean of 25 ms, from a fixed seed. */
+	assert_true(json_number_value(json_object_get(o, "seconds")) > 0.25);
+	assert_times(o, "request_ms", 20);
+	json_decref(list);
+}
+
+/* Another server, with a key, and failures that are told. */
+static void test_url(void **state)
+{
+	char path[] = "/tmp/gp-keys-XXXXXX", url[64];
+	const char *const options[] = { "-m", MINI, "--threads", "1", "--ctx", "64", "--api-key-file", path };
+	struct http_server s;
+	struct result r;
+
+	(void)state;
+	if (!is_built())
+		return;
+	const int fd = mkstemp(path);
+	assert_true(write(fd, "secret\n", 7) == 7);
+	close(fd);
+	http_start(&s, options, GP_ARRAY_LEN(options));
+	snprintf(url, sizeof url, "http://127.0.0.1:%u/v1", s.port);
+	const char *const argv[] = { BENCH, "--url", url, "--api-key-file", path, "-b", "2", "--lengths",
+				     "10:5", "--shared", "8", "--json", NULL };
+	json_t *list = results_of(argv, 1);
+	assert_int_equal(count(json_array_get(list, 0), "output_tokens"), 8 * 5);
+	assert_int_equal(count(json_array_get(list, 0), "shared_tokens"), 8);
+	json_decref(list);
+	RUN(&r, BENCH, "--url", url, "-b", "2", "--lengths", "10:5");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "401"));
+	result_free(&r);
+	RUN(&r, BENCH, "--url", url, "--api-key-file", path, "-b", "2", "--lengths", "100:5");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "all 8 requests failed: status 400"));
+	result_free(&r);
+	assert_int_equal(http_stop(&s, NULL), 0);
+	unlink(path);
+}
+
+static void test_misuse(void **state)
+{
+	static const struct {
+		const char *option, *value, *names;
+		int status;
+	} cases[] = {
+		{ "--lengths", "0:5", "--lengths", 1 }, { "--lengths", "/nowhere", "/nowhere", 1 },
+		{ "--rate", "0", "--rate", 2 }, { "--rate", "x", "--rate", 2 },
+		{ "--clients", "0", "--clients", 2 }, { "--clients", ",", "','", 2 },
+		{ "--url", "http://a/v1", "--url", 2 }, { "--api-key-file", "f", "--url", 2 },
+	};
+	struct result r;
+
+	(void)state;
+	if (!is_built())
+		return;
+	for (size_t i = 0; i < GP_ARRAY_LEN(cases); i++) {
+		RUN(&r, BENCH, "-m", MINI, cases[i].option, cases[i].value);
+		assert_int_equal(r.status, cases[i].status);
+		if (!strstr(r.err, cases[i].names))
+			fail_msg("%s %s: %s", cases[i].option, cases[i].value, r.err);
+		result_free(&r);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_percentiles), cmocka_unit_test(test_lengths),
+		cmocka_unit_test(test_clients), cmocka_unit_test(test_rate), cmocka_unit_test(test_url),
+		cmocka_unit_test(test_misuse),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
