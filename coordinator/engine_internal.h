@@ -151,14 +151,19 @@ void gp_kv_ops_forget(struct gp_engine *e); /* the workers hold nothing any more
 int gp_prefix_create(struct gp_engine *e);
 void gp_prefix_destroy(struct gp_engine *e);
 void gp_prefix_forget(struct gp_engine *e); /* the workers hold nothing any more */
-/* Begins j, which has a free slot, with what is there of it; how many positions. */
-uint32_t gp_prefix_use(struct gp_engine *e, struct job *j);
-void gp_prefix_save(struct gp_engine *e, const struct job *j); /* all that was sent of it */
+/* Begins j, of which nothing was sent, with what is there of it. */
+void gp_prefix_use(struct gp_engine *e, struct job *j);
+/* All that was sent of it. is_end: its answer ends there. */
+void gp_prefix_save(struct gp_engine *e, const struct job *j, bool is_end);
+/* Is another one computing what j, of which nothing was sent, could begin with? */
+bool gp_prefix_comes(const struct gp_engine *e, const struct job *j);
 bool gp_prefix_evict(struct gp_engine *e); /* false: there is none */
 
 /* seats.c: who holds which slot. What leaves is dropped by the next step, before
  * that step's rows, so that the slot is free at once. */
 bool gp_seat_take(struct gp_engine *e, struct job *j); /* false: no room now */
+/* Would it get a seat if all of lower priority left theirs? */
+bool gp_seat_possible(const struct gp_engine *e, const struct job *j);
 void gp_seat_leave(struct gp_engine *e, struct job *j);
 void gp_seat_preempt(struct gp_engine *e, struct job *j); /* back into its queue */
 /* Blocks that sequences have in the global layers' cache. */

@@ -82,7 +82,7 @@ void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why)
 		return;
 	}
 	if (!j->request.on_logits && why != GP_FINISH_CANCELLED)
-		gp_prefix_save(e, j);
+		gp_prefix_save(e, j, true);
 	gp_seat_leave(e, j);
 	gp_job_destroy(j);
 }
@@ -168,6 +168,11 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 		rc = GP_FINISH_LENGTH;
 	else
 		rc = logits ? generate(e, j, logits) : GOES_ON;
+	/* While serving, what fails one request is not to fail the others. */
+	if (rc < 0 && atomic_load(&e->serving)) {
+		gp_log(GP_LOG_WARNING, "a request ends: %s", gp_error());
+		rc = GP_FINISH_CANCELLED;
+	}
 	if (rc < 0 || rc == GOES_ON)
 		return rc < 0 ? rc : 0;
 	gp_job_finish(e, j, (enum gp_finish)rc);

@@ -1,7 +1,11 @@
 /* Beginnings of sequences that are kept in the KV caches, for those that begin alike. Each
  * has a sequence slot behind those of the live ones; its blocks are shared with whoever
  * began with it or left it. It can be gone on from where it ends, and from a little before
- * that: local layers hold only a window. */
+ * that: local layers hold only a window.
+ *
+ * What goes first for a new one: pieces of prompts that nobody began with yet, and ends of
+ * turns of conversations that have gone on; the oldest of them. So one long prompt does not
+ * push out the ends from which others will go on. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +16,8 @@
 struct prefix {
 	uint32_t *tokens, n;    /* n 0: free */
 	uint64_t used, tenant;
+	uint32_t begun;         /* so many began with it */
+	bool is_end, is_cheap;  /* an answer ended there; goes before all that are not cheap */
 };
 
 int gp_prefix_create(struct gp_engine *e)
@@ -61,7 +67,7 @@ static uint32_t usable(const struct gp_engine *e, uint32_t i, const struct job *
 	return n >= LEAST && gp_kv_check(e->kv, slot_of(e, i), n) ? n : 0;
 }
 
-uint32_t gp_prefix_use(struct gp_engine *e, struct job *j)
+void gp_prefix_use(struct gp_engine *e, struct job *j)
 {
 	uint32_t best = 0, best_n = 0;
 
@@ -74,23 +80,53 @@ uint32_t gp_prefix_use(struct gp_engine *e, struct job *j)
 		}
 	}
 	if (!best_n)
-		return 0;
+		return;
 	e->prefixes[best].used = ++e->prefix_clock;
+	e->prefixes[best].is_cheap = false;
+	e->prefixes[best].begun++;
 	e->prefix_tokens += best_n;
 	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .seq = j->slot,
 					    .src = slot_of(e, best), .pos = best_n });
-	return best_n;
+	j->sent = j->back = j->saved = best_n;
 }
 
-/* The one that was used longest ago, or a free one. */
-static uint32_t oldest(const struct gp_engine *e)
+/* Is a worth less than b? */
+static bool goes_before(const struct prefix *a, const struct prefix *b)
 {
-	uint32_t old = 0;
+	return a->is_cheap != b->is_cheap ? a->is_cheap : a->used < b->used;
+}
 
-	for (uint32_t i = 1; i < e->plan.prefixes; i++)
-		if (e->prefixes[i].used < e->prefixes[old].used)
-			old = i;
-	return old;
+static struct prefix *find_free(const struct gp_engine *e)
+{
+	for (uint32_t i = 0; i < e->plan.prefixes; i++)
+		if (!e->prefixes[i].n)
+			return &e->prefixes[i];
+	return NULL;
+}
+
+/* NULL: there is none. */
+static struct prefix *least_worth(const struct gp_engine *e)
+{
+	struct prefix *least = NULL;
+
+	for (uint32_t i = 0; i < e->plan.prefixes; i++)
+		if (e->prefixes[i].n && (!least || goes_before(&e->prefixes[i], least)))
+			least = &e->prefixes[i];
+	return least;
+}
+
+static bool begins_with(const struct job *j, const struct prefix *p)
+{
+	return p->n < j->sent && p->tenant == j->request.tenant &&
+	       memcmp(p->tokens, j->tokens, p->n * sizeof *p->tokens) == 0;
+}
+
+/* The conversation goes on from its new end. Where several began it is no one's own. */
+static void supersede(struct gp_engine *e, const struct job *j)
+{
+	for (uint32_t i = 0; i < e->plan.prefixes; i++)
+		e->prefixes[i].is_cheap |= e->prefixes[i].is_end && e->prefixes[i].begun <= 1 &&
+					   begins_with(j, &e->prefixes[i]);
 }
 
 static struct prefix *find_same(const struct gp_engine *e, const struct job *j)
@@ -105,11 +141,10 @@ static struct prefix *find_same(const struct gp_engine *e, const struct job *j)
 	return NULL;
 }
 
-void gp_prefix_save(struct gp_engine *e, const struct job *j)
+void gp_prefix_save(struct gp_engine *e, const struct job *j, bool is_end)
 {
 	if (!e->plan.prefixes || j->sent < LEAST)
 		return;
-	const uint32_t i = oldest(e);
 	struct prefix *p = find_same(e, j);
 	/* Without memory for it this one is not kept. */
 	uint32_t *tokens = p ? NULL : malloc(j->sent * sizeof *tokens);
@@ -118,22 +153,22 @@ void gp_prefix_save(struct gp_engine *e, const struct job *j)
 		p->used = ++e->prefix_clock;
 	if (!tokens)
 		return;
-	p = &e->prefixes[i];
+	if (is_end)
+		supersede(e, j);
+	if (!(p = find_free(e)))
+		p = least_worth(e);
 	free(p->tokens);
 	memcpy(tokens, j->tokens, j->sent * sizeof *tokens);
 	*p = (struct prefix){ .tokens = tokens, .n = j->sent, .used = ++e->prefix_clock,
-			      .tenant = j->request.tenant };
-	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .seq = slot_of(e, i),
-					    .src = j->slot, .pos = j->sent });
+			      .tenant = j->request.tenant, .is_end = is_end, .is_cheap = !is_end };
+	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .src = j->slot, .pos = j->sent,
+					    .seq = slot_of(e, (uint32_t)(p - e->prefixes)) });
 }
 
 bool gp_prefix_evict(struct gp_engine *e)
 {
-	struct prefix *p = NULL;
+	struct prefix *p = least_worth(e);
 
-	for (uint32_t i = 0; i < e->plan.prefixes; i++)
-		if (e->prefixes[i].n && (!p || e->prefixes[i].used < p->used))
-			p = &e->prefixes[i];
 	if (!p)
 		return false;
 	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_DROP,
@@ -141,4 +176,30 @@ bool gp_prefix_evict(struct gp_engine *e)
 	free(p->tokens);
 	*p = (struct prefix){ 0 };
 	return true;
+}
+
+static uint32_t same_tokens(const struct job *a, const struct job *b)
+{
+	const uint32_t most = a->n_tokens < b->n_tokens ? a->n_tokens : b->n_tokens;
+	uint32_t n = 0;
+
+	while (n < most && a->tokens[n] == b->tokens[n])
+		n++;
+	return n;
+}
+
+bool gp_prefix_comes(const struct gp_engine *e, const struct job *j)
+{
+	for (uint32_t i = 0; i < e->plan.max_sequences && e->plan.prefixes && !j->request.on_logits; i++) {
+		const struct job *o = e->slots[i];
+
+		if (!gp_is_live(o) || o == j || gp_in_decode(o) || o->request.on_logits ||
+		    o->request.tenant != j->request.tenant ||
+		    o->request.priority < j->request.priority || !(o->sent || gp_goes_first(o, j)))
+			continue;
+		const uint32_t same = same_tokens(o, j);
+		if (o->sent / GP_PREFIX_EVERY < (same < j->n_tokens ? same : same - 1) / GP_PREFIX_EVERY)
+			return true;
+	}
+	return false;
 }

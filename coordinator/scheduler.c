@@ -41,7 +41,7 @@ static void save_prefixes(struct gp_engine *e)
 
 		if (!gp_is_live(j) || !j->sent || j->saved >= j->sent || !ends_piece(e, j))
 			continue;
-		gp_prefix_save(e, j);
+		gp_prefix_save(e, j, false);
 		j->saved = j->sent;
 	}
 }
@@ -117,6 +117,10 @@ static uint32_t collect_prefill(struct gp_engine *e)
 
 		if (!gp_is_live(j) || gp_in_decode(j))
 			continue;
+		if (!j->sent && gp_prefix_comes(e, j))
+			continue;
+		if (!j->sent)
+			gp_prefix_use(e, j);
 		for (; at && gp_goes_first(j, e->order[at - 1]); at--)
 			e->order[at] = e->order[at - 1];
 		e->order[at] = j;
@@ -166,7 +170,7 @@ static void seat_queued(struct gp_engine *e)
 			continue;
 		}
 		least = gp_seat_least(e);
-		if (!least || least->request.priority >= j->request.priority)
+		if (!least || least->request.priority >= j->request.priority || !gp_seat_possible(e, j))
 			return;
 		gp_seat_preempt(e, least);
 	}

@@ -108,6 +108,20 @@ static bool fits(const struct gp_engine *e, const struct job *j)
 	return n <= e->plan.kv_blocks;
 }
 
+bool gp_seat_possible(const struct gp_engine *e, const struct job *j)
+{
+	uint64_t n = claim(j);
+	uint32_t sequences = 1;
+
+	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
+		if (!gp_is_live(e->slots[i]) || e->slots[i]->request.priority < j->request.priority)
+			continue;
+		n += claim(e->slots[i]);
+		sequences++;
+	}
+	return n <= e->plan.kv_blocks && sequences <= e->plan.max_sequences;
+}
+
 static bool evict_kept(struct gp_engine *e, uint32_t except)
 {
 	struct job *kept = oldest_kept(e, except);
@@ -162,8 +176,6 @@ bool gp_seat_take(struct gp_engine *e, struct job *j)
 	gp_meter_time(e);
 	if (kept)
 		take_over(e, j, kept); /* frees it; its slot is j's from here on */
-	else
-		j->sent = j->back = j->saved = gp_prefix_use(e, j);
 	e->slots[j->slot] = j;
 	e->tenures[j->slot]++;
 	e->n_live++;
@@ -177,7 +189,7 @@ void gp_seat_leave(struct gp_engine *e, struct job *j)
 		push_op(e, GP_KV_DROP, j->slot, 0);
 	e->slots[j->slot] = NULL;
 	e->tenures[j->slot]++;
-	j->sent = j->back = 0;
+	j->sent = j->back = j->saved = 0;
 }
 
 void gp_seat_preempt(struct gp_engine *e, struct job *j)

@@ -492,6 +492,68 @@ static void test_prefix_in_the_middle(void **state)
 	free(ids);
 }
 
+static uint64_t reused(struct gp_engine *e)
+{
+	struct gp_engine_stats s;
+
+	gp_engine_stats(e, &s);
+	return s.prefix_tokens;
+}
+
+/* Three prompts together or one by one; each goes on by a token of its own per turn. */
+static void run_turn(struct gp_engine *e, uint32_t turn, bool alike, bool together)
+{
+	enum { SAME = 1100, TALKS_OF_TURN = 3 };
+	struct talk talks[TALKS_OF_TURN] = { 0 };
+	struct load l = { .engine = e };
+	uint32_t *ids = calloc(SAME + turn, sizeof *ids), id;
+
+	assert_non_null(ids);
+	for (uint32_t i = 0; i < TALKS_OF_TURN; i++) {
+		const struct gp_request r = { .prompt = ids, .n_prompt = SAME + turn, .max_new = 1,
+					      .user = &talks[i], .on_token = on_token, .on_done = on_done };
+
+		for (uint32_t k = 0; k < SAME + turn; k++)
+			ids[k] = (k * 13 + (alike ? 0 : i * 101)) % 512;
+		talks[i].load = &l;
+		assert_int_equal(gp_engine_submit(e, &r, &id), 0);
+		if (!together)
+			assert_int_equal(gp_engine_run(e), 0);
+	}
+	assert_int_equal(gp_engine_run(e), 0);
+	for (uint32_t i = 0; i < TALKS_OF_TURN; i++)
+		assert_true(talks[i].done && talks[i].tokens[0] == talks[i % (alike ? 1 : 3)].tokens[0]);
+	free(ids);
+}
+
+/* The pieces of long prompts do not push out the ends of conversations. */
+static void test_prefixes_of_conversations(void **state)
+{
+	struct gp_engine *e = open_engine((struct gp_engine_options){ .plan = {
+		.stages = "cpu:0-7", .max_sequences = 3, .prefixes = 4 } });
+
+	(void)state;
+	run_turn(e, 0, false, false);
+	assert_int_equal(reused(e), 0);
+	run_turn(e, 1, false, false);
+	assert_int_equal(reused(e), 3 * 1100);
+	run_turn(e, 2, false, false);
+	assert_int_equal(reused(e), 3 * 1100 + 3 * 1101);
+	gp_engine_destroy(e);
+}
+
+/* Prompts that come at once and begin alike wait for the first of them to be so far. */
+static void test_prefix_that_comes(void **state)
+{
+	struct gp_engine *e = open_engine((struct gp_engine_options){ .plan = {
+		.stages = "cpu:0-3,cpu:4-7", .max_sequences = 3, .prefixes = 4 } });
+
+	(void)state;
+	run_turn(e, 0, true, true);
+	assert_int_equal(reused(e), 2 * 1024);
+	gp_engine_destroy(e);
+}
+
 /* Tokens of one go on while another's prompt comes, in small pieces where steps must be
  * short and in one where they need not. */
 static void test_steps_stay_short(void **state)
@@ -666,6 +728,8 @@ int main(void)
 		cmocka_unit_test(test_preemption), cmocka_unit_test(test_prefixes),
 		cmocka_unit_test(test_prefix_in_the_middle),
 		cmocka_unit_test(test_prefix_in_a_full_cache),
+		cmocka_unit_test(test_prefixes_of_conversations),
+		cmocka_unit_test(test_prefix_that_comes),
 		cmocka_unit_test(test_steps_stay_short),
 		cmocka_unit_test(test_queue_is_limited),
 		cmocka_unit_test(test_serve),
