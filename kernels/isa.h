@@ -52,8 +52,8 @@ static inline float gp_q8_inverse(float most)
 static inline void gp_q8_finish(struct gp_q8 *b, float most, int32_t low, int32_t high)
 {
 	b->d = most < GP_Q8_LEAST ? 0.0f : most / 127.0f;
-	b->half8[0] = -8 * low;
-	b->half8[1] = -8 * high;
+	b->half8[0] = (int16_t)(-8 * low);
+	b->half8[1] = (int16_t)(-8 * high);
 	b->sum8 = -8 * (low + high);
 }
 

@@ -102,7 +102,7 @@ struct gp_q8 {
 	int8_t q[32];
 	float d;
 	int32_t sum8;        /* -8 sum of q */
-	int32_t half8[2];    /* -8 sum of q[0..15], of q[16..31] */
+	int16_t half8[2];    /* -8 sum of q[0..15], of q[16..31] */
 };
 #define GP_Q8_TILE 16u /* rows whose blocks stand side by side */
 /* Rows are quantised in tiles: block b of row m is element

@@ -307,11 +307,18 @@ INLINE void unpack_part(struct part *p, const struct scales *s, const uint8_t *w
 /* ---- products ----------------------------------------------------------------- */
 enum { TOGETHER = 4 }; /* rows whose products are independent and in flight */
 
-INLINE vi offset_start(const int32_t *sum8, const enum gp_type t)
+/* What the sum of n products from element 4 from on begins with. PAIRS add it at their end. */
+INLINE vi offset_start(const struct gp_q8 *x, const unsigned from, const unsigned n,
+                       const enum gp_type t)
 {
-	if (shape_of(t) == MINIMUM || (is_wide(t) && SIGNED_QUANTS))
+	if (shape_of(t) == MINIMUM || shape_of(t) == PAIRS || (is_wide(t) && SIGNED_QUANTS))
 		return v_word(0);
-	return v_sll(v_broadcast(sum8), offset_shift(t));
+	if (n == 8)
+		return v_sll(v_broadcast(&x->sum8), offset_shift(t));
+	const vi both = v_broadcast(x->half8);
+
+	return from ? v_sll(v_sra(both, 16), offset_shift(t)) :
+	              v_sra(v_sll(both, 16), 16 - offset_shift(t));
 }
 
 /* Integer sums of elements [4 from, 4 from + 4 n) of the part, by row. */
@@ -322,7 +329,7 @@ INLINE void integer_sums(vi sum[TOGETHER], const struct part *p, const unsigned 
 #pragma GCC unroll 4
 	for (unsigned r = 0; r < TOGETHER; r++)
 		if (r < rows)
-			sum[r] = offset_start(n == 8 ? &x[r].sum8 : &x[r].half8[from / 4], t);
+			sum[r] = offset_start(x + r, from, n, t);
 #pragma GCC unroll 8
 	for (unsigned v = 0; v < n; v += DOT_STEP)
 #pragma GCC unroll 4
@@ -356,8 +363,8 @@ INLINE void some_products(vf acc[TOGETHER], const struct part *p, const struct g
 		if (shape_of(t) == OFFSET)
 			acc[r] = v_fma(v_float(sum[r]), v_mul(p->scale[0], v_set(x[r].d)), acc[r]);
 		else if (shape_of(t) == PAIRS)
-			acc[r] = v_fma(v_float(v_pairs(sum[r], high[r], p->pair)), v_set(x[r].d),
-			               acc[r]);
+			acc[r] = v_fma(v_float(v_pairs(sum[r], high[r], v_broadcast(x[r].half8),
+			                               p->pair)), v_set(x[r].d), acc[r]);
 		else
 			acc[r] = v_fma(weigh(p, sum[r], halves ? high[r] : sum[r], x + r, t),
 			               v_set(x[r].d), acc[r]);
