@@ -52,14 +52,24 @@ static inline float gp_q8_inverse(float most)
 static inline void gp_q8_finish(struct gp_q8 *b, float most, int32_t low, int32_t high)
 {
 	b->d = most < GP_Q8_LEAST ? 0.0f : most / 127.0f;
-	b->half8[0] = -8 * low;
-	b->half8[1] = -8 * high;
+	b->half8[0] = (int16_t)(-8 * low);
+	b->half8[1] = (int16_t)(-8 * high);
 	b->sum8 = -8 * (low + high);
 }
 
 /* n words (a multiple of 4) of each of lanes (likewise) rows: word u of row i to
  * to + 4 (u lanes + i). */
 void gp_pack_words(uint8_t *to, uint32_t lanes, const uint8_t *from, size_t row_bytes, unsigned n);
+
+/* Packed blocks of 256 (pack_k.c): the words of the quants of a block, of four matrix rows
+ * side by side, from the order of files to that of groups and back, in place. */
+typedef uint32_t gp_four __attribute__((vector_size(16)));
+#define GP_MOST_WORDS 48u
+void gp_order_quants(enum gp_type t, gp_four *w);
+void gp_restore_quants(enum gp_type t, gp_four *w);
+/* The 12 bytes of Q3_K's scales. */
+void gp_order_q3_scales(gp_four w[3]);
+void gp_restore_q3_scales(gp_four w[3]);
 
 /* The formats with blocks of 256 elements (dequantize_k.c). */
 void gp_dequantize_q3_k(const uint8_t *src, float *dst, size_t n);

@@ -86,7 +86,8 @@ const char *gp_cpu_text(unsigned flags);         /* "AVX-512" */
  * group: the scales of all blocks, then the quants of all blocks (which so begin
  * at cache lines where k / block is even). A block is cut into units (a scale of
  * 2 bytes, 4 bytes of quants, ...; see the table in packed.c); a unit of all
- * rows stands together. A group has exactly the bytes that its rows have in the
+ * rows stands together. The bits of Q3_K to Q6_K are put into another order first
+ * (pack_k.c). A group has exactly the bytes that its rows have in the
  * file; rows missing in the last group read as zero. */
 bool gp_pack_has(enum gp_type t);
 /* rows (1 to lanes) rows of k elements, packed as in the file, to one group. */
@@ -102,7 +103,7 @@ struct gp_q8 {
 	int8_t q[32];
 	float d;
 	int32_t sum8;        /* -8 sum of q */
-	int32_t half8[2];    /* -8 sum of q[0..15], of q[16..31] */
+	int16_t half8[2];    /* -8 sum of q[0..15], of q[16..31] */
 };
 #define GP_Q8_TILE 16u /* rows whose blocks stand side by side */
 /* Rows are quantised in tiles: block b of row m is element
@@ -182,8 +183,9 @@ struct gp_kernels {
 	/* y[m][n] = x[m] . w[n], n in [n0, n1): x as above, w: packed groups of a
 	 * matrix of n1 or more rows; n0 is a multiple of lanes, n1 one or the last
 	 * row's end. Nothing outside y[.][n0..n1) is written. gp_pack_has(type).
-	 * Sums within 32 elements (16: Q3_K, Q6_K) are exact integers; these, times both
-	 * scales, are summed in float32 upwards over k. */
+	 * Sums within 32 elements (16: Q6_K; Q3_K: times their small scales) are exact
+	 * integers; these, times both scales, are summed in float32 upwards over k (Q3_K:
+	 * over each block, then, times its scale, over these). */
 	void (*matmul_packed)(float *y, size_t y_stride, const struct gp_q8 *x, uint32_t rows,
 	                      const void *w, enum gp_type type, uint32_t k, uint32_t n0,
 	                      uint32_t n1);

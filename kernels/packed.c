@@ -6,29 +6,33 @@
 
 enum { MAX_PARTS = 5 };
 
-/* A run of equal units of a block, in the order in which a group has them.
- * gather: the units hold one bit of each of 32 elements; packed, bit v of byte j
- * is element 4v + j's, so that all bits of a vector of quants sit alike. */
+/* PLAIN: as in the file.
+ * GATHER: the units hold one bit of each of 32 elements; packed, bit v of byte j
+ * is element 4v + j's, so that all bits of a vector of quants sit alike.
+ * QUANTS, Q3_SCALES: the words of all units in an order of their own, see pack_k.c. */
+enum how { PLAIN, GATHER, QUANTS, Q3_SCALES };
+
+/* A run of equal units of a block, in the order in which a group has them. */
 struct unit_run {
 	uint8_t at, bytes, n;
-	bool gather;
+	enum how how;
 };
 
 static const struct format {
 	enum gp_type type;
 	struct unit_run run[MAX_PARTS];
 } formats[] = {
-	{ GP_TYPE_Q4_0, { { 0, 2, 1, false }, { 2, 4, 4, false } } },
-	{ GP_TYPE_IQ4_NL, { { 0, 2, 1, false }, { 2, 4, 4, false } } },
-	{ GP_TYPE_Q4_1, { { 0, 2, 2, false }, { 4, 4, 4, false } } },
-	{ GP_TYPE_Q5_0, { { 0, 2, 1, false }, { 2, 4, 1, true }, { 6, 4, 4, false } } },
-	{ GP_TYPE_Q5_1, { { 0, 2, 2, false }, { 4, 4, 1, true }, { 8, 4, 4, false } } },
-	{ GP_TYPE_Q8_0, { { 0, 2, 1, false }, { 2, 4, 8, false } } },
-	{ GP_TYPE_Q3_K, { { 108, 2, 1, false }, { 96, 1, 12, false }, { 0, 4, 24, false } } },
-	{ GP_TYPE_Q4_K, { { 0, 2, 2, false }, { 4, 1, 12, false }, { 16, 4, 32, false } } },
-	{ GP_TYPE_Q5_K, { { 0, 2, 2, false }, { 4, 1, 12, false }, { 16, 4, 40, false } } },
-	{ GP_TYPE_Q6_K, { { 208, 2, 1, false }, { 192, 1, 16, false }, { 0, 4, 48, false } } },
-	{ GP_TYPE_IQ4_XS, { { 0, 2, 2, false }, { 4, 1, 4, false }, { 8, 4, 32, false } } },
+	{ GP_TYPE_Q4_0, { { 0, 2, 1, PLAIN }, { 2, 4, 4, PLAIN } } },
+	{ GP_TYPE_IQ4_NL, { { 0, 2, 1, PLAIN }, { 2, 4, 4, PLAIN } } },
+	{ GP_TYPE_Q4_1, { { 0, 2, 2, PLAIN }, { 4, 4, 4, PLAIN } } },
+	{ GP_TYPE_Q5_0, { { 0, 2, 1, PLAIN }, { 2, 4, 1, GATHER }, { 6, 4, 4, PLAIN } } },
+	{ GP_TYPE_Q5_1, { { 0, 2, 2, PLAIN }, { 4, 4, 1, GATHER }, { 8, 4, 4, PLAIN } } },
+	{ GP_TYPE_Q8_0, { { 0, 2, 1, PLAIN }, { 2, 4, 8, PLAIN } } },
+	{ GP_TYPE_Q3_K, { { 108, 2, 1, PLAIN }, { 96, 4, 3, Q3_SCALES }, { 0, 4, 24, QUANTS } } },
+	{ GP_TYPE_Q4_K, { { 0, 2, 2, PLAIN }, { 4, 1, 12, PLAIN }, { 16, 4, 32, QUANTS } } },
+	{ GP_TYPE_Q5_K, { { 0, 2, 2, PLAIN }, { 4, 1, 12, PLAIN }, { 16, 4, 40, QUANTS } } },
+	{ GP_TYPE_Q6_K, { { 208, 2, 1, PLAIN }, { 192, 1, 16, PLAIN }, { 0, 4, 48, QUANTS } } },
+	{ GP_TYPE_IQ4_XS, { { 0, 2, 2, PLAIN }, { 4, 1, 4, PLAIN }, { 8, 4, 32, PLAIN } } },
 };
 
 static const struct format *format_of(enum gp_type t)
@@ -87,7 +91,7 @@ static void gather_units(uint8_t *to, size_t to_step, const uint8_t *from, size_
 static void move_run(uint8_t *to, size_t to_step, const uint8_t *from, size_t from_step,
                      const struct unit_run *r, uint32_t (*bits)(uint32_t))
 {
-	if (r->gather)
+	if (r->how == GATHER)
 		gather_units(to, to_step, from, from_step, r->n, bits);
 	else if (r->bytes == 4)
 		move_units(to, to_step, from, from_step, r->n, 4);
@@ -97,13 +101,23 @@ static void move_run(uint8_t *to, size_t to_step, const uint8_t *from, size_t fr
 		move_units(to, to_step, from, from_step, r->n, 1);
 }
 
+static bool is_ordered(const struct unit_run *r)
+{
+	return r->how == QUANTS || r->how == Q3_SCALES;
+}
+
+static bool in_head(const struct unit_run *r)
+{
+	return r->bytes < 4 || r->how == Q3_SCALES;
+}
+
 /* Bytes of a block and row in front of its quants. */
 static uint32_t head_bytes(const struct format *f)
 {
 	uint32_t sum = 0;
 
 	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++)
-		sum += r->bytes < 4 ? (uint32_t)r->bytes * r->n : 0;
+		sum += in_head(r) ? (uint32_t)r->bytes * r->n : 0;
 	return sum;
 }
 
@@ -129,15 +143,51 @@ static void pack_scales(uint8_t *to, const uint8_t *from, size_t row_bytes, uint
 		memcpy(to + 2 * i, from + i * row_bytes, 2);
 }
 
+/* The words of n (up to four) rows side by side. */
+static void take_rows(gp_four *w, const struct unit_run *r, const uint8_t *src,
+                      size_t row_bytes, uint32_t n)
+{
+	if (n == 4 && r->n % 4 == 0) {
+		gp_pack_words((uint8_t *)w, 4, src, row_bytes, r->n);
+		return;
+	}
+	memset(w, 0, r->n * sizeof(*w));
+	for (uint32_t i = 0; i < n; i++)
+		move_units((uint8_t *)w + 4 * i, sizeof(*w), src + i * row_bytes, 4, r->n, 4);
+}
+
+static void pack_ordered(const struct format *f, const struct unit_run *r, uint32_t lanes,
+                         const uint8_t *src, size_t row_bytes, uint32_t rows, uint8_t *to)
+{
+	const size_t step = 4 * (size_t)lanes;
+
+	for (uint32_t i = 0; i < rows; i += 4, src += 4 * row_bytes, to += 16) {
+		const uint32_t n = rows - i < 4 ? rows - i : 4;
+		gp_four w[GP_MOST_WORDS];
+
+		take_rows(w, r, src, row_bytes, n);
+		if (r->how == QUANTS)
+			gp_order_quants(f->type, w);
+		else
+			gp_order_q3_scales(w);
+		if (n == 4)
+			move_units(to, step, (const uint8_t *)w, 16, r->n, 16);
+		else
+			move_units(to, step, (const uint8_t *)w, 16, r->n, 4 * n);
+	}
+}
+
 /* Moves to on behind the block. */
 static void pack_block(const struct format *f, uint32_t lanes, const uint8_t *src,
                        size_t row_bytes, uint32_t rows, struct place *to)
 {
 	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
 		const size_t step = (size_t)r->bytes * lanes;
-		uint8_t **dst = r->bytes < 4 ? &to->head : &to->body;
+		uint8_t **dst = in_head(r) ? &to->head : &to->body;
 
-		if (rows == lanes && lanes % 4 == 0 && r->bytes == 4 && !r->gather)
+		if (is_ordered(r))
+			pack_ordered(f, r, lanes, src + r->at, row_bytes, rows, *dst);
+		else if (rows == lanes && lanes % 4 == 0 && r->bytes == 4 && r->how == PLAIN)
 			gp_pack_words(*dst, lanes, src + r->at, row_bytes, r->n);
 		else if (r->bytes == 2 && r->n == 1)
 			pack_scales(*dst, src + r->at, row_bytes, rows);
@@ -163,14 +213,32 @@ void gp_pack(enum gp_type t, uint32_t lanes, const void *src, uint32_t rows, uin
 		pack_block(f, lanes, (const uint8_t *)src + b * block, n * block, rows, &to);
 }
 
+/* from: the row's first unit. */
+static void unpack_ordered(const struct format *f, const struct unit_run *r, uint8_t *to,
+                           const uint8_t *from, size_t from_step)
+{
+	gp_four w[GP_MOST_WORDS] = { 0 };
+
+	move_units((uint8_t *)w, sizeof(*w), from, from_step, r->n, 4);
+	if (r->how == QUANTS)
+		gp_restore_quants(f->type, w);
+	else
+		gp_restore_q3_scales(w);
+	move_units(to, 4, (const uint8_t *)w, sizeof(*w), r->n, 4);
+}
+
 static void unpack_block(const struct format *f, uint32_t lanes, uint32_t lane,
                          struct place from, uint8_t *to)
 {
 	for (const struct unit_run *r = f->run; r < f->run + MAX_PARTS && r->n; r++) {
 		const size_t step = (size_t)r->bytes * lanes;
-		uint8_t **src = r->bytes < 4 ? &from.head : &from.body;
+		uint8_t **src = in_head(r) ? &from.head : &from.body;
+		const uint8_t *row = *src + lane * r->bytes;
 
-		move_run(to + r->at, r->bytes, *src + lane * r->bytes, step, r, scatter_bits);
+		if (is_ordered(r))
+			unpack_ordered(f, r, to + r->at, row, step);
+		else
+			move_run(to + r->at, r->bytes, row, step, r, scatter_bits);
 		*src += step * r->n;
 	}
 }

@@ -16,12 +16,22 @@ INLINE vi v_or(vi a, vi b) { return _mm256_or_si256(a, b); }
 INLINE vi v_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 INLINE vi v_srl(vi v, unsigned n) { return _mm256_srli_epi32(v, (int)n); }
 INLINE vi v_sll(vi v, unsigned n) { return _mm256_slli_epi32(v, (int)n); }
-INLINE vi v_srl_by(vi v, unsigned n) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128((int)n)); }
+INLINE vi v_sra(vi v, unsigned n) { return _mm256_srai_epi32(v, (int)n); }
 
-INLINE vi v_lookup(const int8_t table[16], vi index)
+INLINE vi v_pick(vi mask, vi a, vi b) { return v_or(v_and(mask, a), _mm256_andnot_si256(mask, b)); }
+
+INLINE vi v_table(const int8_t table[16])
 {
-	return _mm256_shuffle_epi8(
-		_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table)), index);
+	return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)table));
+}
+
+INLINE vi v_lookup(vi table, vi index) { return _mm256_shuffle_epi8(table, index); }
+
+INLINE vi v_pairs(vi a, vi b, vi offset, vi scale)
+{
+	const vi both = _mm256_blend_epi16(a, v_sll(b, 16), 0xaa);
+
+	return _mm256_madd_epi16(_mm256_add_epi16(both, offset), scale);
 }
 
 INLINE vi v_bytes(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)); }

@@ -32,18 +32,21 @@ struct part {
 	vi q[8];       /* q[v]: elements 4v .. 4v + 3 of each row */
 	vf scale[2];   /* of elements 0..31, or of 0..15 and 16..31 */
 	vf min;        /* what (-8 sum of x) is multiplied by */
+	vi pair;       /* 16-bit scales of elements 0..15 and 16..31 */
 };
 
 /* Scales of all parts of a block of 256. */
 struct scales {
 	vf scale[2 * SUPER], min[SUPER];
+	vi pair[SUPER];
 };
 
-enum shape { OFFSET, MINIMUM, HALVES };
+/* How sums become products. PAIRS: integers times integers over a block, then its scale. */
+enum shape { OFFSET, MINIMUM, HALVES, PAIRS };
 
 INLINE enum shape shape_of(const enum gp_type t)
 {
-	return t == GP_TYPE_Q6_K || t == GP_TYPE_Q3_K ? HALVES :
+	return t == GP_TYPE_Q6_K ? HALVES : t == GP_TYPE_Q3_K ? PAIRS :
 	       t == GP_TYPE_Q4_1 || t == GP_TYPE_Q5_1 || t == GP_TYPE_Q4_K || t == GP_TYPE_Q5_K ?
 	       MINIMUM : OFFSET;
 }
@@ -103,14 +106,6 @@ INLINE void unpack_nibbles(vi q[8], const uint8_t *w)
 		q[v] = nibbles(w + v % 4 * LANES * 4, v / 4);
 }
 
-/* Eight vectors hold a part in the low nibbles, the next one in the high. */
-INLINE void unpack_halves(vi q[8], const uint8_t *w, const unsigned high)
-{
-#pragma GCC unroll 8
-	for (unsigned v = 0; v < 8; v++)
-		q[v] = nibbles(w + v * LANES * 4, high);
-}
-
 /* The fifth bits: bit v of each byte of bits belongs to vector v. */
 INLINE void add_fifth(vi q[8], const uint8_t *w)
 {
@@ -130,9 +125,11 @@ INLINE vi wide(vi v)
 
 INLINE void look_up(vi q[8])
 {
+	const vi values = wide(v_table(gp_iq4_values));
+
 #pragma GCC unroll 8
 	for (unsigned v = 0; v < 8; v++)
-		q[v] = wide(v_lookup(gp_iq4_values, q[v]));
+		q[v] = v_lookup(values, q[v]);
 }
 
 INLINE void unpack_small(struct part *p, const uint8_t *head, const uint8_t *body,
@@ -188,24 +185,23 @@ INLINE void q6_scales(struct scales *s, const uint8_t *w)
 		s->scale[j] = v_mul(d, v_float(v_bytes_signed(w + 2 * LANES + j * LANES)));
 }
 
-/* 6-bit scales less 32: low nibbles of two halves share a byte, as do the upper two
- * bits of four. Quants are doubled, see unpack_q3. */
+/* Where gp_order_q3_scales has put them: in the upper six bits of 16, which makes them
+ * signed, and 1024 times what they are. */
 INLINE void q3_scales(struct scales *s, const uint8_t *w)
 {
-	const vf d = v_mul(v_half(w), v_set(0.5f)), offset = v_mul(d, v_set(-32.0f));
-	const vi high = v_load(w + 10 * LANES);
-	uint8_t scale[2 * SUPER * LANES];
+	const vi upper = v_word(-0x03ff0400), most = v_word(-0x0fff1000);
+	const vi left = v_load(w + 6 * LANES);
 
-#pragma GCC unroll 4
-	for (unsigned j = 0; j < 4; j++) {
-		const vi low = nibbles(w + (2 + j % 2 * 4) * LANES, j / 2);
-		const vi placed = j < 2 ? v_sll(high, 4 - 2 * j) : v_srl(high, 2 * j - 4);
+#pragma GCC unroll 3
+	for (unsigned i = 0; i < 3; i++) {
+		const vi two = v_load(w + (2 + 4 * i) * LANES);
 
-		v_store(scale + j * 4 * LANES, v_or(low, v_and(placed, v_byte(48))));
+		s->pair[i] = v_and(two, upper);
+		s->pair[3 + i] = v_and(v_sll(two, 6), upper);
+		if (i != 1)
+			s->pair[6 + i / 2] = v_and(v_pick(most, v_sll(two, 12), v_sll(left, 10 - i)),
+			                           upper);
 	}
-#pragma GCC unroll 16
-	for (unsigned j = 0; j < 2 * SUPER; j++)
-		s->scale[j] = v_fma(d, v_float(v_bytes(scale + j * LANES)), offset);
 }
 
 /* 6-bit scales less 32: low nibbles of two parts share a byte, the upper two
@@ -236,77 +232,93 @@ INLINE void take_scales(struct scales *s, const uint8_t *w, const enum gp_type t
 		k4_scales(s, w);
 }
 
-/* Element l + 32 s of a half of 128: low bits in byte l + 32 (s & 1), nibble
- * s / 2, upper bits in byte l, bits 2s and up. */
-INLINE void unpack_q6(vi q[8], const uint8_t *w, unsigned half, const unsigned s)
+/* Quants of Q3_K to Q6_K, in the order of gp_order_quants. */
+
+/* Twice the quants, 0..14, which have an offset of 8, as sum8 wants it. */
+INLINE void unpack_3_bits(vi q[8], const uint8_t *w)
 {
-	const uint8_t *low = w + (half * 64 + s % 2 * 32) * LANES;
-	const uint8_t *high = w + (128 + half * 32) * LANES;
+	const vi field = v_byte(14);
+	vi left = v_word(0);
 
-#pragma GCC unroll 8
-	for (unsigned v = 0; v < 8; v++) {
-		const vi bits = v_load(high + v * 4 * LANES);
-		const vi placed = s < 2 ? v_sll(bits, 4 - 2 * s) : v_srl(bits, 2 * s - 4);
+#pragma GCC unroll 3
+	for (unsigned i = 0; i < 3; i++) {
+		const vi two = v_load(w + i * 4 * LANES);
 
-		q[v] = v_or(nibbles(low + v * 4 * LANES, s / 2), v_and(placed, v_byte(48)));
+		q[2 * i] = v_and(two, field);
+		q[2 * i + 1] = v_and(v_srl(two, 4), field);
+		left = i ? v_pick(v_byte(0x22 << i), v_sll(two, i + 1), left) : v_sll(two, 1);
+	}
+	q[6] = v_and(left, field);
+	q[7] = v_and(v_srl(left, 4), field);
+}
+
+INLINE void unpack_5_bits(vi q[8], const uint8_t *w)
+{
+	const vi field = v_byte(31), low = v_byte(7);
+	vi v[5];
+
+#pragma GCC unroll 5
+	for (unsigned i = 0; i < 5; i++) {
+		v[i] = v_load(w + i * 4 * LANES);
+		q[i] = v_and(v[i], field);
+	}
+	q[5] = v_and(v_pick(low, v_srl(v[0], 5), v_srl(v[3], 2)), field);
+	q[6] = v_and(v_pick(low, v_srl(v[1], 5), v_srl(v[4], 2)), field);
+	q[7] = v_pick(low, v_srl(v[2], 5), v_srl(v[3], 4));
+	q[7] = v_and(v_pick(v_byte(15), q[7], v_srl(v[4], 3)), field);
+}
+
+INLINE void unpack_6_bits(vi q[8], const uint8_t *w)
+{
+	const vi field = v_byte(63);
+
+#pragma GCC unroll 2
+	for (unsigned i = 0; i < 2; i++, w += 12 * LANES) {
+		const vi a = v_load(w), b = v_load(w + 4 * LANES), c = v_load(w + 8 * LANES);
+		const vi left = v_pick(v_byte(3), v_srl(a, 6), v_srl(b, 4));
+
+		q[3 * i] = v_and(a, field);
+		q[3 * i + 1] = v_and(b, field);
+		q[3 * i + 2] = v_and(c, field);
+		q[6 + i] = v_and(v_pick(v_byte(15), left, v_srl(c, 2)), field);
 	}
 }
 
-/* Element l + 32 s of a half of 128: two bits in byte l of the half, bits 2s and up,
- * the third in byte l of the block, bit s + 4 half. Twice the quant, 0..14, has an
- * offset of 8, as sum8 wants it. */
-INLINE void unpack_q3(vi q[8], const uint8_t *w, unsigned half, const unsigned s)
-{
-	const uint8_t *low = w + (32 + half * 32) * LANES;
-
-#pragma GCC unroll 8
-	for (unsigned v = 0; v < 8; v++) {
-		const vi two = v_load(low + v * 4 * LANES);
-		const vi third = v_sll(v_srl_by(v_load(w + v * 4 * LANES), 4 * half), 3 - s);
-
-		q[v] = v_or(v_and(s ? v_srl(two, 2 * s - 1) : v_sll(two, 1), v_byte(6)),
-		            v_and(third, v_byte(8)));
-	}
-}
-
-/* Part 4 half + i of the block whose quants are at w; i is a constant. */
+/* Part j of a block, whose quants are at w. */
 INLINE void unpack_part(struct part *p, const struct scales *s, const uint8_t *w,
-                        unsigned half, const unsigned i, const enum gp_type t)
+                        unsigned j, const enum gp_type t)
 {
-	const unsigned j = 4 * half + i;
-
 	p->scale[0] = s->scale[2 * j];
-	if (shape_of(t) == HALVES)
-		p->scale[1] = s->scale[2 * j + 1];
-	if (t == GP_TYPE_Q3_K) {
-		unpack_q3(p->q, w, half, i);
-	} else if (t == GP_TYPE_Q6_K) {
-		unpack_q6(p->q, w, half, i);
-	} else if (t == GP_TYPE_IQ4_XS) {
-		unpack_nibbles(p->q, w + j * 16 * LANES);
+	p->scale[1] = s->scale[2 * j + 1];
+	p->min = s->min[j];
+	p->pair = s->pair[j];
+	if (t == GP_TYPE_Q3_K)
+		unpack_3_bits(p->q, w);
+	else if (t == GP_TYPE_Q5_K)
+		unpack_5_bits(p->q, w);
+	else if (t == GP_TYPE_Q6_K)
+		unpack_6_bits(p->q, w);
+	else
+		unpack_nibbles(p->q, w);
+	if (t == GP_TYPE_IQ4_XS)
 		look_up(p->q);
-	} else {
-		p->min = s->min[j];
-		unpack_halves(p->q, w + (t == GP_TYPE_Q5_K ? 32 : 0) * LANES + j / 2 * 32 * LANES,
-		              i % 2);
-	}
-	if (t == GP_TYPE_Q5_K) {
-#pragma GCC unroll 8
-		for (unsigned v = 0; v < 8; v++)
-			p->q[v] = v_or(p->q[v],
-			               v_and(v_sll(v_srl_by(v_load(w + v * 4 * LANES), j),
-			                           4), v_byte(16)));
-	}
 }
 
 /* ---- products ----------------------------------------------------------------- */
 enum { TOGETHER = 4 }; /* rows whose products are independent and in flight */
 
-INLINE vi offset_start(const int32_t *sum8, const enum gp_type t)
+/* What the sum of n products from element 4 from on begins with. PAIRS add it at their end. */
+INLINE vi offset_start(const struct gp_q8 *x, const unsigned from, const unsigned n,
+                       const enum gp_type t)
 {
-	if (shape_of(t) == MINIMUM || (is_wide(t) && SIGNED_QUANTS))
+	if (shape_of(t) == MINIMUM || shape_of(t) == PAIRS || (is_wide(t) && SIGNED_QUANTS))
 		return v_word(0);
-	return v_sll(v_broadcast(sum8), offset_shift(t));
+	if (n == 8)
+		return v_sll(v_broadcast(&x->sum8), offset_shift(t));
+	const vi both = v_broadcast(x->half8);
+
+	return from ? v_sll(v_sra(both, 16), offset_shift(t)) :
+	              v_sra(v_sll(both, 16), 16 - offset_shift(t));
 }
 
 /* Integer sums of elements [4 from, 4 from + 4 n) of the part, by row. */
@@ -317,7 +329,7 @@ INLINE void integer_sums(vi sum[TOGETHER], const struct part *p, const unsigned 
 #pragma GCC unroll 4
 	for (unsigned r = 0; r < TOGETHER; r++)
 		if (r < rows)
-			sum[r] = offset_start(n == 8 ? &x[r].sum8 : &x[r].half8[from / 4], t);
+			sum[r] = offset_start(x + r, from, n, t);
 #pragma GCC unroll 8
 	for (unsigned v = 0; v < n; v += DOT_STEP)
 #pragma GCC unroll 4
@@ -338,7 +350,7 @@ INLINE vf weigh(const struct part *p, vi sum, vi high, const struct gp_q8 *x, co
 INLINE void some_products(vf acc[TOGETHER], const struct part *p, const struct gp_q8 *x,
                           const unsigned rows, const enum gp_type t)
 {
-	const bool halves = shape_of(t) == HALVES;
+	const bool halves = shape_of(t) == HALVES || shape_of(t) == PAIRS;
 	vi sum[TOGETHER], high[TOGETHER];
 
 	integer_sums(sum, p, 0, halves ? 4 : 8, x, rows, t);
@@ -350,6 +362,9 @@ INLINE void some_products(vf acc[TOGETHER], const struct part *p, const struct g
 			continue;
 		if (shape_of(t) == OFFSET)
 			acc[r] = v_fma(v_float(sum[r]), v_mul(p->scale[0], v_set(x[r].d)), acc[r]);
+		else if (shape_of(t) == PAIRS)
+			acc[r] = v_fma(v_float(v_pairs(sum[r], high[r], v_broadcast(x[r].half8),
+			                               p->pair)), v_set(x[r].d), acc[r]);
 		else
 			acc[r] = v_fma(weigh(p, sum[r], halves ? high[r] : sum[r], x + r, t),
 			               v_set(x[r].d), acc[r]);
@@ -393,30 +408,43 @@ INLINE void prefetch(const uint8_t *p, const size_t bytes)
 		__builtin_prefetch(p + i);
 }
 
-INLINE void multiply_block(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t *body,
+INLINE void multiply_small(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t *body,
+                           const struct gp_q8 *x, const unsigned rows, struct ahead ahead,
+                           const enum gp_type t)
+{
+	struct part p;
+
+	prefetch(head + ahead.head, head_bytes(t) * LANES);
+	prefetch(body + ahead.body, body_bytes(t) * LANES);
+	unpack_small(&p, head, body, t);
+	all_rows(acc, &p, x, rows, t);
+}
+
+INLINE void multiply_super(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t *body,
                            const struct gp_q8 *x, size_t x_stride, const unsigned rows,
                            struct ahead ahead, const enum gp_type t)
 {
 	const size_t part_bytes = body_bytes(t) * LANES / SUPER;
 	struct part p;
 	struct scales scales;
+	vf sum[TILE_ROWS];
 
 	prefetch(head + ahead.head, head_bytes(t) * LANES);
-	if (!is_super(t)) {
-		prefetch(body + ahead.body, body_bytes(t) * LANES);
-		unpack_small(&p, head, body, t);
-		all_rows(acc, &p, x, rows, t);
-		return;
-	}
 	take_scales(&scales, head, t);
-	for (unsigned half = 0; half < 2; half++) {
-#pragma GCC unroll 4
-		for (unsigned i = 0; i < 4; i++, x += x_stride) {
-			prefetch(body + ahead.body + (4 * half + i) * part_bytes, part_bytes);
-			unpack_part(&p, &scales, body, half, i, t);
-			all_rows(acc, &p, x, rows, t);
-		}
+#pragma GCC unroll 16
+	for (unsigned r = 0; r < rows; r++)
+		sum[r] = shape_of(t) == PAIRS ? v_set(0.0f) : acc[r];
+#pragma GCC unroll 1
+	for (unsigned j = 0; j < SUPER; j++, x += x_stride, body += part_bytes) {
+		prefetch(body + ahead.body, part_bytes);
+		unpack_part(&p, &scales, body, j, t);
+		all_rows(sum, &p, x, rows, t);
 	}
+	/* Of Q3_K quants are twice, scales 1024 times what they are. */
+	const vf d = v_mul(v_half(head), v_set(0x1p-11f));
+#pragma GCC unroll 16
+	for (unsigned r = 0; r < rows; r++)
+		acc[r] = shape_of(t) == PAIRS ? v_fma(sum[r], d, acc[r]) : sum[r];
 }
 
 /* rows x groups outputs of LANES each. */
@@ -446,8 +474,13 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
 			ahead.body += next - s->n_blocks * block;
 #pragma GCC unroll 4
 		for (unsigned g = 0; g < groups; g++)
-			multiply_block(acc[g], head + g * s->group_bytes, body + g * s->group_bytes, x,
-			               s->x_stride, rows, ahead, t);
+			if (is_super(t))
+				multiply_super(acc[g], head + g * s->group_bytes,
+				               body + g * s->group_bytes, x, s->x_stride, rows,
+				               ahead, t);
+			else
+				multiply_small(acc[g], head + g * s->group_bytes,
+				               body + g * s->group_bytes, x, rows, ahead, t);
 		head += head_bytes(t) * LANES;
 		body += body_bytes(t) * LANES;
 	}

@@ -19,12 +19,29 @@ INLINE vi v_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 INLINE vi v_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 INLINE vi v_srl(vi v, unsigned n) { return _mm512_srli_epi32(v, n); }
 INLINE vi v_sll(vi v, unsigned n) { return _mm512_slli_epi32(v, n); }
-INLINE vi v_srl_by(vi v, unsigned n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128((int)n)); }
+INLINE vi v_sra(vi v, unsigned n) { return _mm512_srai_epi32(v, n); }
 
-INLINE vi v_lookup(const int8_t table[16], vi index)
+/* Where mask has ones a, else b. */
+INLINE vi v_pick(vi mask, vi a, vi b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
+
+/* 16 bytes that nibbles choose from. */
+INLINE vi v_table(const int8_t table[16])
 {
-	return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table)),
-	                           index);
+	return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table));
+}
+
+INLINE vi v_lookup(vi table, vi index) { return _mm512_shuffle_epi8(table, index); }
+
+/* (a, b) + offset, which fit 16 bits, times scale, added up: a and b with the lower and
+ * upper 16 bits. */
+INLINE vi v_pairs(vi a, vi b, vi offset, vi scale)
+{
+	const vi up = _mm512_broadcast_i32x4(_mm_setr_epi32(0x01000000, 0x05040404, 0x09080808,
+	                                                    0x0d0c0c0c));
+
+	const vi both = _mm512_mask_shuffle_epi8(a, 0xcccccccccccccccc, b, up);
+
+	return _mm512_madd_epi16(_mm512_add_epi16(both, offset), scale);
 }
 
 /* LANES bytes or 16-bit numbers, each to 32 bits. */
