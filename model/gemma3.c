@@ -213,11 +213,12 @@ static int attention_branch(struct gp_stage *s, uint32_t layer)
 	};
 	int rc;
 
-	if ((rc = observe(s, GP_T_ATTN_Q, layer, GP_BUF_NORMED)) < 0 ||
+	if ((rc = observe(s, GP_T_ATTN_Q, layer, GP_BUF_NORMED)) != 0 ||
 	    (rc = o->matmul(s->dev, GP_BUF_NORMED, qkv, GP_ARRAY_LEN(qkv))) < 0 ||
 	    (rc = attend(s, layer)) < 0 ||
-	    (rc = observe(s, GP_T_ATTN_OUT, layer, GP_BUF_ATTN)) < 0 ||
-	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0)
+	    (rc = observe(s, GP_T_ATTN_OUT, layer, GP_BUF_ATTN)) != 0 ||
+	    (rc = o->matmul(s->dev, GP_BUF_ATTN, back, GP_ARRAY_LEN(back))) < 0 ||
+	    (rc = observe(s, GP_T_POST_ATTN_NORM, layer, GP_BUF_BRANCH)) != 0)
 		return rc;
 	return join(s, weight_of(s, layer, GP_T_POST_ATTN_NORM), weight_of(s, layer, GP_T_FFN_NORM));
 }
@@ -244,10 +245,11 @@ static int ffn_branch(struct gp_stage *s, uint32_t layer, gp_handle next)
 	};
 	int rc;
 
-	if ((rc = observe(s, GP_T_FFN_GATE, layer, GP_BUF_NORMED)) < 0 ||
+	if ((rc = observe(s, GP_T_FFN_GATE, layer, GP_BUF_NORMED)) != 0 ||
 	    (rc = gate_and_up(s, layer)) < 0 ||
-	    (rc = observe(s, GP_T_FFN_DOWN, layer, GP_BUF_GATE)) < 0 ||
-	    (rc = s->ops->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0)
+	    (rc = observe(s, GP_T_FFN_DOWN, layer, GP_BUF_GATE)) != 0 ||
+	    (rc = s->ops->matmul(s->dev, GP_BUF_GATE, down, GP_ARRAY_LEN(down))) < 0 ||
+	    (rc = observe(s, GP_T_POST_FFN_NORM, layer, GP_BUF_BRANCH)) != 0)
 		return rc;
 	return join(s, weight_of(s, layer, GP_T_POST_FFN_NORM), next);
 }
@@ -273,11 +275,11 @@ static int run_layer(struct gp_stage *s, uint32_t layer, gp_handle next)
 	uint64_t start = span_begin(s);
 	int rc;
 
-	if ((rc = attention_branch(s, layer)) < 0)
+	if ((rc = attention_branch(s, layer)) != 0)
 		return rc;
 	start = span_since(s->config.is_global[layer] ? "attention global" : "attention local",
 	                   start, layer);
-	if ((rc = ffn_branch(s, layer, next)) < 0)
+	if ((rc = ffn_branch(s, layer, next)) != 0)
 		return rc;
 	span_since("ffn", start, layer);
 	return 0;
@@ -298,7 +300,7 @@ static int run_head(struct gp_stage *s)
 	uint64_t start = span_begin(s);
 	int rc;
 
-	if ((rc = observe(s, GP_T_TOKEN_EMBD, 0, GP_BUF_NORMED)) < 0 ||
+	if ((rc = observe(s, GP_T_TOKEN_EMBD, 0, GP_BUF_NORMED)) != 0 ||
 	    (rc = s->ops->head(s->dev, s->token_embd)) < 0)
 		return rc;
 	if (start)

@@ -34,6 +34,7 @@ struct gp_gguf_writer {
 	struct out_tensor *tensors;
 	size_t n_tensors, tensors_room;
 	size_t data_bytes;              /* of all tensors with their padding */
+	size_t header_bytes;            /* likewise, once it is written */
 	bool header_written;
 	bool resumable;                 /* what is written stays, and done tells how much of it */
 	bool created;                   /* the part is this run's, not an earlier one's */
@@ -92,7 +93,7 @@ static FILE *open_part(struct gp_gguf_writer *w)
 	FILE *f = w->resumable ? fopen(w->part, "r+be") : NULL;
 
 	w->created = !f;
-	return f ? f : fopen(w->part, w->resumable ? "w+be" : "wbe");
+	return f ? f : fopen(w->part, "w+be");
 }
 
 /* Two runs must not write one part, nor one the file that the other has just renamed. */
@@ -378,6 +379,7 @@ static int write_header(struct gp_gguf_writer *w)
 	if (rc >= 0 && w->n_tensors)
 		rc = pad(w, b.n);
 	free(b.data);
+	gp_size_round_up(b.n, ALIGNMENT, &w->header_bytes);
 	w->header_written = true;
 	return rc;
 }
@@ -406,6 +408,22 @@ int gp_gguf_write(struct gp_gguf_writer *w, const void *data, size_t bytes)
 		}
 	}
 	return rc;
+}
+
+int gp_gguf_written(struct gp_gguf_writer *w, size_t i, struct gp_tensor *t)
+{
+	const struct out_tensor *o = &w->tensors[i];
+
+	if (i >= w->current)
+		return gp_fail(EINVAL, "%s: tensor %zu is not written yet", w->path, i);
+	if (fflush(w->file) != 0)
+		return gp_fail(errno, "%s: writing failed: %s", w->part, strerror(errno));
+	*t = (struct gp_tensor){
+		.name = o->name, .type = o->type, .rows = o->rows ? o->rows : 1, .cols = o->cols,
+		.bytes = o->bytes, .offset = w->header_bytes + o->offset, .mapped = true,
+		.fd = fileno(w->file),
+	};
+	return 0;
 }
 
 /* ---- going on where an earlier run was ended ------------------------------------- */
@@ -468,6 +486,7 @@ int gp_gguf_writer_resume(struct gp_gguf_writer *w, uint64_t key, size_t *done)
 	}
 	free(header.data);
 	w->header_written = *done != 0;
+	w->header_bytes = begin;
 	w->current = *done;
 	if (!*done)
 		unlink(w->done);

@@ -120,6 +120,9 @@ int gp_gguf_add_tensor(struct gp_gguf_writer *w, const char *name, enum gp_type 
                        uint64_t rows, uint64_t cols); /* vector: rows 0, cols n */
 /* Appends bytes of the tensors, in the order they were declared. */
 int gp_gguf_write(struct gp_gguf_writer *w, const void *data, size_t bytes);
+/* The i-th tensor declared, all of whose bytes are written: to be read back while the writer
+ * lives. */
+int gp_gguf_written(struct gp_gguf_writer *w, size_t i, struct gp_tensor *t);
 int gp_gguf_writer_finish(struct gp_gguf_writer *w); /* -EINVAL if bytes are missing */
 void gp_gguf_writer_destroy(struct gp_gguf_writer *w);
 /* The GGUF metadata of a Gemma 3 configuration (general.*, gemma3.*). */
@@ -268,8 +271,10 @@ struct gp_stage_shape {        /* what a device needs to lay out its memory */
 	uint64_t weight_bytes;         /* all its weights, as the device keeps them; 0: unknown */
 	bool check_numerics;           /* search each operation's output (model/checked.c) */
 	/* Sees what a matrix product reads, before it does: rows x the matrix' cols. Q stands
-	 * for Q, K and V, GATE for gate and up, TOKEN_EMBD for the head. NULL: nobody looks.
-	 * The device needs peek. */
+	 * for Q, K and V, GATE for gate and up, TOKEN_EMBD for the head. POST_ATTN_NORM and
+	 * POST_FFN_NORM: what those norms read, a branch before it joins. 1: nothing more of
+	 * this step is wanted, its output is left undefined. NULL: nobody looks. The device
+	 * needs peek. */
 	int (*observe)(void *observer, enum gp_tensor_id id, uint32_t layer, const float *x,
 	               uint32_t rows);
 	void *observer;

@@ -66,7 +66,7 @@ static double encode_rows(const struct encoder *c, const float *w, uint32_t rows
 /* What rows become before they are packed. */
 struct rows {
 	uint32_t n;
-	float *w, *was;            /* [n][cols]: with what earlier columns left to make good; as given */
+	float *w, *was;            /* [n][cols]: with what earlier columns left to make good; as wanted */
 	float *errors;             /* [n][PANEL] */
 	int8_t *code;              /* [n][cols] */
 	struct gp_grid *grid;      /* [n][cols / block] */
@@ -113,6 +113,16 @@ static void compensate_rows(const struct encoder *c, const struct rows *r)
 	}
 }
 
+/* What is wanted of rows that will not read what they were made for. */
+static void shift_rows(const struct encoder *c, const struct rows *r)
+{
+	const int cols = (int)c->e->cols;
+
+	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)r->n, cols, cols, 1, r->w, cols,
+	            c->e->shift, cols, 1, r->was, cols);
+	memcpy(r->w, r->was, (size_t)r->n * c->e->cols * sizeof *r->w);
+}
+
 /* w: what elements are read back as, less what they were. */
 static void take_errors(const struct encoder *c, const struct rows *r)
 {
@@ -149,6 +159,8 @@ static int encode_compensating(const struct encoder *c, float *w, uint32_t n, ui
 		rc = gp_fail(ENOMEM, "no memory to encode %u rows of %u", n, c->e->cols);
 	} else {
 		memcpy(r.was, w, all * sizeof *w);
+		if (c->e->shift)
+			shift_rows(c, &r);
 		compensate_rows(c, &r);
 		take_errors(c, &r);
 		const struct gp_descent d = { c->f, n, c->e->cols, c->e->factor, c->e->diagonal, r.code,

@@ -78,19 +78,24 @@ static int damp(struct gp_moments *m, float share)
 		m->matrix[i * n + i] += added;
 		m->diagonal[i] = m->matrix[i * n + i];
 	}
+	m->damping = added;
 	return 0;
 }
 
-/* The triangle that the factor does not take keeps the moments. In tiles, for the cache. */
-static void mirror(float *a, size_t n)
+/* The triangle that the factor does not take keeps the moments; back: it gives them again. In
+ * tiles, for the cache. */
+static void mirror(float *a, size_t n, bool back)
 {
 	enum { TILE = 64 };
 
 	for (size_t r = 0; r < n; r += TILE)
 		for (size_t c = r; c < n; c += TILE)
 			for (size_t i = r; i < r + TILE && i < n; i++)
-				for (size_t j = c > i ? c : i + 1; j < c + TILE && j < n; j++)
-					a[j * n + i] = a[i * n + j];
+				for (size_t j = c > i ? c : i + 1; j < c + TILE && j < n; j++) {
+					float *above = &a[i * n + j], *below = &a[j * n + i];
+
+					*(back ? above : below) = *(back ? below : above);
+				}
 }
 
 /* With M = R R^T, R upper triangular, U = R^-1. LAPACK gives C^T of C C^T with C lower
@@ -105,7 +110,7 @@ int gp_moments_factor(struct gp_moments *m, float damping)
 	if (info < 0)
 		return gp_fail(EDOM, "the inputs of a product are not finite; look for where with "
 		               "--check-numerics");
-	mirror(m->matrix, m->width);
+	mirror(m->matrix, m->width, false);
 	reverse(m->matrix, all);
 	spotrf_("U", &n, m->matrix, &n, &info);
 	if (info == 0)
@@ -113,4 +118,33 @@ int gp_moments_factor(struct gp_moments *m, float damping)
 	reverse(m->matrix, all);
 	return info == 0 ? 0 : gp_fail(EDOM, "the moments of %d inputs can't be factored; "
 	                               "take more text", n);
+}
+
+static void forget_factor(struct gp_moments *m)
+{
+	const size_t n = m->width;
+
+	mirror(m->matrix, n, true);
+	for (size_t i = 0; i < n; i++) {
+		m->diagonal[i] -= m->damping;
+		m->matrix[i * n + i] = m->diagonal[i];
+	}
+}
+
+/* S = share * cross * M^-1, and M^-1 = U^T U. */
+int gp_moments_shift(struct gp_moments *m, float *cross, float damping, float share,
+                     uint32_t n_threads)
+{
+	const int n = (int)m->width;
+	int rc;
+
+	openblas_set_num_threads((int)n_threads);
+	if ((rc = gp_moments_factor(m, damping)) < 0)
+		return rc;
+	cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasTrans, CblasNonUnit, n, n, share,
+	            m->matrix, n, cross, n);
+	cblas_strmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit, n, n, 1,
+	            m->matrix, n, cross, n);
+	forget_factor(m);
+	return 0;
 }

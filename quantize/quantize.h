@@ -22,6 +22,7 @@ struct gp_moments {
 	uint64_t rows;
 	float *diagonal;       /* [width] */
 	float *matrix;         /* [width][width], the upper triangle; NULL: not wanted */
+	float damping;         /* what was added to the diagonal */
 };
 int gp_moments_init(struct gp_moments *m, uint32_t width, bool whole);
 void gp_moments_free(struct gp_moments *m);
@@ -32,6 +33,11 @@ void gp_moments_add(struct gp_moments *m, const float *x, uint32_t rows, uint32_
  * matrix is kept; its diagonal stands in m->diagonal.
  * -EDOM: the inputs were not finite. */
 int gp_moments_factor(struct gp_moments *m, float damping);
+/* cross: sum of (y - x) x^T, [width][width], y what x stands for. It becomes S, such that rows w
+ * of weights times I + S make of x what w make of y, as near as they can: ridge regression, as
+ * damping says, of which share is taken. m is left as it was, so gp_moments_factor is next. */
+int gp_moments_shift(struct gp_moments *m, float *cross, float damping, float share,
+                     uint32_t n_threads);
 
 /* ---- encoders (quantize/encode.c) --------------------------------------------------------- */
 struct gp_encoding {
@@ -39,11 +45,12 @@ struct gp_encoding {
 	uint32_t cols;              /* a multiple of the type's block */
 	const float *importance;    /* [cols], > 0: what an error of a column counts; NULL: all alike */
 	const float *factor, *diagonal; /* of gp_moments_factor; NULL: no compensation of errors */
+	const float *shift;         /* of gp_moments_shift, with a factor; NULL: none */
 	bool nearest;               /* round to nearest, without search: gp_quantize */
 };
 /* rows x cols floats, which are overwritten, to out, packed as in files. *error: the sum of
- * squared errors of the outputs, (w - q) M (w - q)^T with M the matrix of moments where there
- * is a factor, else the diagonal matrix of importance. Any thread. */
+ * squared errors of the outputs, (w - q) M (w - q)^T with w the rows, shifted, and M the matrix
+ * of moments where there is a factor, else the diagonal matrix of importance. Any thread. */
 int gp_encode(const struct gp_encoding *e, float *w, uint32_t rows, uint8_t *out, double *error);
 
 /* A whole tensor, read and encoded in pieces on n_threads threads; sink takes the bytes in
@@ -54,8 +61,8 @@ int gp_encode_tensor(const struct gp_tensor *t, const struct gp_encoding *e, flo
                      uint32_t n_threads, gp_encoded_sink *sink, void *user, double *error);
 
 /* ---- a model over a text, layer by layer (quantize/walk.c) ----------------------------------
- * Activations are [n_chunks * chunk][hidden], of the caller. in and out may be the same. One
- * thread; the device is configured anew by each call. */
+ * Activations are [n_chunks * chunk][hidden], of the caller. in and out may be the same; out of
+ * gp_walk_layer may be NULL. One thread; the device is configured anew by each call. */
 typedef int gp_walk_observe(void *user, enum gp_tensor_id id, uint32_t layer, const float *x,
                             uint32_t rows);
 typedef int gp_walk_logits(void *user, size_t chunk, const float *logits); /* [chunk][vocab] */
@@ -74,6 +81,23 @@ int gp_walk_layer(const struct gp_walk *w, uint32_t layer, size_t n_chunks, cons
                   float *out);
 /* take: of each chunk its logits; may be NULL. */
 int gp_walk_head(const struct gp_walk *w, size_t n_chunks, const float *in, gp_walk_logits *take);
+
+/* ---- what a model reads once part of it is quantised (quantize/follow.c) ------------------------
+ * Beside what it read before. Streams are the residual stream before the layer, of the model as it
+ * is given and as far as it is quantised; encoded[id]: the layer's matrices that are, else NULL. */
+struct gp_follow {
+	const struct gp_walk *walk; /* its observer is not used */
+	uint32_t layer, threads;
+	const float *given, *followed;
+	const struct gp_tensor *const *encoded; /* [GP_T_COUNT] */
+};
+/* Of the inputs x of a product, named as gp_walk_observe does: m, and cross (NULL: not wanted) as
+ * gp_moments_shift takes it, y being the inputs in the model as it is given. Tokens whose branch
+ * a norm will make smaller count less. */
+int gp_follow(const struct gp_follow *f, enum gp_tensor_id id, struct gp_moments *m, float *cross);
+/* gp_walk_layer of the layer as far as it is quantised. */
+int gp_follow_layer(const struct gp_follow *f, gp_walk_observe *observe, void *user,
+                    size_t n_chunks, const float *in, float *out);
 
 /* ---- distributions over a vocabulary (quantize/divergence.c) ------------------------------
  * Sums are in double. A NaN anywhere makes the result one. */
@@ -183,8 +207,8 @@ struct gp_quantize_job {
 	void (*progress)(void *user, uint64_t done, uint64_t total);
 	void *user;
 };
-/* All tensors, in the order in which they are written: layer by layer, then the last norm, then
- * the embedding, whose statistics come last. */
+/* All tensors, in the order in which they are written: the embedding, which all layers follow,
+ * then layer by layer, then the last norm. */
 int gp_quantize_declare(const struct gp_quantize_job *j, struct gp_gguf_writer *w);
 /* Those from done on; checkpoints between them as often as they take a twentieth of the time. */
 int gp_quantize_write(const struct gp_quantize_job *j, struct gp_gguf_writer *w, size_t done);

@@ -49,12 +49,18 @@ static int run_layers(const struct gp_walk *w, const struct gp_stage_shape *shap
 	const size_t floats = (size_t)w->chunk * gp_model_config(w->model)->hidden;
 	struct gp_stage_row *rows;
 	struct gp_stage *s;
-	int rc = open_stage(w, shape, &s, &rows);
+	float *nobody = out ? NULL : calloc(floats, sizeof *nobody);
+	int rc = out || nobody ? open_stage(w, shape, &s, &rows) :
+	         gp_fail(ENOMEM, "no memory for the activations of %u tokens", w->chunk);
 
 	for (size_t i = 0; i < n_chunks && rc == 0; i++)
-		rc = run_chunk(w, s, i, false, rows, in ? in + i * floats : NULL, out + i * floats);
-	gp_stage_destroy(s);
-	free(rows);
+		rc = run_chunk(w, s, i, false, rows, in ? in + i * floats : NULL,
+		               out ? out + i * floats : nobody);
+	if (out || nobody) {
+		gp_stage_destroy(s);
+		free(rows);
+	}
+	free(nobody);
 	return rc;
 }
 

@@ -1,6 +1,8 @@
-/* The tensors of a model to a GGUF, by a recipe. With a text, layer by layer: a layer's
- * activations are seen first, its matrices encoded with what was seen. */
+/* The tensors of a model to a GGUF, by a recipe. With a text, layer by layer: what a matrix reads
+ * in the model as given, and in the model as far as it is written, is seen first, and the matrix
+ * encoded so that it gives in the second what it gave in the first. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base.h"
 #include "quantize/quantize.h"
@@ -14,8 +16,12 @@ struct writing {
 	uint64_t parameters, total;
 	uint64_t row_elements;      /* parameters a byte stands for: */
 	size_t row_bytes;
-	float *hidden;              /* all chunks' */
-	struct gp_moments moments[GP_T_COUNT];
+	/* The residual stream of all chunks, of the model as given and as far as it is written. */
+	float *given, *followed;
+	struct gp_moments moments;  /* of what the matrix in hand reads */
+	float *shift;               /* of gp_moments_shift; NULL: none */
+	struct gp_tensor encoded[GP_T_COUNT];
+	const struct gp_tensor *is_encoded[GP_T_COUNT]; /* of the layer in hand; NULL: not yet */
 };
 
 enum { CHECKPOINT_SHARE = 20 }; /* checkpoints take a twentieth of the time, at most */
@@ -31,20 +37,13 @@ static int each_of_layer(uint32_t layer, visit_fn *visit, void *user)
 	return rc;
 }
 
-static int each_at_end(visit_fn *visit, void *user)
-{
-	const int rc = visit(user, GP_T_OUTPUT_NORM, 0);
-
-	return rc < 0 ? rc : visit(user, GP_T_TOKEN_EMBD, 0);
-}
-
 static int each(const struct gp_model *m, visit_fn *visit, void *user)
 {
-	int rc = 0;
+	int rc = visit(user, GP_T_TOKEN_EMBD, 0);
 
 	for (uint32_t l = 0; l < gp_model_config(m)->n_layers && rc == 0; l++)
 		rc = each_of_layer(l, visit, user);
-	return rc < 0 ? rc : each_at_end(visit, user);
+	return rc < 0 ? rc : visit(user, GP_T_OUTPUT_NORM, 0);
 }
 
 static enum gp_type type_of(const struct gp_quantize_job *j, enum gp_tensor_id id, uint32_t layer)
@@ -102,8 +101,9 @@ static struct gp_encoding encoding_of(const struct writing *g, enum gp_tensor_id
 	if (j->calibration)
 		e.importance = j->calibration->matrix[matrix].importance;
 	if (j->walk) {
-		e.factor = g->moments[gp_observed_by(id)].matrix;
-		e.diagonal = g->moments[gp_observed_by(id)].diagonal;
+		e.factor = g->moments.matrix;
+		e.diagonal = g->moments.diagonal;
+		e.shift = g->shift;
 	}
 	return e;
 }
@@ -142,78 +142,141 @@ static int write_tensor(void *user, enum gp_tensor_id id, uint32_t layer)
 }
 
 /* ---- layer by layer with a text ------------------------------------------------------------------ */
-static int observe(void *user, enum gp_tensor_id id, uint32_t layer, const float *x, uint32_t rows)
+/* Of a shift that fits this text, so much fits others (docs/quality.md); it is damped as the
+ * tokens for each of its columns are few, and with fewer than LEAST it is noise. */
+static const float SHARE = 0.7f, SHIFT_DAMPING = 20;
+enum { LEAST = 8 };
+
+static int observe_head(void *user, enum gp_tensor_id id, uint32_t layer, const float *x,
+                        uint32_t rows)
 {
 	struct writing *g = user;
 
 	(void)layer;
-	gp_moments_add(&g->moments[id], x, rows, g->j->threads);
+	if (id == GP_T_TOKEN_EMBD)
+		gp_moments_add(&g->moments, x, rows, g->j->threads);
 	return 0;
-}
-
-static int begin_moments(struct writing *g, enum gp_tensor_id id, uint32_t layer)
-{
-	const struct gp_tensor *t = gp_model_tensor(g->j->model, id, layer);
-
-	return gp_observed_by(id) != id || t->rows == 1 ? 0 :
-	       gp_moments_init(&g->moments[id], (uint32_t)t->cols, true);
-}
-
-static int begin_moments_of(void *user, enum gp_tensor_id id, uint32_t layer)
-{
-	return begin_moments(user, id, layer);
-}
-
-static int factor(void *user, enum gp_tensor_id id, uint32_t layer)
-{
-	struct writing *g = user;
-	const float damping = id == GP_T_TOKEN_EMBD ? g->j->head_damping : g->j->damping;
-
-	(void)layer;
-	return g->moments[id].matrix ? gp_moments_factor(&g->moments[id], damping) : 0;
 }
 
 static void end_moments(struct writing *g)
 {
-	for (size_t i = 0; i < GP_T_COUNT; i++)
-		gp_moments_free(&g->moments[i]);
+	gp_moments_free(&g->moments);
+	free(g->shift);
+	g->shift = NULL;
 }
 
-/* A layer that is written already is only run. */
+/* The embedding's, which all layers of the model as given have gone before. */
+static int see_head(struct writing *g)
+{
+	const struct gp_config *c = gp_model_config(g->j->model);
+	struct gp_walk walk = *g->j->walk;
+	int rc = gp_moments_init(&g->moments, c->hidden, true);
+
+	walk.observe = NULL;
+	for (uint32_t l = 0; l < c->n_layers && rc == 0; l++)
+		rc = gp_walk_layer(&walk, l, walk.n_chunks, l ? g->followed : g->given, g->followed);
+	walk.observe = observe_head;
+	walk.user = g;
+	if (rc == 0)
+		rc = gp_walk_head(&walk, walk.n_chunks, g->followed, NULL);
+	return rc < 0 ? rc : gp_moments_factor(&g->moments, g->j->head_damping);
+}
+
+static int write_embedding(struct writing *g)
+{
+	const struct gp_tensor *was = gp_model_tensor(g->j->model, GP_T_TOKEN_EMBD, 0);
+	struct gp_walk walk = *g->j->walk;
+	struct gp_tensor written;
+	int rc = gp_walk_embed(&walk, g->given);
+
+	if (rc == 0 && g->done == 0)
+		rc = see_head(g);
+	if (rc == 0)
+		rc = write_tensor(g, GP_T_TOKEN_EMBD, 0);
+	end_moments(g);
+	if (rc < 0 || (rc = gp_gguf_written(g->w, 0, &written)) < 0)
+		return rc;
+	gp_model_replace(walk.model, GP_T_TOKEN_EMBD, 0, &written);
+	rc = gp_walk_embed(&walk, g->followed);
+	gp_model_replace(walk.model, GP_T_TOKEN_EMBD, 0, was);
+	return rc;
+}
+
+static struct gp_follow follow_of(const struct writing *g, uint32_t layer)
+{
+	return (struct gp_follow){ .walk = g->j->walk, .layer = layer, .threads = g->j->threads,
+	                           .given = g->given, .followed = g->followed,
+	                           .encoded = g->is_encoded };
+}
+
+/* What the matrices from id on read, which are those that gp_observed_by says id of. */
+static int see_inputs(struct writing *g, enum gp_tensor_id id, uint32_t layer)
+{
+	const struct gp_follow f = follow_of(g, layer);
+	const size_t width = (size_t)gp_model_tensor(g->j->model, id, layer)->cols;
+	const size_t tokens = g->j->walk->n_chunks * g->j->walk->chunk;
+	size_t floats;
+	int rc;
+
+	end_moments(g);
+	if ((rc = gp_moments_init(&g->moments, (uint32_t)width, true)) < 0)
+		return rc;
+	if (tokens / width >= LEAST && gp_size_mul(width, width, &floats) &&
+	    !(g->shift = calloc(floats, sizeof *g->shift)))
+		return gp_fail(ENOMEM, "no memory for the moments of %zu inputs; quantize without "
+		               "error compensation", width);
+	rc = gp_follow(&f, id, &g->moments, g->shift);
+	if (rc == 0 && g->shift)
+		rc = gp_moments_shift(&g->moments, g->shift, SHIFT_DAMPING * (float)width / (float)tokens,
+		                      SHARE, g->j->threads);
+	return rc < 0 ? rc : gp_moments_factor(&g->moments, g->j->damping);
+}
+
+/* How many tensors on from this one, which a product reads first, the last is that reads the
+ * same. */
+static size_t last_alike(const struct writing *g, enum gp_tensor_id id, uint32_t layer)
+{
+	size_t n = 0;
+
+	while (id + n + 1 < GP_T_COUNT &&
+	       gp_model_tensor(g->j->model, (enum gp_tensor_id)(id + n + 1), layer)->rows > 1 &&
+	       gp_observed_by((enum gp_tensor_id)(id + n + 1)) == id)
+		n++;
+	return n;
+}
+
+static int write_next(void *user, enum gp_tensor_id id, uint32_t layer)
+{
+	struct writing *g = user;
+	const size_t at = g->at;
+	int rc = 0;
+
+	if (gp_model_tensor(g->j->model, id, layer)->rows > 1 && gp_observed_by(id) == id &&
+	    at + last_alike(g, id, layer) >= g->done)
+		rc = see_inputs(g, id, layer);
+	if (rc < 0 || (rc = write_tensor(g, id, layer)) < 0 ||
+	    (rc = gp_gguf_written(g->w, at, &g->encoded[id])) < 0)
+		return rc;
+	if (g->encoded[id].rows > 1)
+		g->is_encoded[id] = &g->encoded[id];
+	return 0;
+}
+
 static int compensate_layer(struct writing *g, uint32_t layer)
 {
-	const size_t of_layer = GP_T_COUNT - GP_T_PER_LAYER;
-	const bool there = g->at + of_layer <= g->done;
+	const bool is_last = layer + 1 == gp_model_config(g->j->model)->n_layers;
+	const struct gp_follow f = follow_of(g, layer);
 	struct gp_walk walk = *g->j->walk;
-	int rc = there ? 0 : each_of_layer(layer, begin_moments_of, g);
+	int rc = each_of_layer(layer, write_next, g);
 
-	walk.observe = there ? NULL : observe;
-	walk.user = g;
-	if (rc == 0)
-		rc = gp_walk_layer(&walk, layer, walk.n_chunks, g->hidden, g->hidden);
-	if (rc == 0)
-		rc = each_of_layer(layer, factor, g);
-	if (rc == 0)
-		rc = each_of_layer(layer, write_tensor, g);
 	end_moments(g);
+	walk.observe = NULL;
+	if (rc == 0 && !is_last)
+		rc = gp_walk_layer(&walk, layer, walk.n_chunks, g->given, g->given);
+	if (rc == 0 && !is_last)
+		rc = gp_follow_layer(&f, NULL, NULL, walk.n_chunks, g->followed, g->followed);
+	memset(g->is_encoded, 0, sizeof g->is_encoded);
 	return rc < 0 ? gp_fail_in(rc, "layer %u", layer) : 0;
-}
-
-static int compensate_end(struct writing *g)
-{
-	struct gp_walk walk = *g->j->walk;
-	int rc = begin_moments(g, GP_T_TOKEN_EMBD, 0);
-
-	walk.observe = observe;
-	walk.user = g;
-	if (rc == 0)
-		rc = gp_walk_head(&walk, walk.n_chunks, g->hidden, NULL);
-	if (rc == 0)
-		rc = factor(g, GP_T_TOKEN_EMBD, 0);
-	if (rc == 0)
-		rc = each_at_end(write_tensor, g);
-	end_moments(g);
-	return rc;
 }
 
 static int compensate(struct writing *g)
@@ -223,17 +286,20 @@ static int compensate(struct writing *g)
 	size_t n;
 	int rc;
 
-	if (gp_size_mul(w->n_chunks, w->chunk, &n) && gp_size_mul(n, c->hidden, &n))
-		g->hidden = calloc(n, sizeof *g->hidden);
-	if (!g->hidden)
-		return gp_fail(ENOMEM, "no memory for the activations of %zu chunks of %u tokens; take "
-		               "fewer", w->n_chunks, w->chunk);
-	rc = gp_walk_embed(w, g->hidden);
+	if (gp_size_mul(w->n_chunks, w->chunk, &n) && gp_size_mul(n, c->hidden, &n)) {
+		g->given = calloc(n, sizeof *g->given);
+		g->followed = calloc(n, sizeof *g->followed);
+	}
+	rc = g->given && g->followed ? write_embedding(g) :
+	     gp_fail(ENOMEM, "no memory for the activations of %zu chunks of %u tokens; take fewer",
+	             w->n_chunks, w->chunk);
 	for (uint32_t l = 0; l < c->n_layers && rc == 0; l++)
 		rc = compensate_layer(g, l);
 	if (rc == 0)
-		rc = compensate_end(g);
-	free(g->hidden);
+		rc = write_tensor(g, GP_T_OUTPUT_NORM, 0);
+	end_moments(g);
+	free(g->given);
+	free(g->followed);
 	return rc;
 }
 

@@ -18,6 +18,8 @@
 #include "tests/common/sanitizers.h"
 #include "tests/common/tiny_model.h"
 
+#define RANDOM "tests/data/gemma3-random-text"
+
 static char *folder, *out, *part, *done, *again, *calibration;
 
 static int set_up(void **state)
@@ -140,8 +142,8 @@ static void cut_text(const char *text, size_t at, const char *first, const char 
 }
 
 /* The goal of docs/quality.md on 11 held-out chunks. Of so few ids the retention's standard error
- * is 0.0055, so what tells is KL divergence: 0.0735 here; without coordinate descent 6% more, without
- * error compensation over 20%. */
+ * is 0.0055, so what tells is KL divergence: 0.0696 here; without following 6% more, without
+ * coordinate descent as much again, without error compensation over 20%. */
 static void four_bits_keep_the_goal(void **state)
 {
 	char *held = tiny_path(folder, "held-out.txt"), *text = tiny_path(folder, "text.txt");
@@ -162,7 +164,7 @@ static void four_bits_keep_the_goal(void **state)
 	assert_non_null(figure = strstr(r.out, "KL divergence"));
 	assert_int_equal(sscanf(figure, "KL divergence %lf", &kl), 1);
 	print_message("KL divergence %g\n", kl);
-	assert_true(kl < 0.0765);
+	assert_true(kl < 0.0725);
 	result_free(&r);
 	unlink(out);
 	free(held);
@@ -215,6 +217,49 @@ static void a_killed_run_goes_on(void **state)
 	must(&r, 0, "");
 	assert_null(strstr(r.err, "earlier run"));
 	result_free(&r);
+}
+
+static void write_ids(const char *path, uint32_t n)
+{
+	FILE *f = fopen(path, "wb");
+	char shape[80];
+
+	assert_non_null(f);
+	snprintf(shape, sizeof shape, "{'descr': '<i4', 'fortran_order': False, 'shape': (%u,), }", n);
+	fwrite("\x93NUMPY\x01\x00\x76\x00", 1, 10, f);
+	fprintf(f, "%-117s\n", shape);
+	for (uint32_t i = 0; i < n; i++)
+		assert_int_equal(fwrite(&(uint32_t){ 5 + i * 91 % 500 }, 4, 1, f), 1);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* What the layers before give is read back from the part: with a text too it goes on to the same
+ * file, wherever it ended. */
+static void with_a_text_it_goes_on_too(void **state)
+{
+	char *text = tiny_path(folder, "ids.npy"), command[4096];
+	struct result r;
+
+	(void)state;
+	NOT_UNDER_TSAN();
+	write_ids(text, 4 * 128);
+#define WITH_TEXT RANDOM, "--type", "q4_0", "--ids", text, "--ctx", "128", "--threads", "2"
+	RUN(&r, program("quantize"), "-q", "-o", again, WITH_TEXT);
+	must(&r, 0, "");
+	result_free(&r);
+	for (unsigned kb = 550; kb <= 950; kb += 400) {
+		snprintf(command, sizeof command, "ulimit -f %u; exec %s -q -o %s " RANDOM " --type q4_0 "
+		         "--ids %s --ctx 128 --threads 2", kb, program("quantize"), out, text);
+		RUN(&r, "/bin/bash", "-c", command);
+		must(&r, 1, "File too large");
+		result_free(&r);
+		RUN(&r, program("quantize"), "-o", out, WITH_TEXT);
+		must(&r, 0, "of an earlier run");
+		result_free(&r);
+		assert_same_file(out, again);
+		unlink(out);
+	}
+	free(text);
 }
 
 /* A limit of 10 MB a file is to a program what a full disk is. With room, it goes on. */
@@ -333,6 +378,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(every_method_works, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(four_bits_keep_the_goal, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_killed_run_goes_on, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(with_a_text_it_goes_on_too, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_told, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(wrong_words_are_named, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(given_types_are_kept, set_up, tear_down),

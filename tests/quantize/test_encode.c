@@ -424,6 +424,98 @@ static void the_factor_is_of_the_inverse(void **s)
 	gp_moments_free(&moments);
 }
 
+/* S (M + damping) = share * C, and M is what it was. */
+static void the_shift_is_a_ridge_regression(void **s)
+{
+	enum { N = 40, ROWS_IN = 100 };
+	const double share = 0.7, damping = 0.5;
+	float x[ROWS_IN * N], cross[N * N] = { 0 }, shift[N * N];
+	double mean = 0;
+	struct gp_moments was, m;
+
+	(void)s;
+	for (size_t i = 0; i < GP_ARRAY_LEN(x); i++)
+		x[i] = normal();
+	for (size_t i = 0; i < GP_ARRAY_LEN(cross); i++)
+		shift[i] = cross[i] = normal();
+	assert_int_equal(gp_moments_init(&was, N, true), 0);
+	assert_int_equal(gp_moments_init(&m, N, true), 0);
+	gp_moments_add(&was, x, ROWS_IN, 1);
+	gp_moments_add(&m, x, ROWS_IN, 1);
+	assert_int_equal(gp_moments_shift(&m, shift, (float)damping, (float)share, 1), 0);
+	for (int i = 0; i < N; i++)
+		mean += (double)was.matrix[i * N + i] / N;
+	for (int i = 0; i < N; i++) {
+		assert_true(fabs((double)(m.diagonal[i] - was.diagonal[i])) <= 1e-5 * mean);
+		for (int j = 0; j < N; j++) {
+			double sum = 0;
+
+			for (int k = 0; k < N; k++)
+				sum += (double)shift[i * N + k] *
+				       ((double)was.matrix[k < j ? k * N + j : j * N + k] +
+				        (k == j ? damping * mean : 0));
+			assert_true(fabs(sum - share * (double)cross[i * N + j]) <= 1e-3);
+			assert_true(j < i || fabs((double)(m.matrix[i * N + j] - was.matrix[i * N + j])) <=
+			            1e-5 * mean);
+		}
+	}
+	gp_moments_free(&was);
+	gp_moments_free(&m);
+}
+
+/* Inputs that come with errors: weights for them give less error than those for the true ones. */
+static void shifted_rows_suit_other_inputs(void **s)
+{
+	enum { INPUTS = 2000 };
+	float *y = correlated_inputs(INPUTS), *x = malloc((size_t)INPUTS * COLS * sizeof *x);
+	float *cross = calloc((size_t)COLS * COLS, sizeof *cross);
+	struct matrix *m = any_matrix();
+	struct gp_moments moments;
+	double error[2] = { 0 };
+
+	(void)s;
+	assert_true(x && cross);
+	for (size_t i = 0; i < (size_t)INPUTS * COLS; i++)
+		x[i] = y[i] + 0.5f * y[i / COLS * COLS + (i + 1) % COLS];
+	assert_int_equal(gp_moments_init(&moments, COLS, true), 0);
+	gp_moments_add(&moments, x, INPUTS, 1);
+	for (size_t r = 0; r < INPUTS; r++)
+		for (size_t i = 0; i < COLS; i++)
+			for (size_t j = 0; j < COLS; j++)
+				cross[i * COLS + j] += (y[r * COLS + i] - x[r * COLS + i]) * x[r * COLS + j];
+	assert_int_equal(gp_moments_shift(&moments, cross, 0.01f, 1, 2), 0);
+	assert_int_equal(gp_moments_factor(&moments, 0.01f), 0);
+	for (int shifted = 0; shifted < 2; shifted++) {
+		const struct gp_encoding e = { .type = GP_TYPE_Q6_K, .cols = COLS,
+			.factor = moments.matrix, .diagonal = moments.diagonal,
+			.shift = shifted ? cross : NULL };
+		float *w = malloc(sizeof m->w);
+		double told;
+
+		assert_non_null(w);
+		memcpy(w, m->w, sizeof m->w);
+		assert_int_equal(gp_encode(&e, w, ROWS, m->encoded, &told), 0);
+		gp_dequantize(GP_TYPE_Q6_K, m->encoded, w, (size_t)ROWS * COLS);
+		for (size_t k = 0; k < 200; k++)
+			for (size_t r = 0; r < ROWS; r++) {
+				double d = 0;
+
+				for (size_t i = 0; i < COLS; i++)
+					d += (double)m->w[r * COLS + i] * (double)y[k * COLS + i] -
+					     (double)w[r * COLS + i] * (double)x[k * COLS + i];
+				error[shifted] += d * d;
+			}
+		free(w);
+	}
+	if (!(error[1] < 0.1 * error[0]))
+		fail_msg("shifted %g, as given %g", error[1], error[0]);
+	gp_moments_free(&moments);
+	free(m);
+	free(cross);
+	free(x);
+	free(y);
+}
+
 static void infinite_inputs_are_an_error(void **s)
 {
 	float x[64] = { 1, INFINITY };
@@ -522,6 +614,8 @@ int main(void)
 		cmocka_unit_test(descent_stays_where_nothing_tells),
 		cmocka_unit_test(halves_hold_what_they_can),
 		cmocka_unit_test(the_factor_is_of_the_inverse),
+		cmocka_unit_test(the_shift_is_a_ridge_regression),
+		cmocka_unit_test(shifted_rows_suit_other_inputs),
 		cmocka_unit_test(infinite_inputs_are_an_error),
 		cmocka_unit_test(tensors_are_the_same_on_any_threads),
 		cmocka_unit_test(a_failure_on_a_thread_is_told),
