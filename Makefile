@@ -110,6 +110,14 @@ $(BUILD)/shaders/%.comp.inc: shaders/%.comp $(wildcard shaders/*.glsl)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: CPPFLAGS += $(if $(COOPMAT_GLSLC),-DGP_COOPMAT)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: $(SHADERS)
 
+# The page of gempipe serve: its parts joined to one file, as numbers.
+PAGE := $(addprefix coordinator/http/page/,page.html page.css server.js pipeline.js chat.js)
+$(BUILD)/coordinator/http/page.inc: coordinator/http/page/join $(PAGE)
+	@mkdir -p $(@D)
+	@echo "  PAGE  $(@F)"
+	$(Q)$^ >$@
+$(BUILD)/obj/coordinator/http/page.o: $(BUILD)/coordinator/http/page.inc
+
 $(BUILD)/obj/workers/npu/npu_driver.o: CPPFLAGS += -DGP_NPU_PROGRAM_DIR='"$(PREFIX)/share/gempipe/npu"'
 
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
