@@ -8,7 +8,8 @@ SAN ?=
 Q := $(if $(filter 1,$(V)),,@)
 
 PKGS := libzmq libprotobuf-c jansson numa openblas
-# For coordinator/http alone.
+# For coordinator/http alone, and for gempipe chat.
+EDIT_LIBS := $(shell pkg-config --libs libedit 2>/dev/null)
 HTTP_LIBS := $(shell pkg-config --libs libmicrohttpd 2>/dev/null)
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
@@ -169,6 +170,7 @@ $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers
 	@echo "  LD    $(notdir $@)"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(if $(filter vulkan,$*),$(VULKAN_LIBS))
 $(BUILD)/bin/gempipe-serve: TOOL_LIBS = $(HTTP_LIBS)
+$(BUILD)/bin/gempipe-chat: TOOL_LIBS = $(EDIT_LIBS)
 $(BUILD)/bin/gempipe-worker-npu: $(BUILD)/obj/workers/npu/main.o $(call libs,workers/npu)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"

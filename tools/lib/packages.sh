@@ -14,6 +14,7 @@ build_packages() {
 	libprotobuf-c-dev    pc:libprotobuf-c      control messages
 	protobuf-c-compiler  cmd:protoc-c          control messages, at build time
 	libmicrohttpd-dev    pc:libmicrohttpd      HTTP for gempipe serve
+	libedit-dev          pc:libedit            editing and history in gempipe chat (readline's licence is the GPL)
 	libjansson-dev       pc:jansson            JSON: tokenizer, configuration, results
 	libopenblas-dev      pc:openblas           Cholesky factors and products for quantize
 	libnuma-dev          pc:numa               which core is on which memory node
