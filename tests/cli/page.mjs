@@ -76,6 +76,7 @@ const checks = {
     const page = await open()
     await setting(page, 'temperature', 0)
     await setting(page, 'max_tokens', 400)
+    const box = await page.locator('#message').boundingBox()
     await say(page, 'Tell me of the king.')
     await page.waitForFunction(() => document.querySelector('.live .text')?.textContent.length > 20)
     const first = await answers(page).first().textContent()
@@ -84,6 +85,7 @@ const checks = {
     assert.ok(whole.startsWith(first) && whole.length > first.length)
     assert.match(await page.locator('.meta').first().textContent(), /limit of tokens · 400 tokens · .* tokens\/s/)
     assert.match(await page.textContent('#fill'), /^4\d\d of 8,192/)
+    assert.deepEqual(await page.locator('#message').boundingBox(), box)
     const messages = [{ role: 'user', content: 'Tell me of the king.' }]
     const answer = await fetch(url + 'v1/chat/completions', {
       method: 'POST', headers: { 'Content-Type': 'application/json' },
@@ -277,14 +279,12 @@ const checks = {
     const page = await open()
     await page.locator('#stages li').nth(1).waitFor()
     assert.match(await page.locator('#stages').textContent(), /Stage 0: cpu.*layers 0–2.*Stage 1: cpu.*layers 3–5/)
-    const box = await page.locator('#message').boundingBox()
     await say(page, 'Tell me everything.')
     await page.waitForFunction(() => Number(document.getElementById('rate').textContent) > 0 &&
       Number(document.getElementById('bytes').textContent) > 0 &&
       document.getElementById('live').textContent === '1 of 8')
     assert.match(await page.locator('#stages').textContent(), /busy [1-9]\d*%[1-9][\d,]* rows\/s, /)
     assert.match(await page.textContent('#kv'), /^[1-9].* of 65,536 positions/)
-    assert.deepEqual(await page.locator('#message').boundingBox(), box)
     await page.keyboard.press('Escape')
     await idle(page)
     await close(page)
@@ -349,7 +349,8 @@ const checks = {
     await say(page, 'Tell me of the end.')
     await page.waitForFunction(() => document.querySelector('.live .text')?.textContent)
     process.kill(Number(pid), 'SIGKILL')
-    await page.locator('#note', { hasText: 'The server does not answer.' }).waitFor()
+    await page.locator('.failed .meta', { hasText: 'The server does not answer.' }).waitFor()
+    await page.getByRole('status').filter({ hasText: 'There is no answer.' }).waitFor()
     await page.locator('#state', { hasText: 'no server' }).waitFor()
     await say(page, 'Are you there?')
     await page.locator('.failed .meta', { hasText: 'The server does not answer.' }).nth(1).waitFor()

@@ -197,7 +197,7 @@ function finish(turn) {
 	showState(turn)
 	showAll()
 	keepTurns()
-	note(turn.state === 'failed' ? turn.why : turn.state === 'stopped' ? 'Stopped.' : 'Done.', turn.state === 'failed')
+	note({ done: 'Done.', stopped: 'Stopped.', failed: 'There is no answer.' }[turn.state], turn.state === 'failed')
 	if (focused) $('message').focus()
 	if (follow) goToEnd()
 }
