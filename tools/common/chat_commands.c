@@ -80,8 +80,8 @@ static int show_help(struct chat *c, const char *rest)
 	(void)c, (void)rest;
 	for (const struct command *k = commands; k->name; k++)
 		fprintf(stderr, "/%-7s%-6s%s\n", k->name, k->arguments, k->help);
-	fputs("A line that ends with \\ goes on in the next one, \"\"\" begins and ends a text of several\n"
-	      "lines. Ctrl-C stops the answer.\n", stderr);
+	fputs("A line that ends with \\ goes on in the next one, \"\"\" begins and ends a text of\n"
+	      "several lines. Ctrl-C stops the answer.\n", stderr);
 	return 0;
 }
 
@@ -110,8 +110,8 @@ static int act(struct chat *c, const char *word, size_t n, const char *rest)
 	for (const struct command *k = commands; k->name; k++)
 		if (strlen(k->name) == n && strncmp(k->name, word, n) == 0)
 			return k->act(c, rest);
-	return gp_fail(ENOENT, "there is no command /%.*s; /help lists them, and a message that begins so "
-		       "needs a blank in front", (int)n, word);
+	return gp_fail(ENOENT, "there is no command /%.*s; /help lists them, and a message that begins "
+		       "so needs a blank in front", (int)n, word);
 }
 
 bool chat_command(struct chat *c, const char *text)
@@ -125,7 +125,8 @@ bool chat_command(struct chat *c, const char *text)
 	while (bytes && strchr(" \t\n", rest[bytes - 1]))
 		bytes--;
 	char *copy = strndup(rest, bytes);
-	const int rc = copy ? act(c, text + 1, n, copy) : gp_fail(ENOMEM, "no memory for a command");
+	const int rc = copy ? act(c, text + 1, n, copy)
+			    : gp_fail(ENOMEM, "no memory for a command");
 	free(copy);
 	if (rc < 0)
 		fprintf(stderr, "gempipe chat: %s\n", gp_error());

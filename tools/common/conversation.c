@@ -98,8 +98,8 @@ static int take_message(struct conversation *c, const json_t *v, const char *pat
 	const char *content = json_string_value(json_object_get(v, "content"));
 
 	if (!role || !content)
-		return gp_fail(EINVAL, "%s: message %zu is none; it must have a content that is a text and the "
-			       "role system, user or assistant", path, i + 1);
+		return gp_fail(EINVAL, "%s: message %zu is none; it must have a content that is a text "
+			       "and the role system, user or assistant", path, i + 1);
 	return conversation_add(c, role, content);
 }
 
@@ -132,8 +132,8 @@ static int read_conversation(struct conversation *c, const char *path)
 	json_t *list = json_object_get(all, "messages");
 	free(text);
 	if (!json_is_array(list))
-		rc = gp_fail(EINVAL, "%s: no conversation; it must be a JSON object with \"messages\", as "
-			     "/save writes it", path);
+		rc = gp_fail(EINVAL, "%s: no conversation; it must be a JSON object with \"messages\", "
+			     "as /save writes it", path);
 	json_array_foreach(list, i, m)
 		if (rc == 0)
 			rc = take_message(c, m, path, i);
@@ -163,7 +163,9 @@ static int check_target(const char *path)
 		return 0;
 	const int rc = read_conversation(&old, path);
 	conversation_free(&old);
-	return rc < 0 ? gp_fail(EEXIST, "%s is there and holds no conversation; give another name", path) : 0;
+	if (rc < 0)
+		return gp_fail(EEXIST, "%s is there and holds no conversation; give another name", path);
+	return 0;
 }
 
 static int write_part(const json_t *all, const char *part)
@@ -186,8 +188,8 @@ int conversation_save(const struct conversation *c, const char *path)
 	int rc = check_target(path);
 
 	for (size_t i = 0; i < c->n; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s}", "role", c->messages[i].role, "content",
-						      c->messages[i].content));
+		json_array_append_new(list, json_pack("{s:s, s:s}", "role", c->messages[i].role,
+						      "content", c->messages[i].content));
 	json_t *all = json_pack("{s:o}", "messages", list);
 	if (rc == 0 && (!all || json_array_size(list) != c->n))
 		rc = gp_fail(ENOMEM, "no memory to write the conversation");

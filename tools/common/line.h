@@ -25,7 +25,8 @@ int editor_open(struct editor **e, const char *history);
 void editor_close(struct editor *e);
 /* As line_read, of a line without its newline; what was pasted or comes out of the history
  * may have some in it. */
-int editor_read(struct editor *e, const char *prompt, const char **line, size_t *bytes, bool *empty);
+int editor_read(struct editor *e, const char *prompt, const char **line, size_t *bytes,
+		bool *empty);
 /* What going back brings again. */
 void editor_remember(struct editor *e, const char *message);
 

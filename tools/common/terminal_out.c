@@ -42,8 +42,9 @@ static int end(void *cookie)
 
 FILE *terminal_out_open(void)
 {
+	const cookie_io_functions_t functions = { .write = write_text, .close = end };
 	struct terminal_out *t = calloc(1, sizeof *t);
-	FILE *f = t ? fopencookie(t, "w", (cookie_io_functions_t){ .write = write_text, .close = end }) : NULL;
+	FILE *f = t ? fopencookie(t, "w", functions) : NULL;
 
 	if (!f)
 		free(t);
