@@ -13,9 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -221,6 +223,60 @@ static void test_what_is_typed_is_what_is_said(void **state)
 		json_decref(said);
 	}
 	type(&t, CTRL_D);
+	assert_int_equal(end(&t), 0);
+}
+
+/* Longer than what is read at once, with characters across its borders. */
+static void test_long_paste(void **state)
+{
+	enum { LINES = 2000 };
+	static const char line[] = "a\xe2\x82\xac\n";
+	char *text = calloc(1, LINES * (sizeof line - 1) + 1);
+	struct terminal t;
+
+	(void)state;
+	assert_non_null(text);
+	for (size_t i = 0; i < LINES; i++)
+		strcat(text + i * (sizeof line - 1), line);
+	BEGIN(&t, "-n", "2");
+	type(&t, "/system \033[200~");
+	type(&t, text);
+	type(&t, "\033[201~end\r");
+	expect_prompt(&t);
+	json_t *said = saved(&t, "pasted");
+	assert_int_equal(json_array_size(said), 1);
+	assert_memory_equal(content(said, 0), text, strlen(text));
+	assert_string_equal(content(said, 0) + strlen(text), "end");
+	json_decref(said);
+	free(text);
+	enter(&t, "/quit");
+	assert_int_equal(end(&t), 0);
+}
+
+static void test_stopped_and_resized(void **state)
+{
+	const struct winsize size = { .ws_row = 10, .ws_col = 100 };
+	struct terminal t;
+
+	(void)state;
+	BEGIN(&t, "-n", "2");
+	type(&t, "Hel");
+	expect(&t, "Hel");
+	kill(t.pid, SIGSTOP);
+	assert_int_equal(waitpid(t.pid, NULL, WUNTRACED), t.pid);
+	/* As a shell leaves it. */
+	struct termios cooked;
+	assert_int_equal(tcgetattr(t.fd, &cooked), 0);
+	cooked.c_lflag |= ICANON | ECHO;
+	assert_int_equal(tcsetattr(t.fd, TCSANOW, &cooked), 0);
+	kill(t.pid, SIGCONT);
+	expect(&t, "Hel");
+	assert_int_equal(ioctl(t.fd, TIOCSWINSZ, &size), 0);
+	say(&t, "px" ERASE LEFT "l" "\005!");
+	json_t *said = saved(&t, "resized");
+	assert_string_equal(content(said, 0), "Hellp!");
+	json_decref(said);
+	enter(&t, "/quit");
 	assert_int_equal(end(&t), 0);
 }
 
@@ -498,7 +554,8 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_what_is_typed_is_what_is_said), cmocka_unit_test(test_history),
+		cmocka_unit_test(test_what_is_typed_is_what_is_said), cmocka_unit_test(test_long_paste),
+		cmocka_unit_test(test_stopped_and_resized), cmocka_unit_test(test_history),
 		cmocka_unit_test(test_interrupts), cmocka_unit_test(test_save_and_load),
 		cmocka_unit_test(test_system), cmocka_unit_test(test_files_that_are_no_conversations),
 		cmocka_unit_test(test_pipe), cmocka_unit_test(test_dumb_terminal),

@@ -4,7 +4,6 @@
 
 #include <histedit.h>
 #include <locale.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +13,8 @@
 #include "tools/common/cli.h"
 #include "tools/common/line_history.h"
 
-#define ESCAPE_MS 25            /* within which the rest of an escape sequence comes */
-#define QUOTE_KEY 0x16          /* Ctrl-V: the next character as it is */
-
 static const char paste_on[] = "\033[?2004h", paste_off[] = "\033[?2004l";
-static const char paste_begin[] = "\033[200~", paste_end[] = "\033[201~";
+static const char paste_begin[] = "\\e[200~", paste_end[] = "[201~"; /* for el_bind; behind ESC */
 
 struct editor {
 	EditLine *el;
@@ -27,8 +23,6 @@ struct editor {
 	const char *prompt;
 	char bytes[4096];       /* read, from at to n */
 	size_t at, n;
-	bool pasting;
-	wchar_t quoted;         /* comes next; 0: none */
 	bool interrupted, empty;
 };
 
@@ -86,26 +80,6 @@ static int read_more(struct editor *e)
 	return n > 0;
 }
 
-/* Whether this comes next; waits for the rest where only a part is there. */
-static bool comes_next(struct editor *e, const char *sequence)
-{
-	const size_t want = strlen(sequence);
-	struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
-
-	for (;;) {
-		const size_t have = e->n - e->at < want ? e->n - e->at : want;
-
-		if (memcmp(e->bytes + e->at, sequence, have) != 0)
-			return false;
-		if (have == want) {
-			e->at += want;
-			return true;
-		}
-		if (poll(&p, 1, ESCAPE_MS) <= 0 || !read_more(e))
-			return false;
-	}
-}
-
 /* 1: a character; 0: none any more. */
 static int next_char(struct editor *e, wchar_t *c)
 {
@@ -128,41 +102,59 @@ static int next_char(struct editor *e, wchar_t *c)
 	}
 }
 
-/* A character of what is pasted is text, whatever key it is: newlines and tabs are quoted,
- * what else controls the terminal is left out. 1: *c is one. */
-static int pasted_char(struct editor *e, wchar_t *c)
-{
-	if (*c == L'\r' || *c == L'\n' || *c == L'\t') {
-		e->quoted = *c == L'\t' ? L'\t' : L'\n';
-		*c = QUOTE_KEY;
-		return 1;
-	}
-	return *c >= 0x20 && (*c < 0x7f || *c >= 0xa0);
-}
-
 /* libedit asks for a character. */
 static int get_char(EditLine *el, wchar_t *c)
 {
 	struct editor *e;
 
 	el_get(el, EL_CLIENTDATA, &e);
-	if ((*c = e->quoted)) {
-		e->quoted = 0;
+	if (next_char(e, c))
 		return 1;
-	}
-	while (e->at < e->n || read_more(e)) {
-		if (comes_next(e, paste_begin))
-			e->pasting = true;
-		else if (comes_next(e, paste_end))
-			e->pasting = false;
-		else if (!next_char(e, c))
-			break;
-		else if (!e->pasting || pasted_char(e, c))
-			return 1;
-	}
 	const LineInfo *l = el_line(el);
 	e->empty = l->lastchar == l->buffer;
 	return 0;
+}
+
+/* ---- pasting -------------------------------------------------------------------------- */
+
+static bool comes_next(struct editor *e, const char *sequence)
+{
+	const size_t want = strlen(sequence);
+
+	while (e->n - e->at < want)
+		if (memcmp(e->bytes + e->at, sequence, e->n - e->at) != 0 || !read_more(e))
+			return false;
+	if (memcmp(e->bytes + e->at, sequence, want) != 0)
+		return false;
+	e->at += want;
+	return true;
+}
+
+/* What is pasted is text, whatever keys are in it: it does not end the line, and what would
+ * control the terminal is left out. */
+static unsigned char insert_paste(EditLine *el, int key)
+{
+	struct editor *e;
+	wchar_t *text = NULL, c;
+	size_t n;
+	FILE *f = open_wmemstream(&text, &n);
+	bool whole = false;
+
+	(void)key;
+	el_get(el, EL_CLIENTDATA, &e);
+	while (f && !whole && next_char(e, &c)) {
+		if (c == L'\033')
+			whole = comes_next(e, paste_end);
+		else if (c == L'\r' || c == L'\n')
+			fputwc(L'\n', f);
+		else if (c == L'\t' || (c >= 0x20 && c < 0x7f) || c >= 0xa0)
+			fputwc(c, f);
+	}
+	if (f && fclose(f) == 0)
+		el_winsertstr(el, text);
+	free(text);
+	e->empty = false;
+	return whole ? CC_REFRESH : CC_EOF;
 }
 
 void editor_remember(struct editor *e, const char *message)
@@ -175,12 +167,14 @@ void editor_remember(struct editor *e, const char *message)
 
 static void bind_keys(EditLine *el)
 {
-	static const char *const keys[][2] = {
+	const char *const keys[][2] = {
 		{ "^R", "em-inc-search-prev" }, { "\\e[3~", "ed-delete-next-char" },
 		{ "\\e[1;5C", "em-next-word" }, { "\\e[1;5D", "ed-prev-word" },
+		{ paste_begin, "gempipe-paste" },
 	};
 
 	el_set(el, EL_EDITOR, "emacs");
+	el_set(el, EL_ADDFN, "gempipe-paste", "insert what is pasted", insert_paste);
 	for (size_t i = 0; i < GP_ARRAY_LEN(keys); i++)
 		el_set(el, EL_BIND, keys[i][0], keys[i][1], NULL);
 	el_source(el, NULL);            /* what ~/.editrc wants */
