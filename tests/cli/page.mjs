@@ -19,7 +19,7 @@ const wait = (ms) => new Promise((next) => setTimeout(next, ms))
 async function newPage(options) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options })
   const page = await context.newPage()
-  page.setDefaultTimeout(10000)
+  page.setDefaultTimeout(30000)
   page.on('pageerror', (e) => page.wrongs.push(e.message))
   page.on('console', (m) => { if (m.type() === 'error' && !/status of 4|ERR_CONN|ERR_EMPTY|ERR_INCOMPLETE/.test(m.text())) page.wrongs.push(m.text()) })
   page.on('request', (r) => { if (!r.url().startsWith(page.where) && !r.url().startsWith('data:')) page.wrongs.push(r.url()) })

@@ -18,7 +18,7 @@ function note(text, wrong = false) {
 }
 
 async function learnModel(quietly) {
-	const found = (await askJson('/v1/models', quietly)).data[0]
+	const found = (await askJson('v1/models', quietly)).data[0]
 	model = found
 	$('model').textContent = $('model').title = found.id
 }
@@ -155,7 +155,7 @@ function describe(turn, usage, times) {
 async function stream(turn, signal) {
 	const times = { begin: performance.now() }
 	if (!model) await learnModel(false)
-	const answer = await ask('/v1/chat/completions', {
+	const answer = await ask('v1/chat/completions', {
 		method: 'POST', headers: { 'Content-Type': 'application/json' }, body: body(turn), signal,
 	})
 	if (!answer.ok) throw await refusalOf(answer)
@@ -268,7 +268,7 @@ document.addEventListener('keydown', (e) => {
 async function look() {
 	try {
 		if (!model || $('state').dataset.state === 'gone') await learnModel(true)
-		showStats(await askJson('/stats', true))
+		showStats(await askJson('stats', true))
 		setState('ready', 'ready')
 	} catch (e) {
 		if (e instanceof Refusal) setState('refused', 'key needed')

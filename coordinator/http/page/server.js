@@ -48,7 +48,7 @@ for (const what of ['no-key', 'ask-key'])
 		$('ask-key').close()
 	})
 
-/* quietly: no dialog. */
+/* path: relative, for a proxy may have put the page below another one. quietly: no dialog. */
 async function ask(path, options = {}, quietly = false) {
 	for (;;) {
 		const used = key
