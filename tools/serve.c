@@ -7,7 +7,8 @@
 static const char help[] =
 	"Usage: gempipe serve -m MODEL [options]\n"
 	"Answers OpenAI's API (/v1/models, /v1/chat/completions, /v1/completions) and\n"
-	"/tokenize, /health, /metrics until Ctrl-C. Many conversations share the pipeline.\n\n"
+	"/tokenize, /health, /stats, /metrics until Ctrl-C, and at / a page to chat with the\n"
+	"model. Many conversations share the pipeline.\n\n"
 	"      --host ADDRESS     numeric address to listen on (default 127.0.0.1); any that is\n"
 	"                         not this machine's own needs --api-key-file\n"
 	"      --port N           (default 8080; 0: any free one)\n"

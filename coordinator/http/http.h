@@ -86,6 +86,12 @@ struct metrics {
 struct server;
 char *metrics_text(struct server *s);   /* malloc'ed; NULL: no memory */
 
+/* ---- stats.c ------------------------------------------------------------------- */
+json_t *stats_json(struct server *s);   /* NULL: no memory */
+
+/* ---- page.c -------------------------------------------------------------------- */
+struct MHD_Response *page_response(void); /* NULL: no memory */
+
 /* ---- server.c ------------------------------------------------------------------- */
 struct server {
 	struct gp_engine *engine;

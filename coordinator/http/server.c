@@ -202,6 +202,16 @@ static enum MHD_Result show_metrics(struct exchange *x)
 	return answer_text(x, MHD_HTTP_OK, "text/plain; version=0.0.4", metrics_text(x->server));
 }
 
+static enum MHD_Result show_stats(struct exchange *x)
+{
+	return answer_json(x, MHD_HTTP_OK, stats_json(x->server));
+}
+
+static enum MHD_Result show_page(struct exchange *x)
+{
+	return queue(x, MHD_HTTP_OK, page_response());
+}
+
 /* {"content": TEXT} -> {"tokens": [...]}; add_special: <bos> in front. */
 static int tokenize_body(struct exchange *x, json_t **out)
 {
@@ -245,8 +255,10 @@ struct route {
 };
 
 static const struct route routes[] = {
+	{ "GET", "/", show_page },
 	{ "GET", "/health", health },
 	{ "GET", "/metrics", show_metrics },
+	{ "GET", "/stats", show_stats },
 	{ "GET", "/v1/models", list_models },
 	{ "POST", "/v1/chat/completions", complete_chat },
 	{ "POST", "/v1/completions", complete_text },
@@ -281,12 +293,13 @@ static bool is_local_host(const char *host)
 	return false;
 }
 
-/* 0: go on; else the status. */
-static unsigned admit(struct exchange *x, const char *method, const char **why)
+/* 0: go on; else the status. A browser asks for the page without a key, and it asks its user
+ * for one. */
+static unsigned admit(struct exchange *x, const char *method, const char *path, const char **why)
 {
 	const struct server *s = x->server;
 
-	if (s->keys.n && !knows_key(x)) {
+	if (s->keys.n && !knows_key(x) && strcmp(path, "/") != 0) {
 		*why = "a key is needed: Authorization: Bearer KEY";
 		return MHD_HTTP_UNAUTHORIZED;
 	}
@@ -366,7 +379,7 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 		if (!(x = *con_cls = exchange_create(arg, c)))
 			return MHD_NO;
 		x->visitor = visitor_of(c);
-		const unsigned status = admit(x, method, &why);
+		const unsigned status = admit(x, method, path, &why);
 		return status ? refuse(x, status, why) : MHD_YES;
 	}
 	if (*bytes) {

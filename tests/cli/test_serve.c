@@ -197,6 +197,8 @@ static void test_small_ones(void **state)
 		{ "GET", "/v1/models", 200, "\"id\":\"" NAME "\"" },
 		{ "GET", "/metrics", 200, "gempipe_time_to_first_token_seconds_bucket{le=\"+Inf\"} " },
 		{ "GET", "/metrics", 200, "gempipe_stage_busy_seconds_total{stage=\"1\",device=\"cpu\"" },
+		{ "GET", "/stats", 200, "\"stages\":[{\"device\":\"cpu\"" },
+		{ "GET", "/", 200, "<!doctype html>" },
 		{ "GET", "/nothing", 404, "nothing at this address" },
 		{ "GET", "/v1/completions", 405, "another method" },
 		{ "POST", "/v1/completions", 415, "application/json" },
@@ -484,6 +486,11 @@ static void test_keys(void **state)
 	http_start(&s, options, GP_ARRAY_LEN(options));
 	free(http_ask(&s, "GET", "/v1/models", "Host: anywhere\r\n", "", &status));
 	assert_int_equal(status, 401);
+	free(http_ask(&s, "GET", "/stats", "Host: anywhere\r\n", "", &status));
+	assert_int_equal(status, 401);
+	/* The page has to be there to ask for a key. */
+	free(http_ask(&s, "GET", "/", "Host: anywhere\r\n", "", &status));
+	assert_int_equal(status, 200);
 	free(http_ask(&s, "GET", "/v1/models", "Host: a\r\nAuthorization: Bearer first-ke\r\n", "", &status));
 	assert_int_equal(status, 401);
 	free(http_ask(&s, "GET", "/v1/models", "Host: a\r\nAuthorization: Bearer \r\n", "", &status));

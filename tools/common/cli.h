@@ -74,10 +74,15 @@ int cli_open_engine(struct cli *c);
 int cli_close_engine(struct cli *c, int status);
 /* What was printed must have arrived: -errno when stdout took it not. */
 int cli_flush_stdout(void);
-/* A Ctrl-C was answered; the next one is the first again. */
+/* The signal that interrupted, SIGINT for Ctrl-C; 0: none since it was forgotten. */
+int cli_interrupt(void);
+/* It was answered; the next one is the first again. */
 void cli_forget_interrupt(void);
-/* Ctrl-C ends a read from the terminal with EINTR, or leaves it waiting. */
+/* Signals end a read from the terminal with EINTR and leave the engine alone, or interrupt
+ * the engine and leave reads waiting. */
 void cli_interrupt_reads(bool yes);
+/* It takes so many more signals than one to end the program while the engine stops. */
+void cli_be_patient(int more);
 /* Stage table and speeds, for people. */
 void cli_print_stats(const struct cli *c, FILE *to);
 /* Whole file, or stdin for "-"; malloc'ed, NUL-terminated. */

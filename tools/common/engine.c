@@ -7,24 +7,41 @@
 #include "tools/common/cli.h"
 
 static struct gp_engine *running; /* the signal handler has no other way to it */
-static volatile sig_atomic_t interrupts;
+static volatile sig_atomic_t interrupts, last_signal, patience;
 
 static void on_signal(int signal_number)
 {
-	if (running && interrupts++ == 0)
+	last_signal = signal_number;
+	if (running && interrupts++ <= patience)
 		gp_engine_interrupt(running);
 	else
 		_exit(128 + signal_number);
 }
 
+static void on_signal_to_reads(int signal_number)
+{
+	last_signal = signal_number;
+}
+
+int cli_interrupt(void)
+{
+	return last_signal;
+}
+
 void cli_forget_interrupt(void)
 {
-	interrupts = 0;
+	interrupts = last_signal = 0;
+}
+
+void cli_be_patient(int more)
+{
+	patience = more;
 }
 
 void cli_interrupt_reads(bool yes)
 {
-	struct sigaction a = { .sa_handler = on_signal, .sa_flags = yes ? 0 : SA_RESTART }, old;
+	struct sigaction a = { .sa_handler = yes ? on_signal_to_reads : on_signal,
+			       .sa_flags = yes ? 0 : SA_RESTART }, old;
 
 	sigemptyset(&a.sa_mask);
 	sigaction(SIGINT, &a, NULL);

@@ -15,6 +15,7 @@ build_packages() {
 	protobuf-c-compiler  cmd:protoc-c          control messages, at build time
 	libmicrohttpd-dev    pc:libmicrohttpd      HTTP for gempipe serve
 	libcurl4-openssl-dev pc:libcurl            load for gempipe bench --serve (optional for the build)
+	libedit-dev          pc:libedit            editing and history in gempipe chat (readline's licence is the GPL)
 	libjansson-dev       pc:jansson            JSON: tokenizer, configuration, results
 	libopenblas-dev      pc:openblas           Cholesky factors and products for quantize
 	libnuma-dev          pc:numa               which core is on which memory node
@@ -36,6 +37,7 @@ ci_packages() {
 	mlir-16-tools        cmd:mlir-opt-16       parses the NPU's designs
 	clang                cmd:clang             a second compiler's warnings
 	npm                  cmd:npm               fetches the real Gemma 3 tokenizer, the OpenAI client
+	chromium             cmd:chromium          uses the page of gempipe serve
 	LIST
 }
 

@@ -1,0 +1,52 @@
+#include "tools/common/terminal_out.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+struct terminal_out {
+	bool after_c2;          /* C1 controls are C2 80 to C2 9F; the C2 is held back */
+};
+
+static void put(struct terminal_out *t, unsigned char c)
+{
+	static const char replacement[] = "\xef\xbf\xbd";
+	const bool after_c2 = t->after_c2;
+
+	t->after_c2 = !after_c2 && c == 0xc2;
+	if (t->after_c2)
+		return;
+	if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || (after_c2 && c < 0xa0)) {
+		fputs(replacement, stdout);
+		return;
+	}
+	if (after_c2)
+		putchar(0xc2);
+	putchar(c);
+}
+
+static ssize_t write_text(void *cookie, const char *data, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++)
+		put(cookie, (unsigned char)data[i]);
+	return fflush(stdout) == 0 ? (ssize_t)bytes : -1;
+}
+
+static int end(void *cookie)
+{
+	free(cookie);
+	return 0;
+}
+
+FILE *terminal_out_open(void)
+{
+	const cookie_io_functions_t functions = { .write = write_text, .close = end };
+	struct terminal_out *t = calloc(1, sizeof *t);
+	FILE *f = t ? fopencookie(t, "w", functions) : NULL;
+
+	if (!f)
+		free(t);
+	return f;
+}
