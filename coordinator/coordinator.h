@@ -95,7 +95,7 @@ struct gp_engine_options {
 	struct gp_plan_request plan;
 	uint32_t max_queue;         /* requests that wait; 0: no limit */
 	float max_step_ms;          /* of steps that carry a prompt beside tokens of others;
-	                               0: twice what they take without */
+	                               0: twice what they take without, at least 40 */
 	const char *trace;          /* NULL: none */
 	const char *worker_dir;     /* folder of the gempipe-worker-* binaries; NULL: this program's */
 	/* Bytes of weights loaded so far, over all stages. From the control thread. */

@@ -26,7 +26,8 @@ void gp_pace_learn(struct gp_pace *p, uint32_t decode, uint32_t prefill, uint64_
 
 uint32_t gp_pace_rows(const struct gp_pace *p, uint64_t max_ns)
 {
-	const double most = max_ns ? (double)max_ns : 2 * p->decode_ns;
+	const double twice = 2 * p->decode_ns, itself = twice > GP_PACE_EASY_NS ? twice : GP_PACE_EASY_NS;
+	const double most = max_ns ? (double)max_ns : itself;
 	const double room = most - p->decode_ns;
 
 	if (!(p->decode_ns > 0) || p->mixed >= MIXED_STEPS)

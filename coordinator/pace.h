@@ -14,8 +14,11 @@ struct gp_pace {                /* zero: nothing is known */
 
 /* A step of so many rows took ns in all stages together. */
 void gp_pace_learn(struct gp_pace *p, uint32_t decode, uint32_t prefill, uint64_t ns);
+/* 25 tokens a second, which nobody reads: on devices with fast steps, to save more of these
+ * would cost prompts much. */
+#define GP_PACE_EASY_NS 40e6
 /* At most so many that the step stays within max_ns; 0 for max_ns: within twice a step
- * without any. Never so few that prompts would take forever; but now and then none, to
+ * without any, or GP_PACE_EASY_NS where that is more. Never so few that prompts would take forever; but now and then none, to
  * see what a step takes without. */
 uint32_t gp_pace_rows(const struct gp_pace *p, uint64_t max_ns);
 
