@@ -17,11 +17,12 @@ static int allocate(struct gp_engine *e)
 
 	e->slots = calloc(p->max_sequences, sizeof(struct job *));
 	e->order = calloc(p->max_sequences, sizeof(struct job *));
+	e->bets = calloc(p->max_sequences, sizeof *e->bets);
 	e->tenures = calloc(p->max_sequences, sizeof *e->tenures);
 	e->rows = calloc(p->max_rows, sizeof *e->rows);
 	e->meters = calloc(p->n_stages, sizeof *e->meters);
 	e->flights = calloc(p->n_stages + 1, sizeof *e->flights);
-	bool ok = e->slots && e->order && e->tenures && e->rows && e->meters && e->flights;
+	bool ok = e->slots && e->order && e->bets && e->tenures && e->rows && e->meters && e->flights;
 	for (uint32_t i = 0; i <= p->n_stages && ok; i++)
 		ok = (e->flights[i].tenures = calloc(p->max_rows, sizeof(uint32_t))) != NULL;
 	if (!ok)
@@ -65,7 +66,8 @@ static int start(struct gp_engine *e, const struct gp_engine_options *o)
 	    (o->trace && (rc = gp_trace_check(o->trace)) < 0) || (rc = allocate(e)) < 0 ||
 	    (rc = gp_pool_create(&e->pool, &e->options, &e->plan, e->model)) < 0 ||
 	    (rc = open_trace(e)) < 0 ||
-	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0)
+	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0 ||
+	    (o->draft && (rc = gp_draft_create(&e->draft, e)) < 0))
 		return rc;
 	e->load_ns = gp_now_ns() - begin;
 	e->account_ns = gp_now_ns();
@@ -114,6 +116,7 @@ int gp_engine_destroy(struct gp_engine *e)
 	if (!e)
 		return 0;
 	const int rc = gp_pool_destroy(e->pool);
+	gp_draft_destroy(e->draft);
 	destroy_jobs(e);
 	gp_inbox_destroy(e);
 	gp_slot_view_finish(&e->view);
@@ -125,6 +128,7 @@ int gp_engine_destroy(struct gp_engine *e)
 	gp_prefix_destroy(e);
 	gp_kv_ops_destroy(e);
 	free(e->tenures);
+	free(e->bets);
 	free(e->order);
 	free(e->slots);
 	gp_model_close(e->model);
@@ -151,6 +155,7 @@ const struct gp_plan *gp_engine_plan(const struct gp_engine *e)
 void gp_engine_interrupt(struct gp_engine *e)
 {
 	atomic_store(&e->interrupted, true);
+	gp_draft_interrupt(e->draft);
 }
 
 /* ---- steps out ------------------------------------------------------------------ */
@@ -246,9 +251,12 @@ static void learn(struct gp_engine *e)
 
 		ns += t->end_ns > t->start_ns ? t->end_ns - t->start_ns : 0;
 	}
+	if (!f->n_prefill)
+		gp_costs_learn(&e->costs, f->n_rows, ns);
 	gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
 	if (e->plan.n_stages > 1)
-		gp_deal_learn(&e->deal, gp_count_decode(e), f->n_rows - f->n_prefill,
+		gp_deal_learn(&e->deal, gp_count_decode(e),
+			      f->n_rows - f->n_prefill - f->n_guesses,
 			      f->n_prefill > 0, gp_now_ns());
 	e->decode_in_flight -= f->n_rows > f->n_prefill;
 }
@@ -282,7 +290,8 @@ static void replay_all(struct gp_engine *e)
 	gp_prefix_forget(e);
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		if (e->slots[i])
-			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->shared = 0;
+			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->shared =
+				e->slots[i]->n_guessed = 0;
 	}
 }
 

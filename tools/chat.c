@@ -14,7 +14,7 @@ static const char help[] =
 	"  -n, --tokens N         tokens of an answer at most (default 1024)\n"
 	"      --temp T           temperature (default 1.0; 0 is greedy)\n"
 	"      --top-k K (64), --top-p P (0.95), --min-p P, --repeat-penalty R, --seed S\n"
-	CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_CTX_HELP CLI_GUESS_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe chat -m gemma-3-27b-it-q4_0.gguf\n"
 	"  echo 'Name three rivers.' | gempipe chat -m MODEL --temp 0 -q\n";
@@ -22,7 +22,7 @@ static const char help[] =
 enum { OPT_SYSTEM = CLI_FIRST_OWN, OPT_SAMPLING };
 
 static const struct option options[] = {
-	CLI_ENGINE_OPTIONS,
+	CLI_ENGINE_OPTIONS, CLI_GUESS_OPTIONS,
 	{ "system", required_argument, NULL, OPT_SYSTEM },
 	{ "tokens", required_argument, NULL, 'n' },
 	{ "temp", required_argument, NULL, OPT_SAMPLING },

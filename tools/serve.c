@@ -22,7 +22,7 @@ static const char help[] =
 	"      --kv-tokens N      positions that all sequences together may hold; when they are\n"
 	"                         used up, the youngest makes room and begins again later\n"
 	"                         (default: max-sequences x ctx)\n"
-	CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_CTX_HELP CLI_GUESS_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe serve -m gemma-3-27b-it-q4_0.gguf --max-sequences 16\n"
 	"  gempipe serve -m MODEL --host 0.0.0.0 --api-key-file keys.txt\n"
@@ -33,7 +33,7 @@ enum { OPT_HOST = CLI_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_SEQUENCES, OP
        OPT_CONNECTIONS, OPT_STEP, OPT_KV, OPT_PREFIXES };
 
 static const struct option options[] = {
-	CLI_ENGINE_OPTIONS,
+	CLI_ENGINE_OPTIONS, CLI_GUESS_OPTIONS,
 	{ "host", required_argument, NULL, OPT_HOST },
 	{ "port", required_argument, NULL, OPT_PORT },
 	{ "api-key-file", required_argument, NULL, OPT_KEYS },
