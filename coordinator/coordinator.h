@@ -101,6 +101,7 @@ struct gp_engine_options {
 	uint32_t lookup;            /* tokens guessed at most from what the text holds; 0: none */
 	const char *draft;          /* a smaller model of the same vocabulary, which guesses; NULL: none */
 	const char *draft_stages;   /* as the plan's stages, of it */
+	bool all_guesses;           /* whether they pay or not; for tests */
 	const char *trace;          /* NULL: none */
 	const char *worker_dir;     /* folder of the gempipe-worker-* binaries; NULL: this program's */
 	/* Bytes of weights loaded so far, over all stages. From the control thread. */
@@ -136,10 +137,12 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	/* Logits of every prompt position (teacher-forced), in order, once each. */
 	void (*on_logits)(void *user, uint32_t pos, const float *row);
 	void (*on_done)(void *user, enum gp_finish why);
-	/* To measure: these are generated, whatever the logits say. The caller's, until it is
-	 * done. */
+	bool no_guesses;            /* none are made for it */
+	/* To measure: these are generated, whatever the logits say, but GP_UNFORCED. The
+	 * caller's, until it is done. */
 	const uint32_t *forced;
 	size_t n_forced;
+#define GP_UNFORCED UINT32_MAX
 };
 
 struct gp_stage_stats {

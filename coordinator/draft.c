@@ -59,14 +59,20 @@ static int trained_context(const char *path, uint32_t *context)
 	return 0;
 }
 
-static int open_engine(struct gp_draft *d, const struct gp_engine *e)
+int gp_draft_check(const struct gp_engine *e, uint32_t *context)
+{
+	const char *draft = e->options.draft;
+	int rc = trained_context(draft, context);
+
+	if (rc == 0)
+		rc = check_vocabulary(gp_model_path(e->model), draft);
+	return rc < 0 ? gp_fail_in(rc, "draft model %s", draft) : 0;
+}
+
+static int open_engine(struct gp_draft *d, const struct gp_engine *e, uint32_t context)
 {
 	struct gp_engine_options o = e->options;
-	uint32_t context;
-	int rc = trained_context(o.draft, &context);
 
-	if (rc < 0)
-		return rc;
 	o.plan = (struct gp_plan_request){
 		.stages = o.draft_stages, .threads = e->options.plan.threads, .kv_type = -1,
 		.max_sequences = e->plan.max_sequences, .prefixes = e->plan.prefixes,
@@ -79,7 +85,7 @@ static int open_engine(struct gp_draft *d, const struct gp_engine *e)
 	return gp_engine_create(&d->engine, &o);
 }
 
-int gp_draft_create(struct gp_draft **out, const struct gp_engine *e)
+int gp_draft_create(struct gp_draft **out, const struct gp_engine *e, uint32_t context)
 {
 	struct gp_draft *d = calloc(1, sizeof *d);
 	int rc;
@@ -87,8 +93,7 @@ int gp_draft_create(struct gp_draft **out, const struct gp_engine *e)
 	if (!d)
 		return gp_fail(ENOMEM, "no memory for a draft model");
 	d->vocab = gp_engine_config(e)->vocab;
-	if ((rc = check_vocabulary(gp_model_path(e->model), e->options.draft)) < 0 ||
-	    (rc = open_engine(d, e)) < 0) {
+	if ((rc = open_engine(d, e, context)) < 0) {
 		free(d);
 		return gp_fail_in(rc, "draft model %s", e->options.draft);
 	}

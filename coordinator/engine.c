@@ -58,16 +58,18 @@ static int open_trace(struct gp_engine *e)
 static int start(struct gp_engine *e, const struct gp_engine_options *o)
 {
 	const uint64_t begin = gp_now_ns();
+	uint32_t draft_context = 0;
 	int rc;
 
 	if ((rc = copy_options(e, o)) < 0 || (rc = gp_model_open(&e->model, o->model)) < 0 ||
 	    (rc = gp_plan_make(&e->plan, &o->plan, e->model)) < 0 ||
 	    (rc = gp_process_check_files(FILES + FILES_PER_STAGE * e->plan.n_stages)) < 0 ||
 	    (o->trace && (rc = gp_trace_check(o->trace)) < 0) || (rc = allocate(e)) < 0 ||
+	    (o->draft && (rc = gp_draft_check(e, &draft_context)) < 0) ||
 	    (rc = gp_pool_create(&e->pool, &e->options, &e->plan, e->model)) < 0 ||
 	    (rc = open_trace(e)) < 0 ||
 	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0 ||
-	    (o->draft && (rc = gp_draft_create(&e->draft, e)) < 0))
+	    (o->draft && (rc = gp_draft_create(&e->draft, e, draft_context)) < 0))
 		return rc;
 	e->load_ns = gp_now_ns() - begin;
 	e->account_ns = gp_now_ns();

@@ -210,7 +210,9 @@ uint32_t gp_guess_sent(struct gp_engine *e, struct job *j, uint32_t n);
 void gp_guess_verify(struct gp_engine *e, struct job *j, uint32_t token);
 
 /* draft.c: a smaller model that guesses, in an engine of its own. */
-int gp_draft_create(struct gp_draft **d, const struct gp_engine *e);
+/* Before anything is loaded: is there such a model, of the same vocabulary? Its context. */
+int gp_draft_check(const struct gp_engine *e, uint32_t *context);
+int gp_draft_create(struct gp_draft **d, const struct gp_engine *e, uint32_t context);
 void gp_draft_destroy(struct gp_draft *d); /* NULL is fine */
 /* Has it room for so many guesses after j's tokens, and does it run? */
 bool gp_draft_takes(const struct gp_draft *d, const struct job *j, uint32_t guesses);

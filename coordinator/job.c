@@ -134,7 +134,7 @@ static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_log
 	uint32_t token;
 	int rc = gp_sampler_pick(j->sampler, logits, j->tokens, j->n_tokens, &token);
 
-	if (j->generated < j->request.n_forced)
+	if (j->generated < j->request.n_forced && j->request.forced[j->generated] != GP_UNFORCED)
 		token = j->request.forced[j->generated];
 	if (rc == 0 && j->request.on_logprobs)
 		rc = gp_logprobs(&j->request, logits->row, gp_engine_config(e)->vocab, token);

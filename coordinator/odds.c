@@ -5,7 +5,7 @@
 #define COST_AGE 512u           /* steps; what was learned before that is tried again */
 #define HOPED_ROW 0.1           /* of a step: what a row is taken to add until one was tried */
 #define RATE_WEIGHT 0.125       /* of the newest guess */
-#define FORGET_WEIGHT (1.0 / 512) /* of what was believed at first, each token */
+#define FORGET_WEIGHT (1.0 / 2048) /* of what was believed at first, each token */
 
 static const double first_rate[GP_GUESS_KINDS] = {
 	[GP_GUESS_DRAFT] = 0.7, [GP_GUESS_SHORT] = 0.3, [GP_GUESS_MIDDLE] = 0.5, [GP_GUESS_LONG] = 0.8,

@@ -18,7 +18,9 @@ static uint32_t room_for(const struct job *j, uint32_t most)
 {
 	const uint32_t room = j->room - j->n_tokens;
 
-	return !room ? 0 : room - 1 < most ? room - 1 : most;
+	if (!room || j->request.no_guesses)
+		return 0;
+	return room - 1 < most ? room - 1 : most;
 }
 
 /* Live sequences that wait for the next step, in the order in which it takes them up. None
@@ -66,7 +68,7 @@ static uint32_t choose_drafted(struct gp_engine *e, uint32_t n)
 		const struct gp_bet bet = e->bets[i];
 		const double rate = j->odds.rate[GP_GUESS_DRAFT];
 
-		if ((bet.offered && bet.rate >= rate) ||
+		if ((bet.offered && bet.rate >= rate) || !room_for(j, 1) ||
 		    !gp_draft_takes(e->draft, j, MOST_DRAFTED))
 			continue;
 		e->order[i] = e->order[drafted];
@@ -83,9 +85,11 @@ static uint32_t choose_drafted(struct gp_engine *e, uint32_t n)
 static void draft(struct gp_engine *e, uint32_t n, uint32_t rows)
 {
 	const uint32_t drafted = choose_drafted(e, n);
-	const uint32_t depth = gp_bets_depth(&e->costs, e->bets, drafted, rows - (n - drafted),
-					     gp_draft_token_ns(e->draft), MOST_DRAFTED);
+	uint32_t depth = gp_bets_depth(&e->costs, e->bets, drafted, rows - (n - drafted),
+				       gp_draft_token_ns(e->draft), MOST_DRAFTED);
 
+	if (e->options.all_guesses)
+		depth = MOST_DRAFTED;
 	for (uint32_t i = 0; i < drafted; i++)
 		e->bets[i].offered = room_for(e->order[i], depth);
 	if (depth)
@@ -121,6 +125,16 @@ static void keep_to_blocks(struct gp_engine *e, uint32_t n, const struct budget 
 	}
 }
 
+static void take_all(struct gp_engine *e, uint32_t n, uint32_t rows)
+{
+	for (uint32_t i = 0, left = rows - n; i < n; i++) {
+		const uint32_t offered = e->bets[i].offered;
+
+		e->bets[i].taken = offered < left ? offered : left;
+		left -= e->bets[i].taken;
+	}
+}
+
 void gp_speculate(struct gp_engine *e, uint32_t sequences, const struct budget *left)
 {
 	const uint32_t rows = left->rows < left->logit_rows ? left->rows : left->logit_rows;
@@ -134,7 +148,10 @@ void gp_speculate(struct gp_engine *e, uint32_t sequences, const struct budget *
 	look_up(e, n);
 	if (e->draft)
 		draft(e, n, rows);
-	gp_bets_place(&e->costs, e->bets, n, rows);
+	if (e->options.all_guesses)
+		take_all(e, n, rows);
+	else
+		gp_bets_place(&e->costs, e->bets, n, rows);
 	keep_to_blocks(e, n, left);
 	for (uint32_t i = 0; i < n; i++)
 		e->order[i]->n_guessed = e->bets[i].taken;

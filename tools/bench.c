@@ -17,10 +17,12 @@
 static const char help[] =
 	"Usage: gempipe bench -m MODEL [options]\n"
 	"       gempipe bench --device npu [--npu sim] [--json]\n"
+	"       gempipe bench --guess --help\n"
 	"Measures prefill and decode through the pipeline. Each speed is held against what this\n"
 	"machine can do, measured in the same run on as many threads: reading memory, and 8-bit\n"
 	"(quantised weights) or float32 arithmetic. A speed of more than 105% of these is marked\n"
 	"as an error of the measurement; the exit status stays 0.\n\n"
+	"      --guess            what guessing tokens gives: see its own --help\n"
 	"      --device npu       no model: what a command and a pair of tiles take on the NPU, by\n"
 	"                         which products are given to it or to the host\n"
 	"  -p, --prompt N         prompt tokens of the prefill test (default 512; 0: none)\n"
@@ -453,6 +455,22 @@ static int bench(struct bench *b)
 	return cli_flush_stdout();
 }
 
+/* What guesses give has a program of its own. */
+static void become_guess(struct cli *c, char **argv)
+{
+	char path[GP_WORKER_PATH];
+	const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+
+	path[n > 0 ? n : 0] = '\0';
+	char *name = strrchr(path, '/');
+	if (name && (size_t)(name - path) + sizeof "/gempipe-guess" <= sizeof path) {
+		strcpy(name, "/gempipe-guess");
+		execv(path, argv);
+	}
+	gp_fail(errno, "--guess: %s: %s", path, strerror(errno));
+	exit(cli_failed(c));
+}
+
 int main(int argc, char **argv)
 {
 	static struct bench b = {
@@ -462,6 +480,9 @@ int main(int argc, char **argv)
 	int status;
 
 	cli_init(&b.cli, "bench");
+	for (int i = 1; i < argc; i++)
+		if (strcmp(argv[i], "--guess") == 0)
+			become_guess(&b.cli, argv);
 	if ((status = read_arguments(&b, argc, argv)) != 0)
 		return status;
 	if (b.device) {
