@@ -3,6 +3,7 @@
 #define GP_ENGINE_INTERNAL_H
 
 #include "coordinator/deal.h"
+#include "coordinator/lookup.h"
 #include "coordinator/odds.h"
 #include "coordinator/pace.h"
 #include "coordinator/pool.h"
@@ -40,6 +41,7 @@ struct job {
 	uint32_t n_guessed;         /* to go with the next row, or on their way */
 	enum gp_guess guess;        /* how they were come by */
 	struct gp_odds odds;
+	struct gp_place place;      /* whose tokens it repeats, as it seems */
 	uint32_t draft_id;          /* its last request to the draft model's engine; 0: none */
 	struct job *next;           /* in its owner's queue, or the inbox */
 };

@@ -1,4 +1,5 @@
 #include "coordinator/odds.h"
+#include "coordinator/lookup.h"
 
 #define COST_WEIGHT 0.25        /* of the newest */
 #define COST_LEAP 2.0           /* a step that takes longer by more was disturbed */
@@ -8,7 +9,8 @@
 #define FORGET_WEIGHT (1.0 / 2048) /* of what was believed at first, each token */
 
 static const double first_rate[GP_GUESS_KINDS] = {
-	[GP_GUESS_DRAFT] = 0.7, [GP_GUESS_SHORT] = 0.3, [GP_GUESS_MIDDLE] = 0.5, [GP_GUESS_LONG] = 0.8,
+	[GP_GUESS_DRAFT] = 0.7, [GP_GUESS_RESUMED] = 0.5, [GP_GUESS_SHORT] = 0.3,
+	[GP_GUESS_MIDDLE] = 0.5, [GP_GUESS_LONG] = 0.8,
 };
 
 /* ---- what steps take ------------------------------------------------------------ */
@@ -81,6 +83,8 @@ void gp_odds_init(struct gp_odds *o)
 
 enum gp_guess gp_odds_kind(uint32_t alike)
 {
+	if (alike < GP_LOOKUP_LEAST)
+		return GP_GUESS_RESUMED;
 	return alike < 4 ? GP_GUESS_SHORT : alike < 12 ? GP_GUESS_MIDDLE : GP_GUESS_LONG;
 }
 

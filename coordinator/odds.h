@@ -19,8 +19,10 @@ void gp_costs_learn(struct gp_step_costs *c, uint32_t rows, uint64_t ns);
 double gp_costs_of(const struct gp_step_costs *c, uint32_t rows);
 
 /* How likely the next guess is right, when those before it were. By how it was come by: the
- * draft model, or how many tokens were alike at the place that was looked up. */
-enum gp_guess { GP_GUESS_DRAFT, GP_GUESS_SHORT, GP_GUESS_MIDDLE, GP_GUESS_LONG, GP_GUESS_KINDS };
+ * draft model, or how many tokens were alike at the place that was looked up (fewer than
+ * GP_LOOKUP_LEAST: none before a wrong guess, after which it is resumed). */
+enum gp_guess { GP_GUESS_DRAFT, GP_GUESS_RESUMED, GP_GUESS_SHORT, GP_GUESS_MIDDLE, GP_GUESS_LONG,
+                GP_GUESS_KINDS };
 struct gp_odds {
 	double rate[GP_GUESS_KINDS];
 };

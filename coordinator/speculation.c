@@ -3,7 +3,6 @@
  * sequence's own sampler, and as long as it is the guessed one, the next row stands. So the
  * text is the same as without, greedy or drawn; a wrong guess costs its row. */
 #include "coordinator/engine_internal.h"
-#include "coordinator/lookup.h"
 
 #define MOST_DRAFTED 8u         /* tokens a step of each sequence */
 
@@ -48,12 +47,11 @@ static void look_up(struct gp_engine *e, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		struct job *j = e->order[i];
-		uint32_t alike = 0;
 
 		if (e->options.lookup)
 			j->n_guessed = gp_lookup(j->tokens, j->n_tokens, room_for(j, e->options.lookup),
-						 &alike);
-		j->guess = gp_odds_kind(alike);
+						 &j->place);
+		j->guess = gp_odds_kind(j->place.alike);
 		e->bets[i] = (struct gp_bet){ .rate = j->odds.rate[j->guess], .offered = j->n_guessed };
 	}
 }
@@ -169,13 +167,23 @@ uint32_t gp_guess_sent(struct gp_engine *e, struct job *j, uint32_t n)
 	return n;
 }
 
+/* The place goes along with the text: one token that differs may be the only one. */
+static void move_on(struct job *j, bool right)
+{
+	j->place.at += j->place.at > 0;
+	if (!right && j->guess == GP_GUESS_RESUMED)
+		j->place.at = 0;
+}
+
 void gp_guess_verify(struct gp_engine *e, struct job *j, uint32_t token)
 {
+	const bool right = !j->n_guessed || j->tokens[j->n_tokens] == token;
+
+	move_on(j, right);
 	for (int k = 0; k < GP_GUESS_KINDS && !j->n_guessed; k++)
 		gp_odds_forget(&j->odds, (enum gp_guess)k);
 	if (!j->n_guessed)
 		return;
-	const bool right = j->tokens[j->n_tokens] == token;
 	gp_odds_learn(&j->odds, j->guess, right);
 	stats_of(e, j)->accepted += right;
 	if (right)

@@ -18,7 +18,8 @@ static const char help[] =
 	"                         for --lookup the continuation repeats the prompt, for --draft it\n"
 	"                         is the draft model's; the others are random tokens\n"
 	"  -f, --file FILE        a prompt; with\n"
-	"      --continuation FILE  what follows it, instead of made-up tokens\n"
+	"      --continuation FILE  what follows it, instead of made-up tokens; both are texts, or\n"
+	"                         token ids where the name is @FILE\n"
 	"  -p, --prompt N         made-up tokens before the continuation (default 512)\n"
 	"  -n, --tokens N         tokens of the continuation at most (default 256)\n"
 	"  -b, --batch N          sequences decoded together (default 1)\n"
@@ -168,9 +169,11 @@ static int encode(const struct guess *g, const char *path, unsigned flags, uint3
 	struct gp_tokenizer *t;
 	char *text;
 	size_t bytes;
-	int rc = cli_read_file(path, &text, &bytes);
+	int rc;
 
-	if (rc < 0)
+	if (path[0] == '@')
+		return cli_parse_ids(path, ids, n);
+	if ((rc = cli_read_file(path, &text, &bytes)) < 0)
 		return rc;
 	if ((rc = gp_tokenizer_open(&t, g->cli.model)) == 0) {
 		rc = gp_tokenizer_encode(t, text, bytes, flags, ids, n);
