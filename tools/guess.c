@@ -429,6 +429,8 @@ static int bench(struct guess *g)
 	if (!g->cli.plan.context)
 		g->cli.plan.context = (uint32_t)(g->n_prompt + g->n_tokens);
 	g->cli.plan.max_sequences = (uint32_t)g->batch;
+	/* Prompts are computed once, where the cache allows it. */
+	g->cli.plan.prefixes = (uint32_t)g->batch + 1;
 	if ((rc = cli_open_engine(&g->cli)) < 0)
 		return rc;
 	print_head(g);
