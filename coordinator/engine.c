@@ -255,7 +255,9 @@ static void learn(struct gp_engine *e)
 	}
 	if (!f->n_prefill)
 		gp_costs_learn(&e->costs, f->n_rows, ns);
-	gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
+	/* Beside prompts there are no guesses. */
+	if (!f->n_guesses)
+		gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
 	if (e->plan.n_stages > 1)
 		gp_deal_learn(&e->deal, gp_count_decode(e),
 			      f->n_rows - f->n_prefill - f->n_guesses,
