@@ -98,7 +98,8 @@ struct gp_engine_options {
 	uint32_t max_queue;         /* requests that wait; 0: no limit */
 	float max_step_ms;          /* of steps that carry a prompt beside tokens of others;
 	                               0: twice what they take without */
-	uint32_t lookup;            /* tokens guessed at most from what the text holds; 0: none */
+	uint32_t lookup;            /* tokens guessed at most from what the text holds; 0: none;
+	                               GP_LOOKUP_AUTO */
 	const char *draft;          /* a smaller model of the same vocabulary, which guesses; NULL: none */
 	const char *draft_stages;   /* as the plan's stages, of it */
 	bool all_guesses;           /* whether they pay or not; for tests */
@@ -175,6 +176,9 @@ struct gp_engine_stats {
 
 /* The program of a kind of worker; folder NULL: beside this program. */
 #define GP_MAX_LOOKUP 31u       /* guesses a step of each sequence */
+/* A good number where all stages are on the CPU, whose logits are the same however many rows
+ * a step has; else none. */
+#define GP_LOOKUP_AUTO UINT32_MAX
 #define GP_WORKER_PATH 4096
 int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH]);
 

@@ -7,6 +7,7 @@
 /* Model files, what ZeroMQ opens for itself; a ring, a pidfd, a peer's socket. */
 #define FILES 48u
 #define FILES_PER_STAGE 4u
+#define GOOD_LOOKUP 15u /* with the token before them as many rows as a tile of the CPU's */
 #define WAIT_NS 100000000u /* how late an interrupt from a signal may be seen */
 
 /* ---- life --------------------------------------------------------------------- */
@@ -33,6 +34,16 @@ static int allocate(struct gp_engine *e)
 	if (rc == 0)
 		rc = gp_prefix_create(e);
 	return rc < 0 ? rc : gp_slot_view_create(&e->view, &e->out_geometry);
+}
+
+static uint32_t choose_lookup(const struct gp_plan *p, uint32_t wanted)
+{
+	if (wanted != GP_LOOKUP_AUTO)
+		return wanted;
+	for (uint32_t k = 0; k < p->n_stages; k++)
+		if (strcmp(p->stage[k].device, "cpu") != 0)
+			return 0;
+	return GOOD_LOOKUP;
 }
 
 static int copy_options(struct gp_engine *e, const struct gp_engine_options *o)
@@ -71,6 +82,7 @@ static int start(struct gp_engine *e, const struct gp_engine_options *o)
 	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0 ||
 	    (o->draft && (rc = gp_draft_create(&e->draft, e, draft_context)) < 0))
 		return rc;
+	e->options.lookup = choose_lookup(&e->plan, o->lookup);
 	e->load_ns = gp_now_ns() - begin;
 	e->account_ns = gp_now_ns();
 	return 0;

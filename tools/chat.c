@@ -200,6 +200,7 @@ int main(int argc, char **argv)
 	int status;
 
 	cli_init(&c.cli, "chat");
+	c.cli.lookup = GP_LOOKUP_AUTO;
 	if ((status = read_arguments(&c, argc, argv)) != 0)
 		return status;
 	if (gp_tokenizer_open(&c.tokenizer, c.cli.model) < 0 || cli_open_engine(&c.cli) < 0 ||

@@ -310,6 +310,7 @@ int main(int argc, char **argv)
 	int rc;
 
 	cli_init(&r.cli, "run");
+	r.cli.lookup = GP_LOOKUP_AUTO;
 	if ((rc = read_arguments(&r, argc, argv)) != 0)
 		return rc;
 	rc = generate(&r);

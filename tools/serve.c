@@ -150,6 +150,7 @@ int main(int argc, char **argv)
 	int status;
 
 	cli_init(&s.cli, "serve");
+	s.cli.lookup = GP_LOOKUP_AUTO;
 	s.cli.plan.max_sequences = 8;
 	s.cli.plan.prefixes = 16;
 	s.cli.max_queue = 256;

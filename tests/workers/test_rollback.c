@@ -100,7 +100,7 @@ static void check(enum gp_type kv_type, uint32_t stages)
 	chain_open(&c, RANDOM_TEXT, &o);
 	const uint32_t vocab = plain.config->vocab;
 	float *want = floats(LENGTH * (size_t)vocab), *room = floats((GUESSES + 1) * (size_t)vocab);
-	float *row = floats(vocab);
+	float *pair = floats(2 * (size_t)vocab);
 	fill_ids(vocab);
 	chain_feed(&plain, 0, ids, LENGTH, 1, want);
 	guess_all(&c, 0, 0, room, want);
@@ -108,17 +108,22 @@ static void check(enum gp_type kv_type, uint32_t stages)
 	/* Two that share a beginning which ends inside a block; neither sees what the other
 	 * guessed there. */
 	chain_drop(&c, 0);
-	chain_feed(&c, 0, ids, 230, 32, want);
+	chain_feed(&c, 0, ids, 180, 32, want);
+	guess(&c, 0, 180, GUESSES, 1, room, pair);
+	assert_int_equal(gp_kv_blocks_used(gp_stage_kv(c.stage[0]), GP_KV_GLOBAL), 3);
+	chain_feed(&c, 0, ids + 182, 48, 32, want + 182 * (size_t)vocab);
 	copy_all(&c, 1, 0, 230);
-	guess(&c, 1, 230, GUESSES, 0, room, row);
-	guess(&c, 0, 230, GUESSES, 0, room, row);
-	guess_all(&c, 1, 231, room, want);
-	guess_all(&c, 0, 231, room, want);
+	guess(&c, 1, 230, GUESSES, 0, room, pair);
+	guess(&c, 0, 230, GUESSES, 0, room, pair);
+	chain_feed(&c, 1, ids + 231, 19, 0, room);
+	guess(&c, 0, 231, GUESSES, 0, room, pair);
+	guess_all(&c, 1, 250, room, want);
+	guess_all(&c, 0, 232, room, want);
 	chain_close(&c);
 	chain_close(&plain);
 	free(want);
 	free(room);
-	free(row);
+	free(pair);
 }
 
 static void test_no_trace(void **state)

@@ -63,7 +63,8 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	{ "draft-stages", required_argument, NULL, CLI_DRAFT_STAGES }
 #define CLI_GUESS_HELP                                                                    \
 	"      --lookup N         tokens a step that are guessed at most from what the text holds\n" \
-	"                         already (default 0: none). The text stays the same\n"       \
+	"                         already; the text stays the same (0: none; default: 15, none\n"  \
+	"                         where a stage is not on the CPU)\n"                            \
 	"      --draft FILE       a smaller model of the same vocabulary guesses tokens. The text\n" \
 	"                         stays the same\n"                                          \
 	"      --draft-stages LIST  its stages, as --stages\n"
