@@ -110,7 +110,7 @@ static void check(enum gp_type kv_type, uint32_t stages)
 	chain_drop(&c, 0);
 	chain_feed(&c, 0, ids, 180, 32, want);
 	guess(&c, 0, 180, GUESSES, 1, room, pair);
-	assert_int_equal(gp_kv_blocks_used(gp_stage_kv(c.stage[0]), GP_KV_GLOBAL), 3);
+	assert_int_equal(gp_kv_blocks_used(gp_stage_kv(c.stage[c.n - 1]), GP_KV_GLOBAL), 3);
 	chain_feed(&c, 0, ids + 182, 48, 32, want + 182 * (size_t)vocab);
 	copy_all(&c, 1, 0, 230);
 	guess(&c, 1, 230, GUESSES, 0, room, pair);
