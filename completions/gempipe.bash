@@ -5,21 +5,22 @@ _gempipe_options() { # VERB
 	local engine='--model --stages --threads --kv-type --max-rows --cpu-mask --device-memory
 		--npu --npu-layers --check-numerics --trace --json --quiet
 		--verbose --help --version'
+	local guess='--lookup --draft --draft-stages'
 	local sampling='--temp --top-k --top-p --min-p --repeat-penalty --seed'
 
 	case $1 in
-	run) echo "$engine $sampling --ctx --prompt --file --prompts --parallel --tokens --no-bos
+	run) echo "$engine $sampling $guess --ctx --prompt --file --prompts --parallel --tokens --no-bos
 		--parse-special" ;;
-	chat) echo "$engine $sampling --ctx --system --tokens --no-history" ;;
-	serve) echo "$engine --ctx --host --port --api-key-file --name --max-sequences --max-queue
+	chat) echo "$engine $sampling $guess --ctx --system --tokens --no-history" ;;
+	serve) echo "$engine $guess --ctx --host --port --api-key-file --name --max-sequences --max-queue
 		--max-connections --client-timeout --max-step-ms --kv-tokens --prefixes" ;;
 	logits) echo "$engine --ctx --ids --out" ;;
 	perplexity) echo "$engine --ctx --file --ids --chunks --skip --parallel" ;;
 	evaluate) echo "$engine --ctx --text --file --ids --chunks --skip --parallel --reference
 		--save-reference --min-retention" ;;
-	bench) echo "$engine --ctx --prompt --tokens --batch --context --repeat --device --serve --url
+	bench) echo "$engine $guess --ctx --prompt --tokens --batch --context --repeat --device --serve --url
 		--clients --rate --requests --lengths --divide --shared --api-key-file --max-sequences --max-queue
-		--max-step-ms --kv-tokens --prefixes" ;;
+		--max-step-ms --kv-tokens --prefixes --guess --accept --file --continuation" ;;
 	tokenize) echo '--model --no-bos --parse-special --jsonl --help --version' ;;
 	detokenize) echo '--model --skip-special --jsonl --help --version' ;;
 	devices) echo '--json --verbose --help --version' ;;
@@ -41,7 +42,7 @@ _gempipe_values() { # VERB OPTION
 	case $1,$2 in
 	*,--kv-type) echo 'f32 f16 q8_0' ;;
 	*,--cpu-mask) echo 'scalar avx2 avx512 avx512vnni avx512bf16' ;;
-	*,--stages) echo 'auto cpu: vulkan: vulkan[1]: npu: external:' ;;
+	*,--stages | *,--draft-stages) echo 'auto cpu: vulkan: vulkan[1]: npu: external:' ;;
 	*,--device-memory) echo 'vulkan= vulkan[1]= npu=' ;;
 	*,--npu) echo 'sim' ;;
 	bench,--device) echo 'npu' ;;

@@ -71,6 +71,8 @@ void gp_sampler_destroy(struct gp_sampler *s);
 /* How many of a row's best logits pick needs for the same token as from all of
  * them; 0: it needs all. */
 uint32_t gp_sampler_needs(const struct gp_sampler *s);
+/* The settings, with the seed by which a new sampler draws what this one will draw next. */
+void gp_sampler_settings(const struct gp_sampler *s, struct gp_sampling *how);
 /* logits: a row of vocab, or at least as many of its best as the sampler needs
  * (else -EPROTO). Greedy: the lowest id of the largest logit. recent: tokens so
  * far. Non-finite logits: -EDOM. Deterministic for a seed and the same calls. */
@@ -96,6 +98,11 @@ struct gp_engine_options {
 	uint32_t max_queue;         /* requests that wait; 0: no limit */
 	float max_step_ms;          /* of steps that carry a prompt beside tokens of others;
 	                               0: twice what they take without, at least 40 */
+	uint32_t lookup;            /* tokens guessed at most from what the text holds; 0: none;
+	                               GP_LOOKUP_AUTO */
+	const char *draft;          /* a smaller model of the same vocabulary, which guesses; NULL: none */
+	const char *draft_stages;   /* as the plan's stages, of it */
+	bool all_guesses;           /* whether they pay or not; for tests */
 	const char *trace;          /* NULL: none */
 	const char *worker_dir;     /* folder of the gempipe-worker-* binaries; NULL: this program's */
 	/* Bytes of weights loaded so far, over all stages. From the control thread. */
@@ -133,6 +140,12 @@ struct gp_request {             /* copied by submit, prompt and stops included *
 	/* Logits of every prompt position (teacher-forced), in order, once each. */
 	void (*on_logits)(void *user, uint32_t pos, const float *row);
 	void (*on_done)(void *user, enum gp_finish why);
+	bool no_guesses;            /* none are made for it */
+	/* To measure: these are generated, whatever the logits say, but GP_UNFORCED. The
+	 * caller's, until it is done. */
+	const uint32_t *forced;
+	size_t n_forced;
+#define GP_UNFORCED UINT32_MAX
 };
 
 struct gp_stage_stats {
@@ -141,6 +154,10 @@ struct gp_stage_stats {
 	uint64_t memory_bytes, load_ns;
 	uint64_t steps, rows, busy_ns;
 	uint64_t hop_mean_ns, hop_p99_ns; /* slot published until taken up, the stage being idle */
+};
+/* Tokens that went to be verified before they were known. */
+struct gp_guess_stats {
+	uint64_t proposed, accepted;
 };
 struct gp_engine_stats {
 	uint64_t taken_ns;                       /* when all this was so */
@@ -156,10 +173,15 @@ struct gp_engine_stats {
 	uint32_t kv_blocks, kv_blocks_held;      /* GP_KV_BLOCK positions each */
 	uint64_t prefix_tokens;                  /* of prompts, that others had had computed */
 	uint64_t preempted;                      /* sequences that made room and began again */
+	struct gp_guess_stats looked_up, drafted;
 	bool huge_pages;                         /* all rings on huge pages */
 };
 
 /* The program of a kind of worker; folder NULL: beside this program. */
+#define GP_MAX_LOOKUP 31u       /* guesses a step of each sequence */
+/* A good number where all stages are on the CPU, whose logits are the same however many rows
+ * a step has; else none. */
+#define GP_LOOKUP_AUTO UINT32_MAX
 #define GP_WORKER_PATH 4096
 int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH]);
 

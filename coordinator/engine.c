@@ -7,6 +7,7 @@
 /* Model files, what ZeroMQ opens for itself; a ring, a pidfd, a peer's socket. */
 #define FILES 48u
 #define FILES_PER_STAGE 4u
+#define GOOD_LOOKUP 15u /* with the token before them as many rows as a tile of the CPU's */
 #define WAIT_NS 100000000u /* how late an interrupt from a signal may be seen */
 
 /* ---- life --------------------------------------------------------------------- */
@@ -17,11 +18,12 @@ static int allocate(struct gp_engine *e)
 
 	e->slots = calloc(p->max_sequences, sizeof(struct job *));
 	e->order = calloc(p->max_sequences, sizeof(struct job *));
+	e->bets = calloc(p->max_sequences, sizeof *e->bets);
 	e->tenures = calloc(p->max_sequences, sizeof *e->tenures);
 	e->rows = calloc(p->max_rows, sizeof *e->rows);
 	e->meters = calloc(p->n_stages, sizeof *e->meters);
 	e->flights = calloc(p->n_stages + 1, sizeof *e->flights);
-	bool ok = e->slots && e->order && e->tenures && e->rows && e->meters && e->flights;
+	bool ok = e->slots && e->order && e->bets && e->tenures && e->rows && e->meters && e->flights;
 	for (uint32_t i = 0; i <= p->n_stages && ok; i++)
 		ok = (e->flights[i].tenures = calloc(p->max_rows, sizeof(uint32_t))) != NULL;
 	if (!ok)
@@ -32,6 +34,16 @@ static int allocate(struct gp_engine *e)
 	if (rc == 0)
 		rc = gp_prefix_create(e);
 	return rc < 0 ? rc : gp_slot_view_create(&e->view, &e->out_geometry);
+}
+
+static uint32_t choose_lookup(const struct gp_plan *p, uint32_t wanted)
+{
+	if (wanted != GP_LOOKUP_AUTO)
+		return wanted;
+	for (uint32_t k = 0; k < p->n_stages; k++)
+		if (strcmp(p->stage[k].device, "cpu") != 0)
+			return 0;
+	return GOOD_LOOKUP;
 }
 
 static int copy_options(struct gp_engine *e, const struct gp_engine_options *o)
@@ -57,16 +69,20 @@ static int open_trace(struct gp_engine *e)
 static int start(struct gp_engine *e, const struct gp_engine_options *o)
 {
 	const uint64_t begin = gp_now_ns();
+	uint32_t draft_context = 0;
 	int rc;
 
 	if ((rc = copy_options(e, o)) < 0 || (rc = gp_model_open(&e->model, o->model)) < 0 ||
 	    (rc = gp_plan_make(&e->plan, &o->plan, e->model)) < 0 ||
 	    (rc = gp_process_check_files(FILES + FILES_PER_STAGE * e->plan.n_stages)) < 0 ||
 	    (o->trace && (rc = gp_trace_check(o->trace)) < 0) || (rc = allocate(e)) < 0 ||
+	    (o->draft && (rc = gp_draft_check(e, &draft_context)) < 0) ||
 	    (rc = gp_pool_create(&e->pool, &e->options, &e->plan, e->model)) < 0 ||
 	    (rc = open_trace(e)) < 0 ||
-	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0)
+	    (rc = gp_pool_sync(e->pool, &e->interrupted, &e->epoch)) < 0 ||
+	    (o->draft && (rc = gp_draft_create(&e->draft, e, draft_context)) < 0))
 		return rc;
+	e->options.lookup = choose_lookup(&e->plan, o->lookup);
 	e->load_ns = gp_now_ns() - begin;
 	e->account_ns = gp_now_ns();
 	return 0;
@@ -114,6 +130,7 @@ int gp_engine_destroy(struct gp_engine *e)
 	if (!e)
 		return 0;
 	const int rc = gp_pool_destroy(e->pool);
+	gp_draft_destroy(e->draft);
 	destroy_jobs(e);
 	gp_inbox_destroy(e);
 	gp_slot_view_finish(&e->view);
@@ -125,6 +142,7 @@ int gp_engine_destroy(struct gp_engine *e)
 	gp_prefix_destroy(e);
 	gp_kv_ops_destroy(e);
 	free(e->tenures);
+	free(e->bets);
 	free(e->order);
 	free(e->slots);
 	gp_model_close(e->model);
@@ -151,6 +169,7 @@ const struct gp_plan *gp_engine_plan(const struct gp_engine *e)
 void gp_engine_interrupt(struct gp_engine *e)
 {
 	atomic_store(&e->interrupted, true);
+	gp_draft_interrupt(e->draft);
 }
 
 /* ---- steps out ------------------------------------------------------------------ */
@@ -246,9 +265,14 @@ static void learn(struct gp_engine *e)
 
 		ns += t->end_ns > t->start_ns ? t->end_ns - t->start_ns : 0;
 	}
-	gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
+	if (!f->n_prefill)
+		gp_costs_learn(&e->costs, f->n_rows, ns);
+	/* Beside prompts there are no guesses. */
+	if (!f->n_guesses)
+		gp_pace_learn(&e->pace, f->n_rows - f->n_prefill, f->n_prefill, ns);
 	if (e->plan.n_stages > 1)
-		gp_deal_learn(&e->deal, gp_count_decode(e), f->n_rows - f->n_prefill,
+		gp_deal_learn(&e->deal, gp_count_decode(e),
+			      f->n_rows - f->n_prefill - f->n_guesses,
 			      f->n_prefill > 0, gp_now_ns());
 	e->decode_in_flight -= f->n_rows > f->n_prefill;
 }
@@ -282,7 +306,8 @@ static void replay_all(struct gp_engine *e)
 	gp_prefix_forget(e);
 	for (uint32_t i = 0; i < e->plan.max_sequences; i++) {
 		if (e->slots[i])
-			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->saved = 0;
+			e->slots[i]->sent = e->slots[i]->back = e->slots[i]->saved =
+				e->slots[i]->n_guessed = 0;
 	}
 }
 

@@ -3,6 +3,8 @@
 #define GP_ENGINE_INTERNAL_H
 
 #include "coordinator/deal.h"
+#include "coordinator/lookup.h"
+#include "coordinator/odds.h"
 #include "coordinator/pace.h"
 #include "coordinator/pool.h"
 
@@ -25,15 +27,20 @@ struct job {
 	uint32_t id, slot;
 	enum job_state state;
 	struct owner *owner;        /* NULL: KEPT */
-	uint32_t *tokens;           /* prompt, then generated */
+	uint32_t *tokens;           /* prompt, then generated, then n_guessed guesses */
 	uint32_t n_tokens, room;    /* room: the most that there will be */
-	uint32_t sent;              /* positions given to the pipeline */
+	uint32_t sent;              /* positions given to the pipeline; those of guesses, too */
 	uint32_t back;              /* positions that came back */
 	uint32_t saved;             /* positions of it that were kept as a prefix */
 	uint32_t charged;           /* positions that its owner was charged for */
 	uint32_t scored;            /* logits were delivered for positions below */
 	uint32_t generated;
 	struct gp_sampler *sampler;
+	uint32_t n_guessed;         /* to go with the next row, or on their way */
+	enum gp_guess guess;        /* how they were come by */
+	struct gp_odds odds;
+	struct gp_place place;      /* whose tokens it repeats, as it seems */
+	uint32_t draft_id;          /* its last request to the draft model's engine; 0: none */
 	struct job *next;           /* in its owner's queue, or the inbox */
 };
 
@@ -49,7 +56,13 @@ struct owner {
  * hands since. */
 struct flight {
 	uint32_t n_rows, n_prefill;
+	uint32_t n_guesses;         /* rows in decode for tokens that are only guessed */
 	uint32_t *tenures;          /* of the rows' slots; max_rows of them */
+};
+
+/* What a step may still carry. */
+struct budget {
+	uint32_t rows, logit_rows, blocks;
 };
 
 struct stage_meter {
@@ -102,6 +115,11 @@ struct gp_engine {
 	int kv_rc;                  /* an operation could not be */
 	struct gp_row *rows;        /* scratch for composing a step */
 
+	struct gp_step_costs costs;
+	struct gp_draft *draft;     /* NULL: none */
+	struct gp_bet *bets;        /* scratch, by sequence slot, as order */
+	struct gp_guess_stats looked_up, drafted;
+
 	struct stage_meter *meters;
 	uint64_t load_ns, account_ns, prompt_ns, generate_ns, prompt_tokens, generated_tokens, decoded_tokens;
 };
@@ -115,6 +133,8 @@ uint32_t gp_job_candidates(const struct job *j, uint32_t pos);
 /* A row of the job came back; logits: NULL when it wanted none. May free it. */
 int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 		    const struct gp_slot_logits *logits);
+/* Takes back what was sent of it from a position on; it comes back as nobody's. */
+void gp_job_take_back(struct gp_engine *e, struct job *j, uint32_t pos);
 /* Of a live one; may free it. */
 void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why);
 
@@ -184,6 +204,30 @@ bool gp_in_decode(const struct job *j);
 uint32_t gp_count_decode(const struct gp_engine *e);
 /* Fills e->rows for one step, and f; the number of rows, or < 0. */
 int gp_schedule(struct gp_engine *e, struct flight *f);
+
+/* speculation.c: tokens that are guessed, and go with a sequence's row to be verified. */
+/* For the sequences of the next step, at most so many, in the order of their turns. */
+void gp_speculate(struct gp_engine *e, uint32_t sequences, const struct budget *left);
+/* So many of the guesses went with the row; again how many. */
+uint32_t gp_guess_sent(struct gp_engine *e, struct job *j, uint32_t n);
+/* A token was chosen where a guess may have been made; takes back the rows of a wrong one
+ * and all after it. */
+void gp_guess_verify(struct gp_engine *e, struct job *j, uint32_t token);
+
+/* draft.c: a smaller model that guesses, in an engine of its own. */
+/* Before anything is loaded: is there such a model, of the same vocabulary? Its context. */
+int gp_draft_check(const struct gp_engine *e, uint32_t *context);
+int gp_draft_create(struct gp_draft **d, const struct gp_engine *e, uint32_t context);
+void gp_draft_destroy(struct gp_draft *d); /* NULL is fine */
+/* Has it room for so many guesses after j's tokens, and does it run? */
+bool gp_draft_takes(const struct gp_draft *d, const struct job *j, uint32_t guesses);
+/* What one token for all of a step's sequences takes; 0: unknown. */
+double gp_draft_token_ns(const struct gp_draft *d);
+/* Guesses bets[i].offered tokens for each, at most depth, behind its own, and leaves how
+ * many there are there and in n_guessed. Those it has not seen enough of get on with that. */
+void gp_draft_guess(struct gp_draft *d, struct job **jobs, struct gp_bet *bets, uint32_t n,
+		    uint32_t depth);
+void gp_draft_interrupt(struct gp_draft *d); /* any thread; NULL is fine */
 
 /* stats.c */
 void gp_meter_step(struct gp_engine *e, const struct gp_slot_header *h);

@@ -50,6 +50,7 @@ int gp_job_create(struct gp_engine *e, const struct gp_request *r, struct job **
 	if (!j)
 		return gp_fail(ENOMEM, "no memory for a request");
 	j->request = *r;
+	gp_odds_init(&j->odds);
 	if ((rc = copy_lists(e, r, j)) < 0 ||
 	    (rc = gp_sampler_create(&j->sampler, &r->sampling, gp_engine_config(e)->vocab)) < 0) {
 		gp_job_destroy(j);
@@ -70,9 +71,21 @@ void gp_job_destroy(struct job *j)
 	free(j);
 }
 
+/* Nothing else of it is on its way: the row after a guess waits for the guess. */
+void gp_job_take_back(struct gp_engine *e, struct job *j, uint32_t pos)
+{
+	j->n_guessed = 0;
+	if (j->sent <= pos)
+		return;
+	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_TRUNCATE, .seq = j->slot, .pos = pos });
+	j->sent = pos;
+	e->tenures[j->slot]++;
+}
+
 void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why)
 {
 	gp_meter_time(e);
+	gp_job_take_back(e, j, j->n_tokens);
 	gp_owner_leave(e, j);
 	e->n_live--;
 	if (j->request.on_done)
@@ -97,7 +110,7 @@ static bool is_scored(const struct job *j, uint32_t pos)
 bool gp_job_wants_logits(const struct job *j, uint32_t pos)
 {
 	return is_scored(j, pos) ||
-	       (j->request.max_new > j->generated && pos + 1 == j->n_tokens);
+	       (j->request.max_new > j->generated && pos + 1 >= j->n_tokens);
 }
 
 uint32_t gp_job_candidates(const struct job *j, uint32_t pos)
@@ -121,11 +134,14 @@ static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_log
 	uint32_t token;
 	int rc = gp_sampler_pick(j->sampler, logits, j->tokens, j->n_tokens, &token);
 
+	if (j->generated < j->request.n_forced && j->request.forced[j->generated] != GP_UNFORCED)
+		token = j->request.forced[j->generated];
 	if (rc == 0 && j->request.on_logprobs)
 		rc = gp_logprobs(&j->request, logits->row, gp_engine_config(e)->vocab, token);
 	if (rc < 0)
 		return rc;
 	gp_meter_time(e);
+	gp_guess_verify(e, j, token);
 	e->generated_tokens++;
 	e->decoded_tokens += j->generated++ > 0;
 	atomic_store(&e->pool->progressed, true);

@@ -342,7 +342,7 @@ void gp_plan_geometry(const struct gp_plan *p, const struct gp_config *c, uint32
 		      struct gp_slot_geometry *g)
 {
 	*g = (struct gp_slot_geometry){
-		.max_ops = 4 * p->max_sequences + 2 * p->prefixes, .max_rows = p->max_rows,
+		.max_ops = 5 * p->max_sequences + 2 * p->prefixes, .max_rows = p->max_rows,
 		.payload = GP_PAYLOAD_HIDDEN, .max_payload_rows = p->max_rows,
 		.payload_cols = c->hidden,
 		.vocab = c->vocab, .max_sequences = p->max_sequences + p->prefixes, .context = p->context,

@@ -125,6 +125,13 @@ uint32_t gp_sampler_needs(const struct gp_sampler *s)
 	return n <= most ? (uint32_t)n : 0;
 }
 
+/* The generator's state is its seed. */
+void gp_sampler_settings(const struct gp_sampler *s, struct gp_sampling *how)
+{
+	*how = s->how;
+	how->seed = s->random;
+}
+
 /* Those who wait, and those who need few, hold little. */
 static int make_room(struct gp_sampler *s, uint32_t n)
 {

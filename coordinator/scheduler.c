@@ -5,10 +5,6 @@
 /* With several stages a prompt is cut smaller, so that all of them have work. */
 #define PIPELINE_CHUNK 128u
 
-struct budget {
-	uint32_t rows, logit_rows, blocks;
-};
-
 bool gp_is_live(const struct job *j)
 {
 	return j && j->state == JOB_LIVE;
@@ -16,7 +12,7 @@ bool gp_is_live(const struct job *j)
 
 bool gp_in_decode(const struct job *j)
 {
-	return gp_is_live(j) && j->request.max_new && j->n_tokens - j->sent <= 1;
+	return gp_is_live(j) && j->request.max_new && j->sent + 1 >= j->n_tokens;
 }
 
 static void charge(struct job *j, uint32_t pos)
@@ -52,7 +48,7 @@ static int take_rows(struct gp_engine *e, struct flight *f, struct job *j, uint3
 	uint32_t taken = 0;
 	int rc;
 
-	while (taken < most && j->sent < j->n_tokens && left->rows) {
+	while (taken < most && j->sent < j->n_tokens + j->n_guessed && left->rows) {
 		const bool wants = gp_job_wants_logits(j, j->sent);
 		const bool begins = gp_begins_block(e, j);
 
@@ -91,17 +87,24 @@ static int add_decode(struct gp_engine *e, struct flight *f, struct budget *left
 	const uint32_t slots = e->plan.max_sequences, first = e->turn;
 	const uint32_t steps = e->deal.split ? e->plan.n_stages : 1;
 	const uint32_t most = (gp_count_decode(e) + steps - 1) / steps;
+	uint32_t n = 0;
 	int rc = 0;
 
 	if (e->decode_in_flight >= steps)
 		return 0;
-	for (uint32_t i = 0; i < slots && f->n_rows < most && rc >= 0; i++) {
+	gp_speculate(e, most, left);
+	for (uint32_t i = 0; i < slots && n < most && rc >= 0; i++) {
 		const uint32_t slot = (first + i) % slots;
+		struct job *j = e->slots[slot];
 
-		if (!gp_in_decode(e->slots[slot]))
+		if (!gp_in_decode(j))
 			continue;
-		rc = take_rows(e, f, e->slots[slot], 1, left);
-		e->turn = rc > 0 ? (slot + 1) % slots : e->turn;
+		rc = take_rows(e, f, j, 1 + j->n_guessed, left);
+		if (rc > 0) {
+			e->turn = (slot + 1) % slots;
+			n++;
+			f->n_guesses += gp_guess_sent(e, j, (uint32_t)rc - 1);
+		}
 	}
 	return rc;
 }
@@ -181,7 +184,7 @@ int gp_schedule(struct gp_engine *e, struct flight *f)
 	struct budget left = { .rows = e->plan.max_rows, .logit_rows = e->plan.max_logit_rows };
 	int rc;
 
-	f->n_rows = f->n_prefill = 0;
+	f->n_rows = f->n_prefill = f->n_guesses = 0;
 	save_prefixes(e);
 	seat_queued(e);
 	left.blocks = gp_seats_make_room(e);

@@ -2,7 +2,7 @@
 #include "coordinator/engine_internal.h"
 
 /* Between two steps a slot is taken once and left once at most, for what has not been sent
- * needs no drop, and what it has may be kept as a prefix before either. The plan has room
+ * needs no drop, its last owner's wrong guesses are taken back once, and what it has may be kept as a prefix before either. The plan has room
  * for that, and for each prefix to go and to come. */
 static void push_op(struct gp_engine *e, enum gp_kv_op_kind kind, uint32_t seq, uint32_t pos)
 {
@@ -33,6 +33,7 @@ static void take_over(struct gp_engine *e, struct job *j, struct job *kept)
 		push_op(e, GP_KV_TRUNCATE, kept->slot, same);
 	j->slot = kept->slot;
 	j->sent = j->back = same;
+	j->draft_id = kept->draft_id;
 	gp_job_destroy(kept);
 }
 
@@ -189,7 +190,7 @@ void gp_seat_leave(struct gp_engine *e, struct job *j)
 		push_op(e, GP_KV_DROP, j->slot, 0);
 	e->slots[j->slot] = NULL;
 	e->tenures[j->slot]++;
-	j->sent = j->back = j->saved = 0;
+	j->sent = j->back = j->saved = j->n_guessed = 0;
 }
 
 void gp_seat_preempt(struct gp_engine *e, struct job *j)

@@ -77,6 +77,7 @@ void gp_engine_stats(struct gp_engine *e, struct gp_engine_stats *s)
 		.decoded_tokens = e->decoded_tokens, .generate_ns = e->generate_ns, .load_ns = e->load_ns, .epoch = e->epoch,
 		.preempted = e->preempted, .prefix_tokens = e->prefix_tokens, .live = e->n_live, .queued = e->n_queued,
 		.kv_blocks = e->plan.kv_blocks, .kv_blocks_held = gp_seats_held(e),
+		.looked_up = e->looked_up, .drafted = e->drafted,
 		.huge_pages = true,
 	};
 	for (uint32_t k = 0; k <= e->plan.n_stages; k++)
@@ -99,4 +100,5 @@ void gp_engine_stats_reset(struct gp_engine *e)
 		e->meters[k] = (struct stage_meter){ .last_end_ns = e->meters[k].last_end_ns };
 	e->prompt_tokens = e->prompt_ns = 0;
 	e->generated_tokens = e->decoded_tokens = e->generate_ns = 0;
+	e->looked_up = e->drafted = (struct gp_guess_stats){ 0 };
 }

@@ -18,11 +18,13 @@ static const char help[] =
 	"Usage: gempipe bench -m MODEL [options]\n"
 	"       gempipe bench --device npu [--npu sim] [--json]\n"
 	"       gempipe bench --serve --help\n"
+	"       gempipe bench --guess --help\n"
 	"Measures prefill and decode through the pipeline. Each speed is held against what this\n"
 	"machine can do, measured in the same run on as many threads: reading memory, and 8-bit\n"
 	"(quantised weights) or float32 arithmetic. A speed of more than 105% of these is marked\n"
 	"as an error of the measurement; the exit status stays 0.\n\n"
 	"      --serve            what users of the server get under load: see its own --help\n"
+	"      --guess            what guessing tokens gives: see its own --help\n"
 	"      --device npu       no model: what a command and a pair of tiles take on the NPU, by\n"
 	"                         which products are given to it or to the host\n"
 	"  -p, --prompt N         prompt tokens of the prefill test (default 512; 0: none)\n"
@@ -455,20 +457,20 @@ static int bench(struct bench *b)
 	return cli_flush_stdout();
 }
 
-/* Load on a server has a program of its own, which alone needs libcurl. */
-static void become_load(struct cli *c, char **argv)
+/* What needs libcurl, and what forces the sampler, are programs of their own. */
+static void become(struct cli *c, const char *program, char **argv)
 {
 	char path[GP_WORKER_PATH];
 	const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
 
 	path[n > 0 ? n : 0] = '\0';
 	char *name = strrchr(path, '/');
-	if (name && (size_t)(name - path) + sizeof "/gempipe-load" <= sizeof path) {
-		strcpy(name, "/gempipe-load");
+	if (name && (size_t)(name - path) + strlen(program) + 2 <= sizeof path) {
+		strcpy(name + 1, program);
 		execv(path, argv);
 	}
-	gp_fail(errno, "--serve: %s: %s; it is built where libcurl is (Debian: libcurl4-openssl-dev)",
-		path, strerror(errno));
+	gp_fail(errno, "%s: %s; gempipe-load is built where libcurl is (Debian: "
+		"libcurl4-openssl-dev)", path, strerror(errno));
 	exit(cli_failed(c));
 }
 
@@ -483,7 +485,9 @@ int main(int argc, char **argv)
 	cli_init(&b.cli, "bench");
 	for (int i = 1; i < argc; i++)
 		if (strcmp(argv[i], "--serve") == 0)
-			become_load(&b.cli, argv);
+			become(&b.cli, "gempipe-load", argv);
+		else if (strcmp(argv[i], "--guess") == 0)
+			become(&b.cli, "gempipe-guess", argv);
 	if ((status = read_arguments(&b, argc, argv)) != 0)
 		return status;
 	if (b.device) {

@@ -19,7 +19,7 @@ static const char help[] =
 	"  -n, --tokens N         tokens of an answer at most (default 1024)\n"
 	"      --temp T           temperature (default 1.0; 0 is greedy)\n"
 	"      --top-k K (64), --top-p P (0.95), --min-p P, --repeat-penalty R, --seed S\n"
-	CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_CTX_HELP CLI_GUESS_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe chat -m gemma-3-27b-it-q4_0.gguf\n"
 	"  echo 'Name three rivers.' | gempipe chat -m MODEL --temp 0 -q\n";
@@ -27,7 +27,7 @@ static const char help[] =
 enum { OPT_SYSTEM = CLI_FIRST_OWN, OPT_NO_HISTORY, OPT_SAMPLING };
 
 static const struct option options[] = {
-	CLI_ENGINE_OPTIONS,
+	CLI_ENGINE_OPTIONS, CLI_GUESS_OPTIONS,
 	{ "system", required_argument, NULL, OPT_SYSTEM },
 	{ "no-history", no_argument, NULL, OPT_NO_HISTORY },
 	{ "tokens", required_argument, NULL, 'n' },
@@ -183,6 +183,7 @@ int main(int argc, char **argv)
 	int status;
 
 	cli_init(&c.cli, "chat");
+	c.cli.lookup = GP_LOOKUP_AUTO;
 	if ((status = read_arguments(&c, argc, argv)) != 0)
 		return status;
 	/* Who stops a long prompt presses Ctrl-C twice, and wants to keep the conversation. */

@@ -19,7 +19,7 @@ static const char help[] =
 	"      --top-k K, --top-p P, --min-p P, --repeat-penalty R, --seed S\n"
 	"      --no-bos           do not put <bos> in front\n"
 	"      --parse-special    control tokens in the prompt are control tokens\n"
-	CLI_JSON_HELP CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_JSON_HELP CLI_CTX_HELP CLI_GUESS_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe run -m gemma-3-27b-it-q4_0.gguf -p 'The capital of France is' -n 20\n"
 	"  gempipe run -m MODEL --prompts questions.txt --parallel 4 --json\n"
@@ -44,7 +44,7 @@ enum { OPT_PROMPTS = CLI_FIRST_OWN, OPT_PARALLEL, OPT_NO_BOS, OPT_PARSE_SPECIAL,
        OPT_IMAGE };
 
 static const struct option options[] = {
-	CLI_ENGINE_OPTIONS,
+	CLI_ENGINE_OPTIONS, CLI_GUESS_OPTIONS,
 	{ "prompt", required_argument, NULL, 'p' }, { "file", required_argument, NULL, 'f' },
 	{ "prompts", required_argument, NULL, OPT_PROMPTS },
 	{ "parallel", required_argument, NULL, OPT_PARALLEL },
@@ -310,6 +310,7 @@ int main(int argc, char **argv)
 	int rc;
 
 	cli_init(&r.cli, "run");
+	r.cli.lookup = GP_LOOKUP_AUTO;
 	if ((rc = read_arguments(&r, argc, argv)) != 0)
 		return rc;
 	rc = generate(&r);

@@ -20,7 +20,7 @@ static const char help[] =
 	"      --client-timeout S seconds for a request to come in, and to take what is left of an\n"
 	"                         answer when all of it is made (default 60)\n"
 	SERVING_HELP
-	CLI_CTX_HELP CLI_ENGINE_HELP
+	CLI_CTX_HELP CLI_GUESS_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
 	"  gempipe serve -m gemma-3-27b-it-q4_0.gguf --max-sequences 16\n"
 	"  gempipe serve -m MODEL --host 0.0.0.0 --api-key-file keys.txt\n"
@@ -30,7 +30,7 @@ static const char help[] =
 enum { OPT_HOST = SERVING_FIRST_OWN, OPT_PORT, OPT_KEYS, OPT_NAME, OPT_CONNECTIONS, OPT_TIMEOUT };
 
 static const struct option options[] = {
-	CLI_ENGINE_OPTIONS,
+	CLI_ENGINE_OPTIONS, CLI_GUESS_OPTIONS,
 	SERVING_OPTIONS,
 	{ "host", required_argument, NULL, OPT_HOST },
 	{ "port", required_argument, NULL, OPT_PORT },
@@ -132,6 +132,7 @@ int main(int argc, char **argv)
 	int status;
 
 	cli_init(&s.cli, "serve");
+	s.cli.lookup = GP_LOOKUP_AUTO;
 	s.cli.plan.max_sequences = 8;
 	s.cli.plan.prefixes = 16;
 	s.cli.max_queue = 256;

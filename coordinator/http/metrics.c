@@ -88,6 +88,17 @@ static void show_stages(FILE *f, const struct server *s, const struct gp_engine_
 	}
 }
 
+static void show_guesses(FILE *f, const char *which, const char *help, uint64_t looked_up,
+			 uint64_t drafted)
+{
+	char name[40];
+
+	snprintf(name, sizeof name, "guesses_%s_total", which);
+	head(f, name, "counter", help);
+	fprintf(f, "gempipe_%s{by=\"lookup\"} %llu\ngempipe_%s{by=\"draft\"} %llu\n", name,
+		(unsigned long long)looked_up, name, (unsigned long long)drafted);
+}
+
 static void show_all(FILE *f, struct server *s, const struct gp_engine_stats *e)
 {
 	struct metrics *m = &s->metrics;
@@ -108,6 +119,10 @@ static void show_all(FILE *f, struct server *s, const struct gp_engine_stats *e)
 	      e->prefix_tokens);
 	value(f, "generated_tokens_total", "counter", "Tokens generated.",
 	      atomic_load(&m->generated_tokens));
+	show_guesses(f, "proposed", "Tokens that went to be verified before they were known.",
+		     e->looked_up.proposed, e->drafted.proposed);
+	show_guesses(f, "accepted", "Those of them that were right.", e->looked_up.accepted,
+		     e->drafted.accepted);
 	value(f, "kv_blocks", "gauge", "Blocks of the KV cache, of 64 positions.", e->kv_blocks);
 	value(f, "kv_blocks_held", "gauge", "Blocks that sequences hold.", e->kv_blocks_held);
 	show_histogram(f, "time_to_first_token_seconds", "From a request to its first token.",

@@ -95,6 +95,13 @@ static void test_usage(void **state)
 		"1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1");
 	REFUSED(2, "--context ',': no number", program("bench"), "-m", MINI, "-c", ",");
 	REFUSED(2, "--context: '-1'", program("bench"), "-m", MINI, "-c", "0,-1");
+	REFUSED(2, "--lookup: '32'", run, "-m", MINI, "-p", "x", "--lookup", "32");
+	REFUSED(1, "without --draft", run, "-m", MINI, "-p", "x", "--draft-stages", "cpu:0-5");
+	REFUSED(1, "draft model /none.gguf", run, "-m", MINI, "-p", "x", "--draft", "/none.gguf");
+	REFUSED(1, "tokenizer", run, "-m", MINI, "-p", "x", "--draft", "tests/data/gemma3-mini-tokenizer");
+	REFUSED(2, "nothing guesses", program("bench"), "--guess", "-m", MINI);
+	REFUSED(2, "--accept '1,2'", program("bench"), "--guess", "-m", MINI, "--accept", "1,2");
+	REFUSED(2, "go together", program("bench"), "--guess", "-m", MINI, "--lookup", "1", "-f", "x");
 	REFUSED(1, "trained for 8192", program("bench"), "-m", MINI, "-c", "8192");
 	REFUSED(1, "reach position 106 ", program("bench"), "-m", MINI, "-p", "0", "-n", "1", "-c",
 		"100", "--ctx", "105");
@@ -116,7 +123,7 @@ static void test_help_and_version(void **state)
 {
 	static const char *const verbs[] = { "run", "chat", "logits", "tokenize", "detokenize",
 					     "perplexity", "evaluate", "inspect", "convert",
-					     "synth", "bench", "worker-cpu" };
+					     "synth", "bench", "guess", "worker-cpu" };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {

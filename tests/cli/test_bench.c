@@ -229,6 +229,31 @@ static void test_cpu_mask(void **state)
 	result_free(&r);
 }
 
+/* Each share its line; of what repeats the prompt all guesses are right. */
+static void test_guesses(void **state)
+{
+	struct result r;
+	json_t *one, *other;
+
+	(void)state;
+	RUN(&r, program("bench"), "--guess", "-m", MINI, "--lookup", "6", "-p", "30", "-n", "40", "-b", "2",
+	    "-r", "1", "--accept", "1,0.5", "--threads", "1", "--json", "-q");
+	if (r.status)
+		fail_msg("%s", r.err);
+	assert_non_null(one = json_loads(r.out, JSON_DISABLE_EOF_CHECK, NULL));
+	assert_non_null(other = json_loads(strchr(r.out, '\n'), 0, NULL));
+	json_t *counts = json_object_get(one, "lookup");
+	assert_true(number_of(one, "accept") == 1 && number_of(one, "batch") == 2);
+	assert_true(number_of(one, "plain_tokens_per_s") > 0 && number_of(one, "speedup") > 0);
+	assert_true(number_of(counts, "proposed") > 0);
+	assert_true(number_of(counts, "proposed") == number_of(counts, "accepted"));
+	assert_true(number_of(json_object_get(one, "draft"), "proposed") == 0);
+	assert_true(number_of(other, "accept") == 0.5);
+	json_decref(one);
+	json_decref(other);
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -236,6 +261,7 @@ int main(void)
 		cmocka_unit_test(test_longest_rulers),
 		cmocka_unit_test(test_cost_of_decode), cmocka_unit_test(test_cost_of_prefill),
 		cmocka_unit_test(test_json), cmocka_unit_test(test_table_fits_100_columns), cmocka_unit_test(test_cpu_mask),
+		cmocka_unit_test(test_guesses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -196,6 +196,7 @@ static void test_small_ones(void **state)
 		{ "GET", "/health", 200, "\"ok\"" },
 		{ "GET", "/v1/models", 200, "\"id\":\"" NAME "\"" },
 		{ "GET", "/metrics", 200, "gempipe_time_to_first_token_seconds_bucket{le=\"+Inf\"} " },
+		{ "GET", "/metrics", 200, "gempipe_guesses_proposed_total{by=\"draft\"} 0" },
 		{ "GET", "/metrics", 200, "gempipe_stage_busy_seconds_total{stage=\"1\",device=\"cpu\"" },
 		{ "GET", "/stats", 200, "\"stages\":[{\"device\":\"cpu\"" },
 		{ "GET", "/", 200, "<!doctype html>" },

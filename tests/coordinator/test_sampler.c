@@ -313,10 +313,33 @@ static void test_penalties_and_bias(void **state)
 	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), -EINVAL);
 }
 
+/* A new one with another's settings draws what that one will draw next. */
+static void test_settings_go_on(void **state)
+{
+	static const struct gp_logit_bias bias[] = { { 7, 1.5f } };
+	const struct gp_sampling how = { .temperature = 3, .top_k = 20, .seed = 9, .bias = bias, .n_bias = 1 };
+	struct gp_sampling now;
+	float logits[VOCAB] = { [7] = 3, [9] = 2.5f, [20] = 3.5f };
+	struct gp_sampler *s, *other;
+	unsigned same_seed = 0;
+
+	(void)state;
+	assert_int_equal(gp_sampler_create(&s, &how, VOCAB), 0);
+	for (int i = 0; i < 100; i++) {
+		gp_sampler_settings(s, &now);
+		same_seed += now.seed == how.seed;
+		assert_int_equal(gp_sampler_create(&other, &now, VOCAB), 0);
+		assert_int_equal(pick(other, logits), pick(s, logits));
+		gp_sampler_destroy(other);
+	}
+	assert_int_equal(same_seed, 1);
+	gp_sampler_destroy(s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_penalties_and_bias),
+		cmocka_unit_test(test_penalties_and_bias), cmocka_unit_test(test_settings_go_on),
 		cmocka_unit_test(test_greedy_takes_lowest_of_ties),
 		cmocka_unit_test(test_broken_logits), cmocka_unit_test(test_distribution),
 		cmocka_unit_test(test_filters), cmocka_unit_test(test_repeat_penalty),

@@ -36,6 +36,15 @@ static int kv_type_option(struct cli *c)
 	return 0;
 }
 
+static int lookup_option(struct cli *c)
+{
+	uint64_t v = 0;
+	const int rc = gp_parse_u64("--lookup", optarg, 0, GP_MAX_LOOKUP, &v);
+
+	c->lookup = (uint32_t)v;
+	return rc;
+}
+
 /* Through the environment, for the workers that are started and for the rulers. */
 static int cpu_mask_option(void)
 {
@@ -88,6 +97,14 @@ int cli_option(struct cli *c, int option, const char *help)
 		return 0;
 	case CLI_KV_TYPE:
 		return kv_type_option(c);
+	case CLI_LOOKUP:
+		return lookup_option(c);
+	case CLI_DRAFT:
+		c->draft = optarg;
+		return 0;
+	case CLI_DRAFT_STAGES:
+		c->draft_stages = optarg;
+		return 0;
 	case CLI_TRACE:
 		c->trace = optarg;
 		return 0;

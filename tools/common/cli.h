@@ -19,10 +19,13 @@ struct cli {
 	bool json, verbose, quiet;
 	uint32_t max_queue;     /* as in gp_engine_options */
 	float max_step_ms;
+	uint32_t lookup;        /* as in gp_engine_options, as are these */
+	const char *draft, *draft_stages;
 	struct gp_engine *engine;
 };
 enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE, CLI_ROWS,
-       CLI_CPU_MASK, CLI_DEVICE_MEMORY, CLI_NPU, CLI_NPU_LAYERS, CLI_CHECK_NUMERICS, CLI_VERSION, CLI_FIRST_OWN };
+       CLI_CPU_MASK, CLI_DEVICE_MEMORY, CLI_NPU, CLI_NPU_LAYERS, CLI_CHECK_NUMERICS, CLI_VERSION, CLI_LOOKUP,
+       CLI_DRAFT, CLI_DRAFT_STAGES, CLI_FIRST_OWN };
 #define CLI_ENGINE_OPTIONS                                                                \
 	{ "model", required_argument, NULL, 'm' }, { "stages", required_argument, NULL, CLI_STAGES }, \
 	{ "threads", required_argument, NULL, CLI_THREADS },                               \
@@ -52,6 +55,19 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"      --trace FILE       write spans of all processes, for Perfetto's viewer\n"     \
 	"  -q, --quiet            no statistics;  -v, --verbose: more on stderr\n"            \
 	"  -h, --help             this text;  --version: the version\n"
+
+/* Of programs that generate text. */
+#define CLI_GUESS_OPTIONS                                                                 \
+	{ "lookup", required_argument, NULL, CLI_LOOKUP },                                 \
+	{ "draft", required_argument, NULL, CLI_DRAFT },                                   \
+	{ "draft-stages", required_argument, NULL, CLI_DRAFT_STAGES }
+#define CLI_GUESS_HELP                                                                    \
+	"      --lookup N         tokens a step that are guessed at most from what the text holds\n" \
+	"                         already; the text stays the same (0: none; default: 15, none\n"  \
+	"                         where a stage is not on the CPU)\n"                            \
+	"      --draft FILE       a smaller model of the same vocabulary guesses tokens. The text\n" \
+	"                         stays the same\n"                                          \
+	"      --draft-stages LIST  its stages, as --stages\n"
 
 #define CLI_JSON_HELP "      --json             results as JSON\n"
 #define CLI_CTX_HELP "      --ctx N            positions a sequence may have (default: up to 8192)\n"

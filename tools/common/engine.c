@@ -83,10 +83,13 @@ int cli_open_engine(struct cli *c)
 	const struct gp_engine_options o = {
 		.model = c->model, .plan = c->plan, .trace = c->trace,
 		.max_queue = c->max_queue, .max_step_ms = c->max_step_ms,
+		.lookup = c->lookup, .draft = c->draft, .draft_stages = c->draft_stages,
 		.worker_dir = getenv("GEMPIPE_WORKER_DIR"),
 		.progress = show_progress, .announce = show_announcement, .user = c,
 	};
 
+	if (c->draft_stages && !c->draft)
+		return gp_fail(EINVAL, "--draft-stages without --draft FILE");
 	catch_signals();
 	const int rc = gp_engine_create(&running, &o);
 	c->engine = running;
@@ -107,6 +110,14 @@ int cli_close_engine(struct cli *c, int status)
 static double per_second(uint64_t n, uint64_t ns)
 {
 	return ns ? (double)n * 1e9 / (double)ns : 0;
+}
+
+static void print_guesses(FILE *to, const char *by, const struct gp_guess_stats *s)
+{
+	if (s->proposed)
+		fprintf(to, "guessed by %s: %llu tokens, %llu right (%.0f%%)\n", by,
+			(unsigned long long)s->proposed, (unsigned long long)s->accepted,
+			100 * (double)s->accepted / (double)s->proposed);
 }
 
 void cli_print_stats(const struct cli *c, FILE *to)
@@ -134,4 +145,6 @@ void cli_print_stats(const struct cli *c, FILE *to)
 		(unsigned long long)s.generated_tokens,
 		per_second(s.decoded_tokens, s.generate_ns),
 		simulated ? " (simulated NPU: the speed of the simulator, of no NPU)" : "");
+	print_guesses(to, "lookup", &s.looked_up);
+	print_guesses(to, "the draft model", &s.drafted);
 }
