@@ -411,8 +411,11 @@ static void refused_raw(const char *data, size_t bytes, int wanted)
 		assert_true(status == 0 || status >= 400);
 }
 
+/* On a server of its own, which waits a second for the end of what is none. */
 static void test_hostile_bytes(void **state)
 {
+	const char *const options[] = { "-m", MINI, "--threads", "1", "--client-timeout", "1" };
+	const struct http_server shared = server;
 	static const char *const raw[] = {
 		"GET / HTTP/9.9\r\n\r\n", "GET\r\n\r\n",
 		"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
@@ -429,6 +432,7 @@ static void test_hostile_bytes(void **state)
 
 	(void)state;
 	assert_true(nested && header);
+	http_start(&server, options, GP_ARRAY_LEN(options));
 	for (size_t i = 0; i < GP_ARRAY_LEN(raw); i++)
 		refused_raw(raw[i], strlen(raw[i]), 0);
 	for (size_t i = 0; i < GP_ARRAY_LEN(begun); i++) {
@@ -447,6 +451,8 @@ static void test_hostile_bytes(void **state)
 	free(header);
 	free(nested);
 	test_completion(state);
+	assert_int_equal(http_stop(&server, NULL), 0);
+	server = shared;
 }
 
 /* A body without an end is read for 16 MiB, in the hope of one, and some lies in sockets. */

@@ -85,6 +85,7 @@ static void test_whole_logprobs(void **state)
 	assert_true(peak_mb() - before < 40);
 }
 
+/* At least so much. */
 static void await_metric(const char *name, double least)
 {
 	for (int i = 0; i < 1000 && http_metric(&server, name) < least; i++)
