@@ -45,7 +45,8 @@ static json_t *usage_of(const struct exchange *x)
 /* Consumes o. */
 static int add_json(struct buffer *b, json_t *o)
 {
-	char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(8)) : NULL;
+	char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(8) | JSON_ENCODE_ANY)
+		       : NULL;
 	const int rc = text ? buffer_add_text(b, text) : gp_fail(ENOMEM, "no memory for an answer");
 
 	free(text);

@@ -350,6 +350,19 @@ static void test_logprobs_end_with_the_text(void **state)
 	json_decref(all);
 }
 
+static void test_usage_of_a_stream(void **state)
+{
+	int status;
+	char *text = http_body(http_read(http_begin(&server, COMPLETIONS, START ",\"max_tokens\":3,\"stream\":"
+				       "true,\"stream_options\":{\"include_usage\":true}}")), &status);
+
+	(void)state;
+	assert_int_equal(status, 200);
+	assert_non_null(strstr(text, "\"usage\":null}"));
+	assert_non_null(strstr(text, "\"choices\":[],\"usage\":{\"prompt_tokens\":"));
+	free(text);
+}
+
 /* A stream that cannot go on says so. */
 static void test_failed_stream(void **state)
 {
@@ -412,6 +425,7 @@ int main(void)
 		cmocka_unit_test(test_long_stops), cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_bound_address), cmocka_unit_test(test_top_p_of_zero),
 		cmocka_unit_test(test_logprobs_end_with_the_text), cmocka_unit_test(test_failed_stream),
+		cmocka_unit_test(test_usage_of_a_stream),
 		cmocka_unit_test(test_first_token_counts_from_the_end),
 	};
 
