@@ -90,6 +90,10 @@ void gp_text_destroy(struct gp_text *t); /* NULL is fine */
 int gp_text_push(struct gp_text *t, uint32_t token, const char **text, size_t *bytes);
 /* What was held back; there is no more. */
 int gp_text_flush(struct gp_text *t, const char **text, size_t *bytes);
+/* Characters of all tokens so far, where the next one's begin, and of what was handed out.
+ * A token that begins there or later is not in the text. */
+uint64_t gp_text_made(const struct gp_text *t);
+uint64_t gp_text_given(const struct gp_text *t);
 
 /* ==== engine (coordinator/engine.c, scheduler.c; pool.c keeps the workers) ===== */
 struct gp_engine_options {

@@ -7,12 +7,25 @@
 
 struct gp_text {
 	struct gp_detokenizer *detokenizer;
-	char **stops;
+	struct stop {
+		char *text;
+		size_t bytes;
+	} *stops;
 	size_t n_stops;
 	char *held;             /* certain but for stop strings; the first given bytes are handed out */
 	size_t n, room, given;
 	bool stopped;
+	uint64_t characters_made, characters_given;
 };
+
+static uint64_t characters(const char *text, size_t bytes)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < bytes; i++)
+		n += ((unsigned char)text[i] & 0xc0) != 0x80;
+	return n;
+}
 
 int gp_text_create(struct gp_text **out, const struct gp_tokenizer *tokenizer,
 		   const char *const *stops, size_t n_stops)
@@ -22,8 +35,9 @@ int gp_text_create(struct gp_text **out, const struct gp_tokenizer *tokenizer,
 			 ? gp_detokenizer_create(&t->detokenizer, tokenizer, true) : -ENOMEM;
 
 	for (size_t i = 0; i < n_stops && rc == 0; i++) {
-		t->stops[t->n_stops] = strdup(stops[i]);
-		rc = t->stops[t->n_stops++] ? 0 : -ENOMEM;
+		t->stops[i] = (struct stop){ strdup(stops[i]), strlen(stops[i]) };
+		t->n_stops++;
+		rc = t->stops[i].text ? 0 : -ENOMEM;
 	}
 	if (rc < 0) {
 		gp_text_destroy(t);
@@ -38,7 +52,7 @@ void gp_text_destroy(struct gp_text *t)
 	if (!t)
 		return;
 	for (size_t i = 0; i < t->n_stops; i++)
-		free(t->stops[i]);
+		free(t->stops[i].text);
 	free(t->stops);
 	gp_detokenizer_destroy(t->detokenizer);
 	free(t->held);
@@ -65,6 +79,7 @@ static int append(struct gp_text *t, const char *text, size_t bytes)
 	if (bytes)
 		memcpy(t->held + t->n, text, bytes);
 	t->n += bytes;
+	t->characters_made += characters(text, bytes);
 	return 0;
 }
 
@@ -74,10 +89,10 @@ static bool stop_at(const struct gp_text *t, size_t at, bool begun)
 	const size_t left = t->n - at;
 
 	for (size_t i = 0; i < t->n_stops; i++) {
-		const size_t bytes = strlen(t->stops[i]);
+		const size_t bytes = t->stops[i].bytes;
 
 		if ((bytes <= left || begun) &&
-		    memcmp(t->held + at, t->stops[i], bytes < left ? bytes : left) == 0)
+		    memcmp(t->held + at, t->stops[i].text, bytes < left ? bytes : left) == 0)
 			return true;
 	}
 	return false;
@@ -101,6 +116,7 @@ static int hand_out(struct gp_text *t, bool last, const char **text, size_t *byt
 		t->given = find_stop(t, true);
 	*text = t->held ? t->held : "";
 	*bytes = t->given;
+	t->characters_given += characters(*text, *bytes);
 	return t->stopped;
 }
 
@@ -125,4 +141,14 @@ int gp_text_flush(struct gp_text *t, const char **text, size_t *bytes)
 	    (rc = append(t, *text, *bytes)) < 0)
 		return rc;
 	return hand_out(t, true, text, bytes);
+}
+
+uint64_t gp_text_made(const struct gp_text *t)
+{
+	return t->characters_made;
+}
+
+uint64_t gp_text_given(const struct gp_text *t)
+{
+	return t->characters_given;
 }

@@ -190,19 +190,15 @@ static int encode_rendered(const struct gp_tokenizer *t, const struct gp_chat_me
 	return rc;
 }
 
-int gp_chat_encode(const struct gp_tokenizer *t, const struct gp_chat_message *m, size_t n,
-                   bool add_generation_prompt, bool parse_content, uint32_t **ids,
-                   size_t *n_ids)
+static int encode_plain(const struct gp_tokenizer *t, const struct gp_chat_message *m, size_t n,
+                        bool add_generation_prompt, size_t most, uint32_t **ids, size_t *n_ids)
 {
-	struct gp_encoder e = { .t = t };
+	struct gp_encoder e = { .t = t, .most = most };
 	struct prompt p = { .encoder = &e };
 	int rc = find_marks(t, p.mark_id);
 
-	if (rc < 0)
-		return rc;
-	if (parse_content)
-		return encode_rendered(t, m, n, add_generation_prompt, ids, n_ids);
-	rc = put_chat(&p, m, n, add_generation_prompt);
+	if (rc == 0)
+		rc = put_chat(&p, m, n, add_generation_prompt);
 	if (rc == 0)
 		rc = encode_pending(&p);
 	if (rc == 0) {
@@ -213,4 +209,23 @@ int gp_chat_encode(const struct gp_tokenizer *t, const struct gp_chat_message *m
 	gp_encoder_free(&e);
 	free(p.text);
 	return rc;
+}
+
+int gp_chat_encode(const struct gp_tokenizer *t, const struct gp_chat_message *m, size_t n,
+                   bool add_generation_prompt, bool parse_content, uint32_t **ids,
+                   size_t *n_ids)
+{
+	uint32_t marks[MARKS];
+	int rc = find_marks(t, marks);
+
+	if (rc < 0)
+		return rc;
+	return parse_content ? encode_rendered(t, m, n, add_generation_prompt, ids, n_ids)
+			     : encode_plain(t, m, n, add_generation_prompt, 0, ids, n_ids);
+}
+
+int gp_chat_encode_most(const struct gp_tokenizer *t, const struct gp_chat_message *m, size_t n,
+                        size_t most, uint32_t **ids, size_t *n_ids)
+{
+	return encode_plain(t, m, n, true, most, ids, n_ids);
 }

@@ -163,6 +163,10 @@ enum { GP_ENCODE_BOS = 1u, GP_ENCODE_SPECIAL = 2u /* control tokens in the text 
  * byte offset. *ids: malloc'ed, owned by the caller. Returns 0. */
 int gp_tokenizer_encode(const struct gp_tokenizer *t, const char *text, size_t bytes,
                         unsigned flags, uint32_t **ids, size_t *n);
+/* The same for a text that is to have at most so many ids (0: no limit): -E2BIG where it has
+ * more, found as soon as may be, whatever its length. */
+int gp_tokenizer_encode_most(const struct gp_tokenizer *t, const char *text, size_t bytes,
+                             unsigned flags, size_t most, uint32_t **ids, size_t *n);
 /* Whole decode; *text malloc'ed, NUL-terminated, bytes without the NUL. */
 int gp_tokenizer_decode(const struct gp_tokenizer *t, const uint32_t *ids, size_t n,
                         bool skip_special, char **text, size_t *bytes);
@@ -190,6 +194,10 @@ int gp_chat_render(const struct gp_chat_message *m, size_t n, bool add_generatio
 int gp_chat_encode(const struct gp_tokenizer *t, const struct gp_chat_message *m, size_t n,
                    bool add_generation_prompt, bool parse_content, uint32_t **ids,
                    size_t *n_ids);
+/* The prompt for an answer, contents plain text, of at most so many ids (0: no limit): as
+ * gp_tokenizer_encode_most. */
+int gp_chat_encode_most(const struct gp_tokenizer *t, const struct gp_chat_message *m, size_t n,
+                        size_t most, uint32_t **ids, size_t *n_ids);
 
 /* ==== KV cache bookkeeping (model/kv_cache.c) ================================ */
 /* Sequences are slots 0..max_sequences-1. Positions live in blocks of

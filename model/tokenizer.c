@@ -36,8 +36,15 @@ static int make_room(void **items, size_t *room, size_t want, size_t item_bytes)
 	return 0;
 }
 
+static int too_many(const struct gp_encoder *e)
+{
+	return gp_fail(E2BIG, "the text has more than %zu tokens; shorten it", e->most);
+}
+
 int gp_encoder_id(struct gp_encoder *e, uint32_t id)
 {
+	if (e->most && e->n == e->most)
+		return too_many(e);
 	if (e->n == e->room) {
 		void *ids = e->ids;
 		int rc = make_room(&ids, &e->room, e->n + 1, sizeof(*e->ids));
@@ -55,7 +62,7 @@ void gp_encoder_free(struct gp_encoder *e)
 	free(e->ids);
 	free(e->symbols);
 	free(e->heap);
-	*e = (struct gp_encoder){ .t = e->t };
+	*e = (struct gp_encoder){ .t = e->t, .most = e->most };
 }
 
 /* ---- heap ------------------------------------------------------------------------ */
@@ -246,6 +253,9 @@ int gp_encoder_text(struct gp_encoder *e, const char *text, size_t bytes, unsign
 	size_t begin = 0, length = 0;
 	int rc = check_text(text, bytes);
 
+	/* Known without looking at it. */
+	if (rc == 0 && e->most && bytes / e->t->longest > e->most - e->n)
+		return too_many(e);
 	for (size_t at = 0; rc == 0 && at < bytes;) {
 		uint32_t id = match_added(e->t, text + at, bytes - at, special, &length);
 
@@ -265,7 +275,13 @@ int gp_encoder_text(struct gp_encoder *e, const char *text, size_t bytes, unsign
 int gp_tokenizer_encode(const struct gp_tokenizer *t, const char *text, size_t bytes,
                         unsigned flags, uint32_t **ids, size_t *n)
 {
-	struct gp_encoder e = { .t = t };
+	return gp_tokenizer_encode_most(t, text, bytes, flags, 0, ids, n);
+}
+
+int gp_tokenizer_encode_most(const struct gp_tokenizer *t, const char *text, size_t bytes,
+                             unsigned flags, size_t most, uint32_t **ids, size_t *n)
+{
+	struct gp_encoder e = { .t = t, .most = most };
 	int rc = 0;
 
 	if (flags & GP_ENCODE_BOS) {

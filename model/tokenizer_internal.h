@@ -73,6 +73,7 @@ struct gp_tokenizer {
 
 	uint32_t ascii[128];            /* a piece's first symbols; ' ' is U+2581's id */
 	uint32_t byte_id[256];
+	size_t longest;                 /* bytes of text that an id stands for, at most */
 	uint32_t start_of_turn;         /* GP_NONE: none */
 	uint32_t eos_by_text;           /* a GGUF may name <end_of_turn> as eos */
 };
@@ -111,6 +112,7 @@ struct gp_encoder {
 	const struct gp_tokenizer *t;
 	uint32_t *ids;
 	size_t n, room;
+	size_t most;                    /* ids; more are -E2BIG. 0: no limit */
 	struct gp_symbol *symbols;      /* of the piece in hand */
 	size_t n_symbols, symbols_room;
 	uint64_t *heap;                 /* rank << 32 | left symbol: smallest first */

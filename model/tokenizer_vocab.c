@@ -348,6 +348,9 @@ int gp_vocab_finish(struct gp_tokenizer *t)
 	for (size_t i = 0; i < GP_ARRAY_LEN(control); i++)
 		if (control[i] >= 0)
 			v->kind[control[i]] = GP_TOKEN_CONTROL;
+	t->longest = 1;
+	for (size_t i = 0; i < v->n; i++)
+		t->longest = v->text_bytes[i] > t->longest ? v->text_bytes[i] : t->longest;
 	index_ascii(t);
 	rc = build_trie(t);
 	return rc < 0 ? rc : gp_vocab_build_merges(t);

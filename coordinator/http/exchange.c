@@ -21,6 +21,11 @@ int buffer_add(struct buffer *b, const char *data, size_t bytes)
 	return 0;
 }
 
+int buffer_add_text(struct buffer *b, const char *text)
+{
+	return buffer_add(b, text, strlen(text));
+}
+
 struct exchange *exchange_create(struct server *s, struct MHD_Connection *c)
 {
 	struct exchange *x = calloc(1, sizeof *x);
@@ -31,6 +36,7 @@ struct exchange *exchange_create(struct server *s, struct MHD_Connection *c)
 	x->server = s;
 	x->connection = c;
 	x->refs = 1;
+	atomic_fetch_add(&s->exchanges, 1);
 	x->id = atomic_fetch_add(&s->next_id, 1) + 1;
 	x->begin_ns = gp_now_ns();
 	x->created = time(NULL);
@@ -44,15 +50,46 @@ void exchange_drop(struct exchange *x)
 	for (uint32_t i = 0; i < x->n_choices; i++) {
 		gp_text_destroy(x->choices[i].text);
 		free(x->choices[i].all.data);
-		json_decref(x->choices[i].logprobs);
+		logprobs_free(&x->choices[i].logprobs);
 	}
-	atomic_fetch_sub(&x->server->body_bytes, x->body.n);
+	exchange_drop_body(x);
 	free(x->choices);
 	ask_free(&x->ask);
-	free(x->body.data);
 	free(x->out.data);
+	atomic_fetch_sub(&x->server->exchanges, 1);
 	pthread_mutex_destroy(&x->lock);
 	free(x);
+}
+
+/* What is small is not counted: bodies that take their time do not keep it out. */
+static bool has_room(struct exchange *x, size_t bytes)
+{
+	_Atomic size_t *all = &x->server->body_bytes;
+	const size_t n = x->body.n + bytes, more = n - x->body_counted;
+
+	if (n <= HTTP_SMALL_BODY)
+		return true;
+	if (atomic_fetch_add(all, more) + more > HTTP_MAX_BODIES) {
+		atomic_fetch_sub(all, more);
+		return false;
+	}
+	x->body_counted = n;
+	return true;
+}
+
+int exchange_take_body(struct exchange *x, const char *data, size_t bytes)
+{
+	if (x->body.n + bytes > x->server->max_body)
+		return -EFBIG;
+	return has_room(x, bytes) && buffer_add(&x->body, data, bytes) == 0 ? 0 : -ENOBUFS;
+}
+
+void exchange_drop_body(struct exchange *x)
+{
+	atomic_fetch_sub(&x->server->body_bytes, x->body_counted);
+	free(x->body.data);
+	x->body = (struct buffer){ 0 };
+	x->body_counted = 0;
 }
 
 void exchange_suspend(struct exchange *x)
@@ -76,34 +113,57 @@ static void cancel_all(struct exchange *x)
 			gp_engine_cancel(x->server->engine, x->choices[i].id);
 }
 
+static void leave(struct exchange *x)
+{
+	if (x->gone)
+		return;
+	x->gone = true;
+	cancel_all(x);
+	resume(x);
+}
+
 void exchange_gone(struct exchange *x)
 {
 	pthread_mutex_lock(&x->lock);
-	if (!x->gone) {
-		x->gone = true;
-		cancel_all(x);
-		resume(x);
-	}
+	leave(x);
 	pthread_mutex_unlock(&x->lock);
 }
 
 /* ---- the engine's thread ---------------------------------------------------------- */
 
-/* A failure ends the answer; the client is told where that can be. */
-static void give_up(struct exchange *x, int rc)
+/* A failure ends the answer. That of a stream has begun, and says so itself. */
+static void give_up(struct exchange *x, int rc, const char *why)
 {
-	if (x->rc == 0) {
-		gp_log(GP_LOG_WARNING, "request %llu: %s", (unsigned long long)x->id, gp_error());
-		x->rc = rc;
-		cancel_all(x);
-	}
+	if (x->rc < 0)
+		return;
+	gp_log(GP_LOG_WARNING, "request %llu: %s", (unsigned long long)x->id,
+	       rc == -ECANCELED ? why : gp_error());
+	x->rc = rc;
+	cancel_all(x);
+	if (x->ask.stream && !x->gone && answer_failure(x, why) < 0)
+		leave(x);
+}
+
+static void fail(struct exchange *x, int rc)
+{
+	give_up(x, rc, "the answer could not be finished");
+}
+
+/* Who does not read is not waited for, but holds memory. */
+static void check_unread(struct exchange *x)
+{
+	if (x->out.n - x->sent <= HTTP_MAX_UNREAD || x->gone)
+		return;
+	gp_log(GP_LOG_WARNING, "request %llu: its client does not read its stream; it is closed",
+	       (unsigned long long)x->id);
+	leave(x);
 }
 
 static int add_text(struct choice *c, const char *text, size_t bytes)
 {
 	if (!c->exchange->ask.stream)
 		return buffer_add(&c->all, text, bytes);
-	return bytes || json_array_size(c->logprobs) ? answer_piece(c->exchange, c, text, bytes, false) : 0;
+	return answer_piece(c->exchange, c, text, bytes, false);
 }
 
 static void measure(struct choice *c)
@@ -129,13 +189,15 @@ static int on_token(void *user, uint32_t token, bool is_stop)
 
 	pthread_mutex_lock(&x->lock);
 	measure(c);
-	if (!is_stop)
+	const bool goes_on = !is_stop && x->rc == 0 && !x->gone;
+	if (goes_on)
 		rc = gp_text_push(c->text, token, &text, &bytes);
 	c->stopped = rc == 1;
-	if (!is_stop && rc >= 0)
+	if (goes_on && rc >= 0)
 		rc = add_text(c, text, bytes);
 	if (rc < 0)
-		give_up(x, rc);
+		fail(x, rc);
+	check_unread(x);
 	if (x->ask.stream)
 		resume(x);
 	const bool enough = c->stopped || rc < 0 || x->rc < 0 || x->gone;
@@ -152,7 +214,9 @@ static void on_logprobs(void *user, uint32_t token, float logprob,
 	    gp_tokenizer_is_stop(c->exchange->server->tokenizer, token))
 		return;
 	pthread_mutex_lock(&c->exchange->lock);
-	answer_logprob(c, token, logprob, top, c->exchange->ask.n_top);
+	const int rc = logprobs_add(c, token, logprob, top, c->exchange->ask.n_top);
+	if (rc < 0)
+		fail(c->exchange, rc);
 	pthread_mutex_unlock(&c->exchange->lock);
 }
 
@@ -182,14 +246,16 @@ static void on_done(void *user, enum gp_finish why)
 	c->done = true;
 	c->why = why;
 	atomic_fetch_add(&m->cancelled, why == GP_FINISH_CANCELLED);
-	if (why == GP_FINISH_CANCELLED)
+	if (why != GP_FINISH_CANCELLED)
+		rc = x->rc == 0 ? end_choice(c) : 0;
+	else if (x->gone)
 		x->rc = x->rc ? x->rc : -ECANCELED;
 	else
-		rc = end_choice(c);
+		give_up(x, -ECANCELED, "the server is shutting down");
 	if (++x->n_done == x->n_choices && rc == 0 && x->rc == 0 && x->ask.stream)
 		rc = answer_end(x);
 	if (rc < 0)
-		give_up(x, rc);
+		fail(x, rc);
 	if (x->n_done == x->n_choices) {
 		histogram_add(&m->whole, gp_now_ns() - x->begin_ns);
 		visitor_turn(&x->server->visitors, x->visitor, true);
@@ -217,7 +283,7 @@ static int submit_choice(struct exchange *x, uint32_t i)
 	struct gp_request r = {
 		.prompt = p->ids, .n_prompt = p->n, .max_new = x->ask.max_new,
 		.sampling = x->ask.sampling, .stops = stops, .n_stops = n_stops,
-		.priority = x->ask.priority, .owner = x->ask.user ^ x->key, .tenant = x->key,
+		.priority = x->ask.priority, .owner = x->key ? x->key : x->ask.user, .tenant = x->key,
 		.user = c, .on_token = on_token, .on_done = on_done,
 	};
 	r.sampling.seed += i % x->ask.n;
@@ -266,8 +332,12 @@ int exchange_submit(struct exchange *x)
 		cancel_all(x);
 	}
 	pthread_mutex_unlock(&x->lock);
-	for (size_t i = 0; i < x->ask.n_prompts; i++)
+	/* The engine has its own. */
+	for (size_t i = 0; i < x->ask.n_prompts; i++) {
 		tokens += x->ask.prompts[i].n;
+		free(x->ask.prompts[i].ids);
+		x->ask.prompts[i].ids = NULL;
+	}
 	atomic_fetch_add(&x->server->metrics.prompt_tokens, rc == 0 ? tokens : 0);
 	return rc;
 }

@@ -12,11 +12,18 @@
 #include "base/base.h"
 #include "coordinator/coordinator.h"
 
-#define HTTP_MAX_BODY (8u << 20)
+#define HTTP_MAX_BODY (8u << 20)     /* less where the context is small */
+#define HTTP_LEAST_BODY (1u << 20)
 #define HTTP_MAX_BODIES (64u << 20)  /* of all requests that are coming in */
+#define HTTP_SMALL_BODY (64u << 10)  /* is no part of that: whoever asks little gets in */
+/* So much of a body is read and forgotten, so that its client reads why it is refused:
+ * closing on one that still sends would take the answer from it. */
+#define HTTP_MAX_REFUSED (16u << 20)
+#define HTTP_MAX_UNREAD (4u << 20)   /* of a stream; who leaves more lying is gone */
 #define HTTP_MAX_N 16u               /* answers to a prompt */
 #define HTTP_MAX_CHOICES 128u        /* of all prompts of a request */
 #define HTTP_MAX_STOPS 16u
+#define HTTP_MAX_STOP_BYTES 256u
 #define HTTP_MAX_TOP 20u
 
 /* ---- parse.c: what a client asks for ------------------------------------------ */
@@ -37,11 +44,12 @@ struct ask {
 		size_t n;
 	} *prompts;                     /* owned; of a chat one */
 	size_t n_prompts;
+	char param[64];                 /* the field that is wrong; "": none in particular */
 };
-/* -EINVAL and the like: the client's mistake, gp_error() names the field; -ENOENT:
- * another model. ask_free in any case. */
-int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
-	      const struct gp_tokenizer *t, const char *model_name);
+/* -EINVAL and the like: the client's mistake, gp_error() and param name the field; -ENOENT:
+ * another model; -E2BIG: a prompt that the context cannot hold. ask_free in any case. */
+struct server;
+int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes, const struct server *s);
 void ask_free(struct ask *a);
 
 /* ---- keys.c: who may ask -------------------------------------------------------- */
@@ -72,7 +80,7 @@ void visitor_turn(struct visitors *v, struct visitor *one, bool theirs); /* NULL
 void visitors_sweep(struct visitors *v); /* ends those whose turn takes too long */
 
 /* ---- metrics.c ----------------------------------------------------------------- */
-#define HTTP_BUCKETS 14u
+#define HTTP_BUCKETS 18u
 struct histogram {
 	_Atomic uint64_t count[HTTP_BUCKETS + 1], sum_ns;
 };
@@ -83,7 +91,6 @@ struct metrics {
 	_Atomic uint32_t connections;
 	struct histogram first, between, whole;
 };
-struct server;
 char *metrics_text(struct server *s);   /* malloc'ed; NULL: no memory */
 
 /* ---- stats.c ------------------------------------------------------------------- */
@@ -91,6 +98,10 @@ json_t *stats_json(struct server *s);   /* NULL: no memory */
 
 /* ---- page.c -------------------------------------------------------------------- */
 struct MHD_Response *page_response(void); /* NULL: no memory */
+
+/* ---- listen.c ------------------------------------------------------------------- */
+/* host: as a Host header names it; url: with the port that it got. */
+int listen_open(const struct gp_serve_options *o, int *fd, char host[72], char url[128]);
 
 /* ---- server.c ------------------------------------------------------------------- */
 struct server {
@@ -100,9 +111,13 @@ struct server {
 	struct MHD_Daemon *daemon;
 	struct keys keys;
 	time_t began;
+	uint32_t context;
+	size_t max_body;
 	struct metrics metrics;
 	_Atomic size_t body_bytes;
 	_Atomic uint64_t next_id;
+	_Atomic uint32_t exchanges;     /* that are not over */
+	char host[72];                  /* where it listens, as a Host says it, without the port */
 	struct watch *watch;
 	struct visitors visitors;
 };
@@ -113,14 +128,18 @@ struct buffer {
 	size_t n, room;
 };
 int buffer_add(struct buffer *b, const char *data, size_t bytes); /* -ENOMEM */
+int buffer_add_text(struct buffer *b, const char *text);
 
 struct exchange;
+struct logprob;
 struct choice {
 	struct exchange *exchange;
 	uint32_t index, id;             /* id: the engine's */
 	struct gp_text *text;
 	struct buffer all;              /* where the answer is whole */
-	json_t *logprobs;               /* of tokens that the client has not heard of; NULL: none */
+	struct logprobs {
+		struct logprob *first, *last;
+	} logprobs;                     /* of tokens that the client has not heard of */
 	bool done, stopped;
 	enum gp_finish why;
 	uint32_t n_tokens;
@@ -135,19 +154,27 @@ struct exchange {
 	struct MHD_Connection *connection;
 	struct visitor *visitor;        /* NULL: the connection has left it */
 	uint64_t id, key;               /* key: which of the server's, from 1 on; 0: none */
+	const char *path, *allow;       /* the connection's; which methods this address has */
 	struct buffer body;
+	size_t body_counted;            /* in the server's body_bytes */
+	unsigned refusal;               /* the status, once the body is over; 0: none */
+	const char *refusal_text;
+	size_t refused_bytes;
 	bool begun, suspended, gone, watched;
 	int rc;                         /* what went wrong in the making */
 	struct ask ask;
 	struct choice *choices;         /* n for each prompt, of the first prompt first */
 	uint32_t n_choices, n_done;
-	uint64_t begin_ns;
+	uint64_t begin_ns;              /* the request was whole */
 	time_t created;
 	struct buffer out;              /* a stream's, from sent on */
-	size_t sent;
+	size_t sent, complete;          /* complete: the end of its last whole event */
 };
 struct exchange *exchange_create(struct server *s, struct MHD_Connection *c);
 void exchange_drop(struct exchange *x);
+/* A part of the body; -ENOBUFS: all bodies together are too many, -EFBIG: this one is. */
+int exchange_take_body(struct exchange *x, const char *data, size_t bytes);
+void exchange_drop_body(struct exchange *x);
 /* Hands the choices to the engine. < 0: none goes on. */
 int exchange_submit(struct exchange *x);
 /* The client is gone: the choices are cancelled. Any thread. */
@@ -161,10 +188,20 @@ int answer_piece(struct exchange *x, struct choice *c, const char *text, size_t 
 		 bool finish);
 int answer_begin(struct exchange *x);   /* a stream's first pieces */
 int answer_end(struct exchange *x);     /* a stream's last ones */
-json_t *answer_whole(struct exchange *x);
-void answer_logprob(struct choice *c, uint32_t token, float logprob,
-		    const struct gp_slot_candidate *top, uint32_t n_top);
-json_t *answer_error(int status, const char *text);
+int answer_failure(struct exchange *x, const char *why); /* of a stream that has begun */
+int answer_whole(struct exchange *x, struct buffer *b);
+/* code NULL: the status's; param: the field, "" or NULL: none. */
+json_t *answer_error(int status, const char *code, const char *param, const char *text);
+
+/* ---- logprobs.c: with the exchange's lock held ------------------------------------- */
+/* Before the token's text is made. */
+int logprobs_add(struct choice *c, uint32_t token, float logprob,
+		 const struct gp_slot_candidate *top, uint32_t n_top);
+/* Is there one whose text was handed out? all: the text is over, so that any is. */
+bool logprobs_ready(const struct choice *c, bool all);
+/* The value of "logprobs" for those, which are forgotten; null: there are none. */
+int logprobs_take(struct choice *c, bool all, struct buffer *b);
+void logprobs_free(struct logprobs *list);
 
 /* ---- watch.c: suspended connections are not polled by the library ------------------ */
 struct watch;

@@ -5,7 +5,7 @@
 #include "coordinator/http/http.h"
 
 static const double bounds_s[HTTP_BUCKETS] = { 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
-					       0.5, 1, 2.5, 5, 10, 60 };
+					       0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600 };
 
 void histogram_add(struct histogram *h, uint64_t ns)
 {
@@ -125,7 +125,7 @@ static void show_all(FILE *f, struct server *s, const struct gp_engine_stats *e)
 		     e->drafted.accepted);
 	value(f, "kv_blocks", "gauge", "Blocks of the KV cache, of 64 positions.", e->kv_blocks);
 	value(f, "kv_blocks_held", "gauge", "Blocks that sequences hold.", e->kv_blocks_held);
-	show_histogram(f, "time_to_first_token_seconds", "From a request to its first token.",
+	show_histogram(f, "time_to_first_token_seconds", "From a request that is whole to its first token.",
 		       &m->first);
 	show_histogram(f, "time_between_tokens_seconds", "Between two tokens of a sequence.",
 		       &m->between);

@@ -1,5 +1,6 @@
 /* A request's JSON. What is not known, or not offered, is refused by name: an answer
  * that silently ignores a wish is a wrong one. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,9 +106,13 @@ static int take_temperature(struct ask *a, const char *name, json_t *v)
 	return number(name, v, 0, 100, &a->sampling.temperature);
 }
 
+/* 0 is the likeliest token alone; the sampler's 0 is off. */
 static int take_top_p(struct ask *a, const char *name, json_t *v)
 {
-	return number(name, v, 0, 1, &a->sampling.top_p);
+	const int rc = number(name, v, 0, 1, &a->sampling.top_p);
+
+	a->sampling.top_p = fmaxf(a->sampling.top_p, FLT_MIN);
+	return rc;
 }
 
 static int take_min_p(struct ask *a, const char *name, json_t *v)
@@ -169,9 +174,9 @@ static int add_stop(struct ask *a, json_t *v)
 {
 	const char *s = json_string_value(v);
 
-	if (!s || !*s || a->n_stops == HTTP_MAX_STOPS)
-		return gp_fail(EINVAL, "'stop' must be a string or up to %u of them, none empty",
-			       HTTP_MAX_STOPS);
+	if (!s || !*s || strlen(s) > HTTP_MAX_STOP_BYTES || a->n_stops == HTTP_MAX_STOPS)
+		return gp_fail(EINVAL, "'stop' must be a string or up to %u of them, none empty and each of at "
+			       "most %u bytes", HTTP_MAX_STOPS, HTTP_MAX_STOP_BYTES);
 	if (!(a->stops[a->n_stops] = strdup(s)))
 		return gp_fail(ENOMEM, "no memory for 'stop'");
 	a->n_stops++;
@@ -286,30 +291,39 @@ static int take_field(struct ask *a, const char *name, json_t *v)
 
 /* ---- prompts ------------------------------------------------------------------- */
 
+/* {"type": "text", "text": TEXT} */
+static int take_part(json_t *part, size_t i, struct buffer *all)
+{
+	const char *type = json_string_value(json_object_get(part, "type")), *key;
+	json_t *text = json_object_get(part, "text"), *unused;
+
+	json_object_foreach(part, key, unused)
+		if (strcmp(key, "type") != 0 && strcmp(key, "text") != 0 && !json_is_null(unused))
+			return gp_fail(EINVAL, "'messages[%zu].content': '%.60s' of a part is not supported; "
+				       "leave it out; gempipe takes text, no images", i, key);
+	if (!type || strcmp(type, "text") != 0 || !json_is_string(text))
+		return gp_fail(EINVAL, "'messages[%zu].content': each part must have the type text and a text; "
+			       "gempipe takes no images", i);
+	return buffer_add(all, json_string_value(text), json_string_length(text));
+}
+
 /* A string, or a list of parts that are text; *owned: what is to be freed. */
-static const char *content_of(json_t *v, char **owned)
+static int take_content(json_t *v, size_t i, const char **content, char **owned)
 {
 	struct buffer all = { 0 };
+	int rc = 0;
 
-	*owned = NULL;
-	if (json_is_string(v))
-		return json_string_value(v);
+	if ((*content = json_string_value(v)))
+		return 0;
 	if (!json_is_array(v))
-		return NULL;
-	for (size_t i = 0; i < json_array_size(v); i++) {
-		json_t *part = json_array_get(v, i);
-		const char *type = json_string_value(json_object_get(part, "type"));
-		json_t *text = json_object_get(part, "text");
-
-		if (!type || strcmp(type, "text") != 0 || !json_is_string(text) ||
-		    buffer_add(&all, json_string_value(text), json_string_length(text)) < 0) {
-			free(all.data);
-			return NULL;
-		}
-	}
-	if (buffer_add(&all, "", 1) < 0)
-		return NULL;
-	return *owned = all.data;
+		return gp_fail(EINVAL, "'messages[%zu].content' must be a string, or a list of parts of type "
+			       "text", i);
+	for (size_t k = 0; k < json_array_size(v) && rc == 0; k++)
+		rc = take_part(json_array_get(v, k), i, &all);
+	if (rc == 0)
+		rc = buffer_add(&all, "", 1);
+	*content = *owned = all.data;
+	return rc;
 }
 
 static int take_message(json_t *v, size_t i, struct gp_chat_message *m, char **owned)
@@ -322,12 +336,17 @@ static int take_message(json_t *v, size_t i, struct gp_chat_message *m, char **o
 		    !json_is_null(unused))
 			return gp_fail(EINVAL, "'messages[%zu].%.60s' is not supported; leave it out", i,
 				       key);
-	m->role = role && strcmp(role, "developer") == 0 ? "system" : role;
-	m->content = content_of(json_object_get(v, "content"), owned);
-	if (!m->role || !m->content)
-		return gp_fail(EINVAL, "'messages[%zu]' must have a role and a content that is a string, or "
-			       "a list of parts of type text; gempipe takes no images", i);
-	return 0;
+	if (!role)
+		return gp_fail(EINVAL, "'messages[%zu]' must be an object with a role", i);
+	m->role = strcmp(role, "developer") == 0 ? "system" : role;
+	return take_content(json_object_get(v, "content"), i, &m->content, owned);
+}
+
+/* The tokenizer's says nothing of the context. */
+static int too_long(const char *name, uint32_t context)
+{
+	return gp_fail(E2BIG, "'%s' has more tokens than the context, which is %u; shorten it or raise "
+		       "--ctx", name, context);
 }
 
 static int make_prompts(struct ask *a, size_t n)
@@ -342,7 +361,7 @@ static int make_prompts(struct ask *a, size_t n)
 	return 0;
 }
 
-static int encode_chat(struct ask *a, json_t *json, const struct gp_tokenizer *t)
+static int encode_chat(struct ask *a, json_t *json, const struct server *s)
 {
 	json_t *list = json_object_get(json, "messages");
 	const size_t n = json_array_size(list);
@@ -354,7 +373,10 @@ static int encode_chat(struct ask *a, json_t *json, const struct gp_tokenizer *t
 		rc = take_message(json_array_get(list, i), i, &m[i], &owned[i]);
 	/* Contents are plain text, whatever they look like. */
 	if (rc == 0 && (rc = make_prompts(a, 1)) == 0)
-		rc = gp_chat_encode(t, m, n, true, false, &a->prompts->ids, &a->prompts->n);
+		rc = gp_chat_encode_most(s->tokenizer, m, n, s->context, &a->prompts->ids,
+					 &a->prompts->n);
+	if (rc == -E2BIG)
+		rc = too_long("messages", s->context);
 	for (size_t i = 0; owned && i < n; i++)
 		free(owned[i]);
 	free(owned);
@@ -365,10 +387,12 @@ static int encode_chat(struct ask *a, json_t *json, const struct gp_tokenizer *t
 #define PROMPT_FORMS "'prompt' must be a string, a list of strings, a list of token ids, or a list " \
 	"of such lists"
 
-static int take_ids(struct prompt *p, json_t *list)
+static int take_ids(struct prompt *p, json_t *list, uint32_t context)
 {
 	const size_t n = json_array_size(list);
 
+	if (n > context)
+		return -E2BIG;
 	p->ids = calloc(n + 1, sizeof *p->ids);
 	if (!p->ids)
 		return gp_fail(ENOMEM, "no memory for %zu tokens", n);
@@ -384,15 +408,19 @@ static int take_ids(struct prompt *p, json_t *list)
 }
 
 /* A text with <bos> in front, or ids. */
-static int encode_one(struct prompt *p, json_t *v, const struct gp_tokenizer *t)
+static int encode_one(struct prompt *p, json_t *v, const struct server *s)
 {
+	int rc;
+
 	if (json_is_string(v))
-		return gp_tokenizer_encode(t, json_string_value(v), json_string_length(v),
-					   GP_ENCODE_BOS, &p->ids, &p->n);
-	return json_is_array(v) ? take_ids(p, v) : gp_fail(EINVAL, PROMPT_FORMS);
+		rc = gp_tokenizer_encode_most(s->tokenizer, json_string_value(v), json_string_length(v),
+					      GP_ENCODE_BOS, s->context, &p->ids, &p->n);
+	else
+		rc = json_is_array(v) ? take_ids(p, v, s->context) : gp_fail(EINVAL, PROMPT_FORMS);
+	return rc == -E2BIG ? too_long("prompt", s->context) : rc;
 }
 
-static int encode_prompts(struct ask *a, json_t *json, const struct gp_tokenizer *t)
+static int encode_prompts(struct ask *a, json_t *json, const struct server *s)
 {
 	json_t *v = json_object_get(json, "prompt"), *first = json_array_get(v, 0);
 	const bool many = json_is_string(first) || json_is_array(first);
@@ -404,12 +432,19 @@ static int encode_prompts(struct ask *a, json_t *json, const struct gp_tokenizer
 		if (many && json_typeof(one) != json_typeof(first))
 			rc = gp_fail(EINVAL, PROMPT_FORMS);
 		else
-			rc = encode_one(&a->prompts[i], one, t);
+			rc = encode_one(&a->prompts[i], one, s);
 	}
 	return rc;
 }
 
 /* ---- the whole ------------------------------------------------------------------- */
+
+static int blame(struct ask *a, const char *field, int rc)
+{
+	if (rc < 0)
+		snprintf(a->param, sizeof a->param, "%s", field);
+	return rc;
+}
 
 static int check_model(json_t *json, const char *model_name)
 {
@@ -423,16 +458,17 @@ static int check_model(json_t *json, const char *model_name)
 	return 0;
 }
 
-static int check_together(const struct ask *a)
+static int check_together(struct ask *a)
 {
 	if (a->usage && !a->stream)
-		return gp_fail(EINVAL, "'stream_options' is for streams; leave it out");
+		return blame(a, "stream_options",
+			     gp_fail(EINVAL, "'stream_options' is for streams; leave it out"));
 	if (a->chat && a->n_top && !a->logprobs)
-		return gp_fail(EINVAL, "'top_logprobs' needs 'logprobs': true");
+		return blame(a, "top_logprobs", gp_fail(EINVAL, "'top_logprobs' needs 'logprobs': true"));
 	return 0;
 }
 
-static int take_all(struct ask *a, json_t *json, const struct gp_tokenizer *t, const char *model_name)
+static int take_all(struct ask *a, json_t *json, const struct server *s)
 {
 	const char *name;
 	json_t *v;
@@ -440,14 +476,16 @@ static int take_all(struct ask *a, json_t *json, const struct gp_tokenizer *t, c
 
 	json_object_foreach(json, name, v)
 		if ((rc = take_field(a, name, v)) < 0)
-			return rc;
-	if ((rc = check_model(json, model_name)) < 0 || (rc = check_together(a)) < 0)
+			return blame(a, name, rc);
+	if ((rc = check_model(json, s->options->model_name)) < 0)
+		return blame(a, "model", rc);
+	if ((rc = check_together(a)) < 0)
 		return rc;
-	return a->chat ? encode_chat(a, json, t) : encode_prompts(a, json, t);
+	return a->chat ? blame(a, "messages", encode_chat(a, json, s))
+		       : blame(a, "prompt", encode_prompts(a, json, s));
 }
 
-int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
-	      const struct gp_tokenizer *t, const char *model_name)
+int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes, const struct server *s)
 {
 	json_error_t error;
 	json_t *json;
@@ -460,7 +498,7 @@ int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes,
 		return gp_fail(errno, "no random numbers: %s", strerror(errno));
 	json = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &error);
 	if (json_is_object(json))
-		rc = take_all(a, json, t, model_name);
+		rc = take_all(a, json, s);
 	else
 		rc = gp_fail(EINVAL, "the body must be a JSON object: %.100s at byte %d",
 			     json ? "it is something else" : error.text, json ? 0 : error.position);

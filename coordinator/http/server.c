@@ -1,11 +1,9 @@
 /* The server: connections, who may ask, which address does what. */
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "coordinator/http/http.h"
@@ -13,10 +11,6 @@
 #define PATIENCE_S 60u           /* with clients, unless the options say otherwise */
 #define HEADER_BYTES (16u << 10)
 #define THREADS 2u
-#define BACKLOG 512
-/* Of each connection, in the kernel, which on loopback would give megabytes to each that does
- * not read; what is more waits in the exchange. */
-#define SEND_BYTES (64 << 10)
 
 /* ---- answers ------------------------------------------------------------------- */
 
@@ -26,10 +20,13 @@ static enum MHD_Result queue(struct exchange *x, unsigned status, struct MHD_Res
 		return MHD_NO;
 	if (status == MHD_HTTP_UNAUTHORIZED)
 		MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
-	if (status == MHD_HTTP_TOO_MANY_REQUESTS)
+	if (status == MHD_HTTP_TOO_MANY_REQUESTS || status == MHD_HTTP_SERVICE_UNAVAILABLE)
 		MHD_add_response_header(r, "Retry-After", "1");
+	if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
+		MHD_add_response_header(r, "Allow", x->allow);
 	MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
-	if (!x->ask.stream)
+	/* The end of a stream is seen where it is made. */
+	if (!x->ask.stream || status != MHD_HTTP_OK)
 		visitor_turn(&x->server->visitors, x->visitor, true);
 	atomic_fetch_add(&x->server->metrics.answers[status / 100], 1);
 	const enum MHD_Result ok = MHD_queue_response(x->connection, status, r);
@@ -58,9 +55,14 @@ static enum MHD_Result answer_json(struct exchange *x, unsigned status, json_t *
 	return answer_text(x, status, "application/json", text);
 }
 
+static enum MHD_Result refuse_as(struct exchange *x, unsigned status, const char *code, const char *why)
+{
+	return answer_json(x, status, answer_error((int)status, code, x->ask.param, why));
+}
+
 static enum MHD_Result refuse(struct exchange *x, unsigned status, const char *why)
 {
-	return answer_json(x, status, answer_error((int)status, why));
+	return refuse_as(x, status, NULL, why);
 }
 
 /* From gp_error(). */
@@ -68,7 +70,9 @@ static enum MHD_Result refuse_for(struct exchange *x, int rc)
 {
 	switch (rc) {
 	case -ENOENT:
-		return refuse(x, MHD_HTTP_NOT_FOUND, gp_error());
+		return refuse_as(x, MHD_HTTP_NOT_FOUND, "model_not_found", gp_error());
+	case -E2BIG:
+		return refuse_as(x, MHD_HTTP_BAD_REQUEST, "context_length_exceeded", gp_error());
 	case -EAGAIN:
 		return refuse(x, MHD_HTTP_TOO_MANY_REQUESTS, gp_error());
 	case -ENOMEM:
@@ -90,15 +94,15 @@ static ssize_t read_stream(void *arg, uint64_t pos, char *to, size_t room)
 	(void)pos;
 	pthread_mutex_lock(&x->lock);
 	const size_t left = x->out.n - x->sent;
-	if (x->gone || x->rc < 0) {
+	if (x->gone) {
 		n = MHD_CONTENT_READER_END_WITH_ERROR;
 	} else if (left) {
 		n = (ssize_t)(left < room ? left : room);
 		memcpy(to, x->out.data + x->sent, (size_t)n);
 		x->sent += (size_t)n;
 		if (x->sent == x->out.n)
-			x->sent = x->out.n = 0;
-	} else if (x->n_done == x->n_choices) {
+			x->sent = x->out.n = x->complete = 0;
+	} else if (x->n_done == x->n_choices || x->rc < 0) {
 		n = MHD_CONTENT_READER_END_OF_STREAM;
 	} else {
 		n = 0;
@@ -123,22 +127,28 @@ static enum MHD_Result begin_stream(struct exchange *x)
 /* Called again whenever the connection was resumed. */
 static enum MHD_Result go_on(struct exchange *x)
 {
-	json_t *whole = NULL;
+	struct buffer whole = { 0 };
+	int rc = 0;
 
 	if (x->ask.stream)
 		return begin_stream(x);
 	pthread_mutex_lock(&x->lock);
-	const bool gone = x->gone, failed = x->rc < 0, done = x->n_done == x->n_choices;
-	if (done && !failed)
-		whole = answer_whole(x);
+	const bool gone = x->gone, failed = x->rc < 0, done = x->n_done == x->n_choices,
+		   ended = x->rc == -ECANCELED;
+	if (done && !failed && (rc = answer_whole(x, &whole)) == 0)
+		rc = buffer_add(&whole, "", 1);
 	else if (!gone && !failed)
 		exchange_suspend(x);
 	pthread_mutex_unlock(&x->lock);
+	if (rc < 0)
+		free(whole.data);
 	if (gone)
 		return MHD_NO;
-	if (failed)
+	if (failed && ended)
+		return refuse(x, MHD_HTTP_SERVICE_UNAVAILABLE, "the server is shutting down");
+	if (failed || rc < 0)
 		return refuse(x, MHD_HTTP_INTERNAL_SERVER_ERROR, "the answer could not be finished");
-	return done ? answer_json(x, MHD_HTTP_OK, whole) : MHD_YES;
+	return done ? answer_text(x, MHD_HTTP_OK, "application/json", whole.data) : MHD_YES;
 }
 
 static int socket_of(struct MHD_Connection *c)
@@ -152,13 +162,10 @@ static int socket_of(struct MHD_Connection *c)
 static enum MHD_Result complete(struct exchange *x, bool chat)
 {
 	struct server *s = x->server;
-	int rc = ask_parse(&x->ask, chat, x->body.data ? x->body.data : "", x->body.n, s->tokenizer,
-			   s->options->model_name);
+	int rc = ask_parse(&x->ask, chat, x->body.data ? x->body.data : "", x->body.n, s);
 
 	/* It takes its part of what all may take together only until here. */
-	atomic_fetch_sub(&s->body_bytes, x->body.n);
-	free(x->body.data);
-	x->body = (struct buffer){ 0 };
+	exchange_drop_body(x);
 	if (rc == 0 && x->ask.priority > 0 && s->keys.n && !s->keys.of[x->key - 1].may_hurry)
 		return refuse(x, MHD_HTTP_FORBIDDEN, "'service_tier': this key may not ask for 'priority'; "
 			      "whoever runs the server can allow it in the key file");
@@ -182,14 +189,30 @@ static enum MHD_Result complete_text(struct exchange *x)
 
 /* ---- the small ones ------------------------------------------------------------------ */
 
+static json_t *describe_model(const struct server *s)
+{
+	return json_pack("{s:s, s:s, s:I, s:s, s:I}", "id", s->options->model_name, "object", "model",
+			 "created", (json_int_t)s->began, "owned_by", "gempipe", "context_length",
+			 (json_int_t)s->context);
+}
+
 static enum MHD_Result list_models(struct exchange *x)
 {
-	const struct server *s = x->server;
+	return answer_json(x, MHD_HTTP_OK, json_pack("{s:s, s:[o]}", "object", "list", "data",
+						     describe_model(x->server)));
+}
 
-	return answer_json(x, MHD_HTTP_OK, json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:I}]}", "object",
-		"list", "data", "id", s->options->model_name, "object", "model", "created",
-		(json_int_t)s->began, "owned_by", "gempipe", "context_length",
-		(json_int_t)gp_engine_plan(s->engine)->context));
+#define MODELS "/v1/models/"
+
+static enum MHD_Result show_model(struct exchange *x)
+{
+	const struct server *s = x->server;
+	const char *name = x->path + strlen(MODELS);
+
+	if (strcmp(name, s->options->model_name) == 0)
+		return answer_json(x, MHD_HTTP_OK, describe_model(s));
+	return refuse_for(x, gp_fail(ENOENT, "there is no model '%.100s' here; this server has '%s'", name,
+				     s->options->model_name));
 }
 
 static enum MHD_Result health(struct exchange *x)
@@ -226,9 +249,11 @@ static int tokenize_body(struct exchange *x, json_t **out)
 	    !json_is_string(content))
 		rc = gp_fail(EINVAL, "the body must be {\"content\": TEXT, \"add_special\": true or false}");
 	else
-		rc = gp_tokenizer_encode(x->server->tokenizer, json_string_value(content),
-					 json_string_length(content), special ? GP_ENCODE_BOS : 0, &ids,
-					 &n);
+		rc = gp_tokenizer_encode_most(x->server->tokenizer, json_string_value(content),
+					      json_string_length(content), special ? GP_ENCODE_BOS : 0,
+					      x->server->context, &ids, &n);
+	if (rc == -E2BIG)
+		gp_fail(E2BIG, "'content' has more tokens than the context, which is %u", x->server->context);
 	for (size_t i = 0; i < n; i++)
 		json_array_append_new(list, json_integer(ids[i]));
 	if (rc == 0)
@@ -260,6 +285,7 @@ static const struct route routes[] = {
 	{ "GET", "/metrics", show_metrics },
 	{ "GET", "/stats", show_stats },
 	{ "GET", "/v1/models", list_models },
+	{ "GET", MODELS "*", show_model },
 	{ "POST", "/v1/chat/completions", complete_chat },
 	{ "POST", "/v1/completions", complete_text },
 	{ "POST", "/tokenize", tokenize },
@@ -280,9 +306,9 @@ static bool knows_key(struct exchange *x)
 
 /* Without keys whoever reaches the machine may ask, but no page in its browser: that names
  * another host (DNS rebinding), or cannot send JSON without being allowed to. */
-static bool is_local_host(const char *host)
+static bool is_local_host(const struct server *s, const char *host)
 {
-	static const char *const names[] = { "localhost", "127.0.0.1", "[::1]" };
+	const char *const names[] = { "localhost", "127.0.0.1", "[::1]", s->host };
 
 	for (size_t i = 0; i < GP_ARRAY_LEN(names); i++) {
 		const size_t n = strlen(names[i]);
@@ -293,17 +319,23 @@ static bool is_local_host(const char *host)
 	return false;
 }
 
+#define TOO_LARGE "the body is too large for the context; send less, or raise --ctx"
+#define NO_ROOM "many large requests are coming in; try again later"
+
 /* 0: go on; else the status. A browser asks for the page without a key, and it asks its user
  * for one. */
 static unsigned admit(struct exchange *x, const char *method, const char *path, const char **why)
 {
 	const struct server *s = x->server;
 
-	if (s->keys.n && !knows_key(x) && strcmp(path, "/") != 0) {
+	const bool is_page = strcmp(path, "/") == 0 &&
+			     (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
+
+	if (s->keys.n && !knows_key(x) && !is_page) {
 		*why = "a key is needed: Authorization: Bearer KEY";
 		return MHD_HTTP_UNAUTHORIZED;
 	}
-	if (!s->keys.n && !is_local_host(header(x, "Host"))) {
+	if (!s->keys.n && !is_local_host(s, header(x, "Host"))) {
 		*why = "the Host is not this machine; give it a key file to serve others";
 		return MHD_HTTP_FORBIDDEN;
 	}
@@ -312,51 +344,76 @@ static unsigned admit(struct exchange *x, const char *method, const char *path, 
 		*why = "the body must be JSON, with Content-Type: application/json";
 		return MHD_HTTP_UNSUPPORTED_MEDIA_TYPE;
 	}
-	if (strtoull(header(x, "Content-Length"), NULL, 10) > HTTP_MAX_BODY) {
-		*why = "the body is too large";
+	const unsigned long long bytes = strtoull(header(x, "Content-Length"), NULL, 10);
+	if (bytes > s->max_body) {
+		*why = TOO_LARGE;
 		return MHD_HTTP_CONTENT_TOO_LARGE;
+	}
+	if (bytes > HTTP_SMALL_BODY && bytes + atomic_load(&s->body_bytes) > HTTP_MAX_BODIES) {
+		*why = NO_ROOM;
+		return MHD_HTTP_SERVICE_UNAVAILABLE;
 	}
 	return 0;
 }
 
-static const struct route *find_route(const char *method, const char *path, bool *other_method)
+/* A star at the end stands for anything. */
+static bool is_path(const char *pattern, const char *path)
 {
-	*other_method = false;
+	const size_t n = strlen(pattern) - 1;
+
+	return pattern[n] == '*' ? strncmp(pattern, path, n) == 0 : strcmp(pattern, path) == 0;
+}
+
+/* HEAD is GET; the library leaves the body out. */
+static const struct route *find_route(struct exchange *x, const char *method)
+{
+	const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
+
 	for (size_t i = 0; i < GP_ARRAY_LEN(routes); i++) {
-		if (strcmp(routes[i].path, path) != 0)
+		if (!is_path(routes[i].path, x->path))
 			continue;
-		if (strcmp(routes[i].method, method) == 0)
+		if (strcmp(routes[i].method, wanted) == 0)
 			return &routes[i];
-		*other_method = true;
+		x->allow = strcmp(routes[i].method, "GET") == 0 ? "GET, HEAD" : routes[i].method;
 	}
 	return NULL;
 }
 
-static enum MHD_Result dispatch(struct exchange *x, const char *method, const char *path)
+static enum MHD_Result dispatch(struct exchange *x, const char *method)
 {
-	bool other_method;
-	const struct route *r = find_route(method, path, &other_method);
+	const struct route *r = find_route(x, method);
 
 	if (r)
 		return r->answer(x);
-	return other_method ? refuse(x, MHD_HTTP_METHOD_NOT_ALLOWED, "this address has another method")
-			    : refuse(x, MHD_HTTP_NOT_FOUND, "there is nothing at this address");
+	return x->allow ? refuse(x, MHD_HTTP_METHOD_NOT_ALLOWED, "this address has another method")
+			: refuse(x, MHD_HTTP_NOT_FOUND, "there is nothing at this address");
 }
 
-/* A body that grows too long, or for which there is no room, ends the connection: no
- * answer may be given before it is read. */
+/* At once where the client waits for it before it sends the body, or where the body is too
+ * long to be read for that; else when the body is over. */
+static enum MHD_Result refuse_early(struct exchange *x, unsigned status, const char *why)
+{
+	x->refusal = status;
+	x->refusal_text = why;
+	exchange_drop_body(x);
+	if (*header(x, "Expect") || strtoull(header(x, "Content-Length"), NULL, 10) > HTTP_MAX_REFUSED)
+		return refuse(x, status, why);
+	return MHD_YES;
+}
+
+/* While it comes in no answer may be given. */
 static enum MHD_Result take_body(struct exchange *x, const char *data, size_t bytes)
 {
-	struct server *s = x->server;
+	const int rc = x->refusal ? 0 : exchange_take_body(x, data, bytes);
 
-	if (x->body.n + bytes > HTTP_MAX_BODY)
-		return MHD_NO;
-	if (atomic_fetch_add(&s->body_bytes, bytes) + bytes > HTTP_MAX_BODIES ||
-	    buffer_add(&x->body, data, bytes) < 0) {
-		atomic_fetch_sub(&s->body_bytes, bytes);
-		return MHD_NO;
+	if (rc < 0) {
+		x->refusal = rc == -EFBIG ? MHD_HTTP_CONTENT_TOO_LARGE : MHD_HTTP_SERVICE_UNAVAILABLE;
+		x->refusal_text = rc == -EFBIG ? TOO_LARGE : NO_ROOM;
+		x->refused_bytes = x->body.n;
+		exchange_drop_body(x);
 	}
-	return MHD_YES;
+	x->refused_bytes += x->refusal ? bytes : 0;
+	return x->refused_bytes > HTTP_MAX_REFUSED ? MHD_NO : MHD_YES;
 }
 
 static struct visitor *visitor_of(struct MHD_Connection *c)
@@ -379,8 +436,9 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 		if (!(x = *con_cls = exchange_create(arg, c)))
 			return MHD_NO;
 		x->visitor = visitor_of(c);
+		x->path = path;
 		const unsigned status = admit(x, method, path, &why);
-		return status ? refuse(x, status, why) : MHD_YES;
+		return status ? refuse_early(x, status, why) : MHD_YES;
 	}
 	if (*bytes) {
 		const enum MHD_Result ok = take_body(x, data, *bytes);
@@ -391,8 +449,9 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 	if (x->begun)
 		return go_on(x);
 	x->begun = true;
+	x->begin_ns = gp_now_ns();
 	visitor_turn(&x->server->visitors, x->visitor, false);
-	return dispatch(x, method, path);
+	return x->refusal ? refuse(x, x->refusal, x->refusal_text) : dispatch(x, method);
 }
 
 /* ---- life ------------------------------------------------------------------------------ */
@@ -428,68 +487,6 @@ static void on_connection(void *arg, struct MHD_Connection *c, void **context,
 		atomic_fetch_sub(&s->metrics.connections, 1);
 		visitor_leave(&s->visitors, *context);
 	}
-}
-
-static bool is_loopback(const struct sockaddr_storage *a)
-{
-	if (a->ss_family == AF_INET6)
-		return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)a)->sin6_addr);
-	return ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
-}
-
-static int parse_address(const struct gp_serve_options *o, struct sockaddr_storage *a, socklen_t *n)
-{
-	const char *text = o->address ? o->address : "127.0.0.1";
-	struct sockaddr_in *v4 = (struct sockaddr_in *)a;
-	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)a;
-
-	memset(a, 0, sizeof *a);
-	if (inet_pton(AF_INET, text, &v4->sin_addr) == 1) {
-		v4->sin_family = AF_INET;
-		v4->sin_port = htons(o->port);
-		*n = sizeof *v4;
-	} else if (inet_pton(AF_INET6, text, &v6->sin6_addr) == 1) {
-		v6->sin6_family = AF_INET6;
-		v6->sin6_port = htons(o->port);
-		*n = sizeof *v6;
-	} else {
-		return gp_fail(EINVAL, "--host %s: not a numeric address such as 127.0.0.1 or ::1", text);
-	}
-	if (!is_loopback(a) && !o->key_file)
-		return gp_fail(EACCES, "--host %s: others can reach it, so that a key is needed; give "
-			       "--api-key-file", text);
-	return 0;
-}
-
-static int open_socket(const struct gp_serve_options *o, int *fd, char url[128])
-{
-	struct sockaddr_storage a;
-	char text[64];
-	const int yes = 1, send_bytes = SEND_BYTES;
-	socklen_t n;
-	int rc = parse_address(o, &a, &n);
-
-	if (rc < 0)
-		return rc;
-	*fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	/* Connections inherit the latter. */
-	if (*fd >= 0 && setsockopt(*fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0)
-		setsockopt(*fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes);
-	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a, n) < 0 || listen(*fd, BACKLOG) < 0 ||
-	    getsockname(*fd, (struct sockaddr *)&a, &n) < 0) {
-		rc = gp_fail(errno, "port %u of %s: %s", o->port, o->address ? o->address : "127.0.0.1",
-			     strerror(errno));
-		if (*fd >= 0)
-			close(*fd);
-		return rc;
-	}
-	const bool six = a.ss_family == AF_INET6;
-	inet_ntop(a.ss_family, six ? (void *)&((struct sockaddr_in6 *)&a)->sin6_addr
-				   : (void *)&((struct sockaddr_in *)&a)->sin_addr, text, sizeof text);
-	/* The port stands at the same place in both. */
-	snprintf(url, 128, six ? "http://[%s]:%u" : "http://%s:%u", text,
-		 ntohs(((struct sockaddr_in *)&a)->sin_port));
-	return 0;
 }
 
 /* A socket for each connection, and some files of our own. */
@@ -537,7 +534,7 @@ static int start_daemon(struct server *s, int fd)
 static int serve(struct server *s)
 {
 	char url[128];
-	int fd, rc = open_socket(s->options, &fd, url);
+	int fd, rc = listen_open(s->options, &fd, s->host, url);
 
 	if (rc < 0)
 		return rc;
@@ -547,7 +544,25 @@ static int serve(struct server *s)
 	}
 	if (s->options->ready)
 		s->options->ready(s->options->user, url);
-	return gp_engine_serve(s->engine);
+	rc = gp_engine_serve(s->engine);
+	/* What became of them is still told to those who listen. */
+	for (int i = 0; i < 50 && atomic_load(&s->exchanges); i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	return rc;
+}
+
+/* A text that fills the context, each byte of it an escape of six; lists of prompts and the
+ * rest need some more where that is little. */
+static size_t largest_body(const struct server *s)
+{
+	const struct gp_vocab *v = gp_tokenizer_vocab(s->tokenizer);
+	uint64_t longest = 1, most;
+
+	for (size_t i = 0; i < v->n; i++)
+		longest = v->text_bytes[i] > longest ? v->text_bytes[i] : longest;
+	most = longest < HTTP_MAX_BODY ? longest * 6 * s->context : HTTP_MAX_BODY;
+	most = most > HTTP_LEAST_BODY ? most : HTTP_LEAST_BODY;
+	return most < HTTP_MAX_BODY ? (size_t)most : HTTP_MAX_BODY;
 }
 
 int gp_http_serve(struct gp_engine *e, const struct gp_tokenizer *t,
@@ -562,6 +577,8 @@ int gp_http_serve(struct gp_engine *e, const struct gp_tokenizer *t,
 	s->tokenizer = t;
 	s->options = o;
 	s->began = time(NULL);
+	s->context = gp_engine_plan(e)->context;
+	s->max_body = largest_body(s);
 	visitors_init(&s->visitors, patience(s));
 	rc = o->key_file ? keys_read(&s->keys, o->key_file) : 0;
 	if (rc == 0)

@@ -17,6 +17,8 @@ const checks = {
     const names = []
     for await (const m of client.models.list()) names.push(m.id)
     assert.deepEqual(names, [model])
+    assert.equal((await client.models.retrieve(model)).id, model)
+    await assert.rejects(client.models.retrieve('gpt-4'), (e) => e.code === 'model_not_found')
   },
   async chat() {
     const answer = await client.chat.completions.create({ ...chat, n: 2, logprobs: true, top_logprobs: 2 })
@@ -60,10 +62,19 @@ const checks = {
     const many = await Promise.all(Array.from({ length: 8 }, () => client.chat.completions.create(chat)))
     for (const m of many) assert.equal(m.choices[0].message.content, one.choices[0].message.content)
   },
+  async logprobs() {
+    const answer = await client.completions.create({ model, prompt: 'In the beginning', max_tokens: 5, logprobs: 2 })
+    const { tokens, text_offset } = answer.choices[0].logprobs
+    assert.equal(tokens.length, text_offset.length)
+    assert.equal(text_offset[0], 0)
+  },
   async refusals() {
     await assert.rejects(client.chat.completions.create({ ...chat, tools: [] }),
       (e) => e instanceof OpenAI.BadRequestError && e.message.includes("'tools'"))
     await assert.rejects(client.chat.completions.create({ ...chat, model: 'gpt-4' }), OpenAI.NotFoundError)
+    await assert.rejects(client.chat.completions.create({ ...chat, n: 99 }), (e) => e.param === 'n')
+    await assert.rejects(client.completions.create({ model, prompt: 'word '.repeat(20000) }),
+      (e) => e.code === 'context_length_exceeded' && e.param === 'prompt')
   },
   async abort() {
     const stream = await client.chat.completions.create({ ...chat, max_tokens: 4000, stream: true })

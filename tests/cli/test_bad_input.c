@@ -350,7 +350,8 @@ static void test_no_ring_memory(void **state)
 	process_start(&p, argv, (size_t)200 << 20);
 	process_finish(&p, &r, 60);
 	assert_int_equal(r.status, 1);
-	assert_non_null(strstr(r.err, "ring-"));
+	/* Which of its allocations does not fit depends on the machine. */
+	assert_true(strstr(r.err, "no memory") || strstr(r.err, "Cannot allocate memory"));
 	result_free(&r);
 }
 

@@ -329,6 +329,48 @@ static void test_who_may_hurry(void **state)
 	result_free(&r);
 }
 
+static int begin_with(const struct http_server *s, const char *key, const char *user, unsigned tokens)
+{
+	char *request, body[256];
+	const int fd = http_connect(s), bytes = snprintf(body, sizeof body, "{" M ",\"prompt\":\"x\","
+		"\"ignore_eos\":true,\"max_tokens\":%u,\"user\":\"%s\"}", tokens, user);
+	const int n = asprintf(&request, "POST " COMPLETIONS " HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+			       "Content-Type: application/json\r\nAuthorization: Bearer %s\r\n"
+			       "Content-Length: %d\r\n\r\n%s", key, bytes, body);
+
+	http_send(fd, request, (size_t)n);
+	free(request);
+	return fd;
+}
+
+/* Who names many users has one share all the same. */
+static void test_keys_share_evenly(void **state)
+{
+	enum { USERS = 8 };
+	static const char *const users[USERS] = { "a", "b", "c", "d", "e", "f", "g", "h" };
+	const char *const options[] = { "-m", MINI, "--threads", "1", "--max-sequences", "1",
+					"--api-key-file", key_path };
+	struct http_server s;
+	int fds[USERS], waiting = 0, status;
+	char some[16];
+
+	(void)state;
+	write_keys("one\ntwo\n");
+	http_start(&s, options, GP_ARRAY_LEN(options));
+	for (size_t i = 0; i < USERS; i++) {
+		fds[i] = begin_with(&s, "one", users[i], 150);
+		sleep_ms(20);
+	}
+	free(http_body(http_read(begin_with(&s, "two", "a", 150)), &status));
+	assert_int_equal(status, 200);
+	for (size_t i = 0; i < USERS; i++) {
+		waiting += recv(fds[i], some, sizeof some, MSG_DONTWAIT) < 0;
+		close(fds[i]);
+	}
+	assert_true(waiting >= 3);
+	assert_int_equal(http_stop(&s, NULL), 0);
+}
+
 static int set_up(void **state)
 {
 	static const char *const options[] = { "-m", MINI, "--threads", "1", "--max-sequences", "6" };
@@ -352,7 +394,7 @@ int main(void)
 		cmocka_unit_test(test_lists_of_prompts), cmocka_unit_test(test_streams_of_lists),
 		cmocka_unit_test(test_lists_have_limits), cmocka_unit_test(test_ignore_eos),
 		cmocka_unit_test(test_tiers), cmocka_unit_test(test_keys_share_no_prefix),
-		cmocka_unit_test(test_who_may_hurry),
+		cmocka_unit_test(test_who_may_hurry), cmocka_unit_test(test_keys_share_evenly),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -27,6 +27,7 @@ void http_start(struct http_server *s, const char *const *options, size_t n)
 	const char *at = strstr(text, "http://");
 	assert_non_null(at);
 	s->port = (unsigned)strtoul(strrchr(at, ':') + 1, NULL, 10);
+	s->address = INADDR_LOOPBACK;
 	free(text);
 }
 
@@ -52,7 +53,7 @@ int http_connect(const struct http_server *s)
 int http_connect_small(const struct http_server *s, int receive_bytes)
 {
 	const struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)s->port),
-				       .sin_addr = { htonl(INADDR_LOOPBACK) } };
+				       .sin_addr = { htonl(s->address) } };
 	const struct timeval patience = { .tv_sec = PATIENCE_S };
 	const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 

@@ -4,12 +4,14 @@
 
 #include <jansson.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "tests/common/process.h"
 
 struct http_server {
 	struct process process;
 	unsigned port;
+	uint32_t address;       /* IPv4, 127.0.0.1 once started */
 };
 /* gempipe serve with these options besides --port 0; waits until it listens. */
 void http_start(struct http_server *s, const char *const *options, size_t n);

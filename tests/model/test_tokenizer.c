@@ -349,6 +349,31 @@ static void streaming_equals_whole(void **state)
 	}
 }
 
+/* Exactly as many as are allowed; one less is refused, and so is a length of which that is
+ * certain at once. */
+static void limits_are_kept(void **state)
+{
+	const char *text = "In the beginning was the word";
+	char *large = calloc(1, 4000001);
+	uint32_t *ids = NULL;
+	size_t n, most;
+
+	(void)state;
+	assert_non_null(large);
+	free(encode(text, GP_ENCODE_BOS, &most));
+	assert_int_equal(gp_tokenizer_encode_most(mini, text, strlen(text), GP_ENCODE_BOS, most, &ids, &n), 0);
+	assert_int_equal(n, most);
+	free(ids);
+	assert_int_equal(gp_tokenizer_encode_most(mini, text, strlen(text), GP_ENCODE_BOS, most - 1, &ids,
+						  &n), -E2BIG);
+	memset(large, 'q', 4000000);
+	const uint64_t begin = gp_now_ns();
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(gp_tokenizer_encode_most(mini, large, 4000000, 0, 100, &ids, &n), -E2BIG);
+	assert_true(gp_now_ns() - begin < 4000000000u);
+	free(large);
+}
+
 static void stops_come_from_the_file(void **state)
 {
 	(void)state;
@@ -389,6 +414,7 @@ int main(void)
 		cmocka_unit_test(text_round_trips),
 		cmocka_unit_test(byte_runs_are_all_or_nothing),
 		cmocka_unit_test(streaming_equals_whole),
+		cmocka_unit_test(limits_are_kept),
 		cmocka_unit_test(stops_come_from_the_file),
 	};
 
