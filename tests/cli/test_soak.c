@@ -202,8 +202,14 @@ static int set_up(void **state)
 
 static int tear_down(void **state)
 {
+	struct result r;
+
 	(void)state;
-	return http_stop(&server, NULL);
+	http_stop(&server, &r);
+	if (r.status != 0)
+		print_error("%s", r.err);
+	result_free(&r);
+	return r.status;
 }
 
 int main(void)

@@ -4,6 +4,7 @@
 
 #include <histedit.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,29 @@ static void answer_terminal(struct editor *e)
 	resized = continued = 0;
 }
 
+/* Signals come only while it waits, so that none is late for the wait. All other threads
+ * block them. */
+static bool await_bytes(struct editor *e)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT };
+	struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
+	sigset_t ours, before;
+	int n = -1;
+
+	sigemptyset(&ours);
+	for (size_t i = 0; i < GP_ARRAY_LEN(signals); i++)
+		sigaddset(&ours, signals[i]);
+	pthread_sigmask(SIG_BLOCK, &ours, &before);
+	while (!cli_interrupt() && n < 0) {
+		answer_terminal(e);
+		n = ppoll(&p, 1, NULL, &before);
+		if (n < 0 && errno != EINTR)
+			break;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return n > 0;
+}
+
 /* More bytes, behind those that are there. 0: no more, or a signal that ends the line. */
 static int read_more(struct editor *e)
 {
@@ -72,9 +96,10 @@ static int read_more(struct editor *e)
 
 	memmove(e->bytes, e->bytes + e->at, e->n -= e->at);
 	e->at = 0;
-	while (!cli_interrupt() &&
-	       (n = read(STDIN_FILENO, e->bytes + e->n, sizeof e->bytes - e->n)) < 0 && errno == EINTR)
-		answer_terminal(e);
+	while (await_bytes(e) &&
+	       (n = read(STDIN_FILENO, e->bytes + e->n, sizeof e->bytes - e->n)) < 0 &&
+	       (errno == EINTR || errno == EAGAIN))
+		;
 	e->interrupted = n < 0 && cli_interrupt() == SIGINT;
 	e->n += n > 0 ? (size_t)n : 0;
 	return n > 0;
@@ -174,7 +199,8 @@ static void bind_keys(EditLine *el)
 	};
 
 	el_set(el, EL_EDITOR, "emacs");
-	el_set(el, EL_ADDFN, "gempipe-paste", "insert what is pasted", insert_paste);
+	/* By the wide function: el_set would copy the names and never free them. */
+	el_wset(el, EL_ADDFN, L"gempipe-paste", L"insert what is pasted", insert_paste);
 	for (size_t i = 0; i < GP_ARRAY_LEN(keys); i++)
 		el_set(el, EL_BIND, keys[i][0], keys[i][1], NULL);
 	el_source(el, NULL);            /* what ~/.editrc wants */
