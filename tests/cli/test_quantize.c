@@ -152,7 +152,7 @@ static void four_bits_keep_the_goal(void **state)
 	double kl;
 
 	(void)state;
-	NOT_UNDER_TSAN();
+	NOT_UNDER_SANITIZERS();
 	cut_text("tests/data/gemma3-mini-valid.txt", 22000, held, text);
 	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "4.0", "--text", text, "--chunks",
 	    "12");

@@ -98,7 +98,7 @@ static json_t *stages_json(struct gp_engine *e)
 	json_t *all = json_array();
 	struct gp_engine_stats s;
 
-	gp_engine_stats(e, &s);
+	gp_engine_snapshot(e, &s); /* another thread serves */
 	for (uint32_t k = 0; k < s.n_stages; k++)
 		json_array_append_new(all, json_pack(
 			"{s:s, s:s, s:I, s:I}", "device", s.stage[k].device, "description",
@@ -114,7 +114,8 @@ int load_report_end(struct load_report *r, const struct load_target *t, struct g
 	const struct gp_plan *p = engine ? gp_engine_plan(engine) : NULL;
 	json_t *all = json_pack("{s:s, s:s, s:s, s:o, s:o, s:O}", "version", GP_VERSION,
 				"model", t->model, "url", t->url, "max_sequences",
-				p ? json_integer(p->max_sequences) : json_null(), "stages", engine ? stages_json(engine) : json_null(), "results", r->results);
+				p ? json_integer(p->max_sequences) : json_null(), "stages",
+				engine ? stages_json(engine) : json_null(), "results", r->results);
 	if (!all)
 		return gp_fail(ENOMEM, "no memory for the results");
 	json_dumpf(all, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
