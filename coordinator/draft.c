@@ -82,6 +82,7 @@ static int open_engine(struct gp_draft *d, const struct gp_engine *e, uint32_t c
 	o.model = o.draft;
 	o.trace = o.draft = NULL;
 	o.lookup = 0;
+	o.max_queue = 0; /* whoever has a seat may ask */
 	return gp_engine_create(&d->engine, &o);
 }
 

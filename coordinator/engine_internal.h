@@ -190,6 +190,8 @@ void gp_seat_preempt(struct gp_engine *e, struct job *j); /* back into its queue
 uint32_t gp_seats_held(const struct gp_engine *e);
 /* Does the next row of a job need a block of its own? */
 bool gp_begins_block(const struct gp_engine *e, const struct job *j);
+/* Blocks that the next rows of all live sequences begin. */
+uint32_t gp_seats_needed(const struct gp_engine *e);
 /* So that each live sequence can go on by a row; the blocks that are free then. */
 uint32_t gp_seats_make_room(struct gp_engine *e);
 /* The live one that matters least; NULL: there is none. */

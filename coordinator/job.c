@@ -20,6 +20,10 @@ static int check_request(const struct gp_engine *e, const struct gp_request *r)
 		if (r->prompt[i] >= vocab)
 			return gp_fail(EINVAL, "token id %u at position %zu is not in the "
 				       "vocabulary of %u", r->prompt[i], i, vocab);
+	for (size_t i = 0; i < r->n_forced; i++)
+		if (r->forced[i] != GP_UNFORCED && r->forced[i] >= vocab)
+			return gp_fail(EINVAL, "forced token %u at %zu is not in the vocabulary of %u",
+				       r->forced[i], i, vocab);
 	return 0;
 }
 

@@ -25,7 +25,7 @@ static void take_over(struct gp_engine *e, struct job *j, struct job *kept)
 	const uint32_t most = kept->sent < j->n_tokens - 1 ? kept->sent : j->n_tokens - 1;
 	uint32_t same = j->request.on_logits ? 0 : common_prefix(j, kept, most);
 
-	if (kept->sent - same > GP_KV_SLACK)
+	if (!gp_kv_check(e->kv, kept->slot, same))
 		same = 0; /* local layers have forgotten the window before it */
 	if (kept->sent && !same)
 		push_op(e, GP_KV_DROP, kept->slot, 0);
@@ -134,8 +134,7 @@ static bool evict_kept(struct gp_engine *e, uint32_t except)
 	return true;
 }
 
-/* The next step's rows may each begin a block. */
-static uint32_t needed(const struct gp_engine *e)
+uint32_t gp_seats_needed(const struct gp_engine *e)
 {
 	uint32_t n = 0;
 
@@ -149,7 +148,7 @@ static uint32_t needed(const struct gp_engine *e)
 
 uint32_t gp_seats_make_room(struct gp_engine *e)
 {
-	while (gp_seats_held(e) + needed(e) > e->plan.kv_blocks) {
+	while (gp_seats_held(e) + gp_seats_needed(e) > e->plan.kv_blocks) {
 		if (gp_prefix_evict(e) || evict_kept(e, 0))
 			continue;
 		if (e->n_live <= 1)

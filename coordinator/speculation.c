@@ -96,20 +96,11 @@ static void draft(struct gp_engine *e, uint32_t n, uint32_t rows)
 		e->order[i]->guess = GP_GUESS_DRAFT;
 }
 
-/* Blocks that are left when each sequence has the one that its next row may begin. */
-static uint32_t spare_blocks(const struct gp_engine *e, uint32_t n, const struct budget *left)
-{
-	uint32_t needed = 0;
-
-	for (uint32_t i = 0; i < n; i++)
-		needed += gp_begins_block(e, e->order[i]);
-	return left->blocks > needed ? left->blocks - needed : 0;
-}
-
 /* Guesses make no one else go: without a spare block they end where theirs does. */
 static void keep_to_blocks(struct gp_engine *e, uint32_t n, const struct budget *left)
 {
-	uint32_t spare = spare_blocks(e, n, left);
+	const uint32_t needed = gp_seats_needed(e);
+	uint32_t spare = left->blocks > needed ? left->blocks - needed : 0;
 
 	for (uint32_t i = 0; i < n; i++) {
 		const uint32_t in_block = GP_KV_BLOCK - 1 - e->order[i]->sent % GP_KV_BLOCK;

@@ -159,7 +159,7 @@ static int converse(struct chat *c)
 			fprintf(stderr, "gempipe chat: %s\n", gp_error());
 		else if (got == -EINTR && line_is_typed(c->in))
 			fputs(empty ? "(/quit or Ctrl-D ends)\n" : "", stderr);
-		else if (got == -EINTR || got == 0)
+		else if (got == -EINTR || got == -ECANCELED || got == 0)
 			break;
 		else
 			rc = got;

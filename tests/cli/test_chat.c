@@ -343,6 +343,12 @@ static void test_interrupts(void **state)
 	BEGIN(&t, "-n", "2");
 	kill(t.pid, SIGTERM);
 	assert_int_equal(end(&t), 0);
+	/* Half a message is none. */
+	BEGIN(&t, "-n", "2");
+	enter(&t, "Hello \\");
+	expect(&t, "... ");
+	kill(t.pid, SIGTERM);
+	assert_int_equal(end(&t), 0);
 }
 
 /* ---- commands ------------------------------------------------------------------------- */

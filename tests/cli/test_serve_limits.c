@@ -142,7 +142,7 @@ static void test_unfinished_bodies(void **state)
 		http_send(fds[i], part, strlen(part) - 2);
 	}
 	char *raw = http_read(http_begin(&server, COMPLETIONS, body));
-	for (int i = 0; i < 200 && !strstr(raw, " 503 "); i++) {
+	for (int i = 0; i < 3000 && !strstr(raw, " 503 "); i++) {
 		free(raw);
 		sleep_ms(20);
 		raw = http_read(http_begin(&server, COMPLETIONS, body));
@@ -153,7 +153,7 @@ static void test_unfinished_bodies(void **state)
 	json_decref(post(small));
 	for (int i = 0; i < N; i++)
 		close(fds[i]);
-	for (int i = 0; i < 500 && status != 200; i++) {
+	for (int i = 0; i < 3000 && status != 200; i++) {
 		json_decref(http_post(&server, COMPLETIONS, body, &status));
 		sleep_ms(20);
 	}

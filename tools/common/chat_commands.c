@@ -117,11 +117,11 @@ static int act(struct chat *c, const char *word, size_t n, const char *rest)
 bool chat_command(struct chat *c, const char *text)
 {
 	const size_t n = command_name(text);
-	const char *rest = text + 1 + n + strspn(text + 1 + n, " \t\n");
-	size_t bytes = strlen(rest);
 
 	if (!n)
 		return false;
+	const char *rest = text + 1 + n + strspn(text + 1 + n, " \t\n");
+	size_t bytes = strlen(rest);
 	while (bytes && strchr(" \t\n", rest[bytes - 1]))
 		bytes--;
 	char *copy = strndup(rest, bytes);

@@ -178,6 +178,8 @@ static int write_part(const json_t *all, const char *part)
 	int rc = json_dumpfd(all, fd, JSON_INDENT(1)) < 0 ? -(errno ? errno : ENOMEM) : 0;
 	if (close(fd) < 0 && rc == 0)
 		rc = -errno;
+	if (rc < 0)
+		unlink(part);
 	return rc < 0 ? gp_fail(-rc, "%s: not written: %s", part, strerror(-rc)) : 0;
 }
 

@@ -4,7 +4,6 @@
 
 #include <histedit.h>
 #include <locale.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +53,10 @@ static void on_terminal(int signal_number)
 		continued = 1;
 }
 
-static void answer_terminal(struct editor *e)
+static void answer_terminal(void *user)
 {
+	struct editor *e = user;
+
 	if (resized)
 		el_resize(e->el);
 	if (continued) {                /* whoever had the terminal meanwhile has changed it */
@@ -66,29 +67,6 @@ static void answer_terminal(struct editor *e)
 	resized = continued = 0;
 }
 
-/* Signals come only while it waits, so that none is late for the wait. All other threads
- * block them. */
-static bool await_bytes(struct editor *e)
-{
-	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT };
-	struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
-	sigset_t ours, before;
-	int n = -1;
-
-	sigemptyset(&ours);
-	for (size_t i = 0; i < GP_ARRAY_LEN(signals); i++)
-		sigaddset(&ours, signals[i]);
-	pthread_sigmask(SIG_BLOCK, &ours, &before);
-	while (!cli_interrupt() && n < 0) {
-		answer_terminal(e);
-		n = ppoll(&p, 1, NULL, &before);
-		if (n < 0 && errno != EINTR)
-			break;
-	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return n > 0;
-}
-
 /* More bytes, behind those that are there. 0: no more, or a signal that ends the line. */
 static int read_more(struct editor *e)
 {
@@ -96,7 +74,7 @@ static int read_more(struct editor *e)
 
 	memmove(e->bytes, e->bytes + e->at, e->n -= e->at);
 	e->at = 0;
-	while (await_bytes(e) &&
+	while (line_await(answer_terminal, e) &&
 	       (n = read(STDIN_FILENO, e->bytes + e->n, sizeof e->bytes - e->n)) < 0 &&
 	       (errno == EINTR || errno == EAGAIN))
 		;

@@ -1,5 +1,6 @@
 #include "tools/common/line.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,11 +61,37 @@ bool line_is_typed(const struct line_reader *l)
 	return l->typed;
 }
 
+/* Signals come only while it waits, so that none is late for the wait. All other threads
+ * block them. */
+bool line_await(void (*before)(void *user), void *user)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGWINCH, SIGCONT };
+	struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
+	sigset_t ours, mask;
+	int n = -1;
+
+	sigemptyset(&ours);
+	for (size_t i = 0; i < GP_ARRAY_LEN(signals); i++)
+		sigaddset(&ours, signals[i]);
+	pthread_sigmask(SIG_BLOCK, &ours, &mask);
+	while (!cli_interrupt() && n < 0) {
+		if (before)
+			before(user);
+		n = ppoll(&p, 1, NULL, &mask);
+		if (n < 0 && errno != EINTR)
+			break;
+	}
+	pthread_sigmask(SIG_SETMASK, &mask, NULL);
+	return n > 0;
+}
+
 static int read_plain(struct line_reader *l, const char *prompt, const char **line, size_t *bytes)
 {
 	if (l->typed)
 		fputs(prompt, stderr);
-	ssize_t n = getline(&l->line, &l->line_room, stdin);
+	/* A terminal gives a line at a time: nothing of the next is left in stdin's buffer. */
+	const bool any = !l->typed || line_await(NULL, NULL);
+	ssize_t n = any ? getline(&l->line, &l->line_room, stdin) : -1;
 	if (n < 0) {
 		/* A terminal goes on after Ctrl-C, and after Ctrl-D behind text. */
 		clearerr(stdin);
@@ -88,6 +115,8 @@ static int read_line(struct line_reader *l, const char *prompt, const char **lin
 	rc = l->editor ? editor_read(l->editor, prompt, line, bytes, empty)
 		       : read_plain(l, prompt, line, bytes);
 	cli_interrupt_reads(false);
+	if (rc == 0 && cli_interrupt())
+		rc = gp_fail(ECANCELED, "ended by a signal");
 	cli_forget_interrupt();
 	return rc;
 }

@@ -15,8 +15,12 @@ int line_open(struct line_reader **l, const char *history);
 void line_close(struct line_reader *l); /* NULL is fine */
 bool line_is_typed(const struct line_reader *l); /* by a person, on a terminal */
 /* 1: a message, l's until the next call; 0: there are no more. -EINTR: Ctrl-C, *empty: where
- * nothing was typed; -EILSEQ: a NUL byte in it. */
+ * nothing was typed; -ECANCELED: another signal; -EILSEQ: a NUL byte in it. */
 int line_read(struct line_reader *l, const char **text, bool *empty);
+
+/* Until the terminal has something to read: true; false: a signal that ends the line. before:
+ * called before each wait, for other signals; may be NULL. */
+bool line_await(void (*before)(void *user), void *user);
 
 /* ---- editor.c: lines, with libedit --------------------------------------------------- */
 struct editor;

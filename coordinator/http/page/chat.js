@@ -133,6 +133,7 @@ function showText(turn) {
 }
 
 function take(turn, event, times) {
+	if (event.error) throw new Refusal(event.error.message)
 	const choice = event.choices[0]
 	if (choice?.delta.content) {
 		times.last = performance.now()
