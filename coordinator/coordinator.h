@@ -181,12 +181,14 @@ struct gp_engine_stats {
 	bool huge_pages;                         /* all rings on huge pages */
 };
 
-/* The program of a kind of worker; folder NULL: beside this program. */
 #define GP_MAX_LOOKUP 31u       /* guesses a step of each sequence */
 /* A good number where all stages are on the CPU, whose logits are the same however many rows
  * a step has; else none. */
 #define GP_LOOKUP_AUTO UINT32_MAX
 #define GP_WORKER_PATH 4096
+/* gempipe-NAME, which need not be there; folder NULL: beside this program. */
+int gp_program_path(const char *folder, const char *name, char path[GP_WORKER_PATH]);
+/* The program of a kind of worker, which is there. */
 int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH]);
 
 struct gp_engine;

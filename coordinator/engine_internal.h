@@ -169,6 +169,8 @@ void gp_kv_ops_forget(struct gp_engine *e); /* the workers hold nothing any more
 /* prefix.c */
 #define GP_PREFIX_EVERY 512u    /* positions of a prompt at which its beginning is kept */
 int gp_prefix_create(struct gp_engine *e);
+/* With how many of at most so many tokens both begin. */
+uint32_t gp_same_tokens(const uint32_t *a, const uint32_t *b, uint32_t most);
 void gp_prefix_destroy(struct gp_engine *e);
 void gp_prefix_forget(struct gp_engine *e); /* the workers hold nothing any more */
 /* Begins j, of which nothing was sent, with what is there of it. */

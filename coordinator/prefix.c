@@ -45,15 +45,19 @@ static uint32_t slot_of(const struct gp_engine *e, uint32_t i)
 	return e->plan.max_sequences + i;
 }
 
-static uint32_t common(const struct prefix *p, const struct job *j, uint32_t most)
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+uint32_t gp_same_tokens(const uint32_t *a, const uint32_t *b, uint32_t most)
 {
 	uint32_t n = 0;
 
-	most = p->n < most ? p->n : most;
 	/* Most differ early or not at all. */
-	if (most && memcmp(p->tokens, j->tokens, most * sizeof *p->tokens) == 0)
+	if (most && memcmp(a, b, most * sizeof *a) == 0)
 		return most;
-	while (n < most && p->tokens[n] == j->tokens[n])
+	while (n < most && a[n] == b[n])
 		n++;
 	return n;
 }
@@ -62,8 +66,10 @@ static uint32_t common(const struct prefix *p, const struct job *j, uint32_t mos
 static uint32_t usable(const struct gp_engine *e, uint32_t i, const struct job *j)
 {
 	const struct prefix *p = &e->prefixes[i];
-	const uint32_t n = p->tenant == j->request.tenant ? common(p, j, j->n_tokens - 1) : 0;
+	uint32_t n = 0;
 
+	if (p->tenant == j->request.tenant)
+		n = gp_same_tokens(p->tokens, j->tokens, smaller(p->n, j->n_tokens - 1));
 	return n >= LEAST && gp_kv_check(e->kv, slot_of(e, i), n) ? n : 0;
 }
 
@@ -178,16 +184,6 @@ bool gp_prefix_evict(struct gp_engine *e)
 	return true;
 }
 
-static uint32_t same_tokens(const struct job *a, const struct job *b)
-{
-	const uint32_t most = a->n_tokens < b->n_tokens ? a->n_tokens : b->n_tokens;
-	uint32_t n = 0;
-
-	while (n < most && a->tokens[n] == b->tokens[n])
-		n++;
-	return n;
-}
-
 bool gp_prefix_comes(const struct gp_engine *e, const struct job *j)
 {
 	for (uint32_t i = 0; i < e->plan.max_sequences && e->plan.prefixes && !j->request.on_logits; i++) {
@@ -197,8 +193,10 @@ bool gp_prefix_comes(const struct gp_engine *e, const struct job *j)
 		    o->request.tenant != j->request.tenant ||
 		    o->request.priority < j->request.priority || !(o->sent || gp_goes_first(o, j)))
 			continue;
-		const uint32_t same = same_tokens(o, j);
-		if (o->sent / GP_PREFIX_EVERY < (same < j->n_tokens ? same : same - 1) / GP_PREFIX_EVERY)
+		/* Of j's last token the logits are wanted, so it is computed in any case. */
+		const uint32_t same = gp_same_tokens(o->tokens, j->tokens,
+						     smaller(o->n_tokens, j->n_tokens - 1));
+		if (o->sent / GP_PREFIX_EVERY < same / GP_PREFIX_EVERY)
 			return true;
 	}
 	return false;

@@ -9,21 +9,12 @@ static void push_op(struct gp_engine *e, enum gp_kv_op_kind kind, uint32_t seq, 
 	gp_kv_op_push(e, (struct gp_kv_op){ .kind = kind, .seq = seq, .pos = pos });
 }
 
-static uint32_t common_prefix(const struct job *a, const struct job *b, uint32_t most)
-{
-	uint32_t n = 0;
-
-	while (n < most && a->tokens[n] == b->tokens[n])
-		n++;
-	return n;
-}
-
 /* The kept sequence's tokens stay in the workers' caches as far as they agree
  * with the new prompt; the prompt's last token always runs, for its logits. */
 static void take_over(struct gp_engine *e, struct job *j, struct job *kept)
 {
 	const uint32_t most = kept->sent < j->n_tokens - 1 ? kept->sent : j->n_tokens - 1;
-	uint32_t same = j->request.on_logits ? 0 : common_prefix(j, kept, most);
+	uint32_t same = j->request.on_logits ? 0 : gp_same_tokens(j->tokens, kept->tokens, most);
 
 	if (!gp_kv_check(e->kv, kept->slot, same))
 		same = 0; /* local layers have forgotten the window before it */

@@ -21,7 +21,7 @@ static int own_folder(char path[GP_WORKER_PATH])
 	return 0;
 }
 
-int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH])
+int gp_program_path(const char *folder, const char *name, char path[GP_WORKER_PATH])
 {
 	char own[GP_WORKER_PATH];
 	int rc;
@@ -30,8 +30,19 @@ int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_P
 		return rc;
 	if (!folder)
 		folder = own;
-	if (snprintf(path, GP_WORKER_PATH, "%s/gempipe-worker-%s", folder, device) >= GP_WORKER_PATH)
+	if (snprintf(path, GP_WORKER_PATH, "%s/gempipe-%s", folder, name) >= GP_WORKER_PATH)
 		return gp_fail(ENAMETOOLONG, "%.100s...: path of the workers is too long", folder);
+	return 0;
+}
+
+int gp_worker_path(const char *folder, const char *device, char path[GP_WORKER_PATH])
+{
+	char name[64];
+	int rc;
+
+	snprintf(name, sizeof name, "worker-%s", device);
+	if ((rc = gp_program_path(folder, name, path)) < 0)
+		return rc;
 	if (access(path, X_OK) == 0)
 		return 0;
 	if (errno == ENOENT && strcmp(device, "vulkan") == 0)

@@ -461,16 +461,12 @@ static int bench(struct bench *b)
 static void become(struct cli *c, const char *program, char **argv)
 {
 	char path[GP_WORKER_PATH];
-	const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
 
-	path[n > 0 ? n : 0] = '\0';
-	char *name = strrchr(path, '/');
-	if (name && (size_t)(name - path) + strlen(program) + 2 <= sizeof path) {
-		strcpy(name + 1, program);
+	if (gp_program_path(NULL, program, path) == 0) {
 		execv(path, argv);
+		gp_fail(errno, "%s: %s; gempipe-load is built where libcurl is (Debian: "
+			"libcurl4-openssl-dev)", path, strerror(errno));
 	}
-	gp_fail(errno, "%s: %s; gempipe-load is built where libcurl is (Debian: "
-		"libcurl4-openssl-dev)", path, strerror(errno));
 	exit(cli_failed(c));
 }
 
@@ -485,9 +481,9 @@ int main(int argc, char **argv)
 	cli_init(&b.cli, "bench");
 	for (int i = 1; i < argc; i++)
 		if (strcmp(argv[i], "--serve") == 0)
-			become(&b.cli, "gempipe-load", argv);
+			become(&b.cli, "load", argv);
 		else if (strcmp(argv[i], "--guess") == 0)
-			become(&b.cli, "gempipe-guess", argv);
+			become(&b.cli, "guess", argv);
 	if ((status = read_arguments(&b, argc, argv)) != 0)
 		return status;
 	if (b.device) {

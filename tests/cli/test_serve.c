@@ -48,12 +48,7 @@ static const char *finish_of(json_t *answer)
 
 static json_t *post(const char *path, const char *body)
 {
-	int status;
-	json_t *o = http_post(&server, path, body, &status);
-
-	if (status != 200)
-		fail_msg("%d for %s: %s", status, body, json_dumps(o, 0));
-	return o;
+	return http_must_post(&server, path, body);
 }
 
 static void test_completion(void **state)
@@ -328,9 +323,7 @@ static void test_workers_killed_under_load(void **state)
 
 static void await_metric(const char *name, double value)
 {
-	for (int i = 0; i < 500 && http_metric(&server, name) != value; i++)
-		sleep_ms(20);
-	assert_true(http_metric(&server, name) == value);
+	http_await_metric(&server, name, value, value);
 }
 
 /* Who leaves, with or without a stream, leaves nothing that goes on. */

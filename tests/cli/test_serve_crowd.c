@@ -26,17 +26,6 @@
 
 static struct http_server server;
 
-static void await_metric(const struct http_server *s, const char *name, double most)
-{
-	/* Connections of the questions themselves come and go. */
-	for (int i = 0; i < 1000; i++) {
-		if (http_metric(s, name) <= most)
-			return;
-		sleep_ms(20);
-	}
-	fail_msg("%s is still %g", name, http_metric(s, name));
-}
-
 static void start(struct http_server *s, const char *option, const char *value)
 {
 	const char *const options[] = { "-m", MINI, "--threads", "1", "--max-sequences", "8", option,
@@ -150,23 +139,10 @@ static void test_half_closed(void **state)
 		sleep_ms(20);
 	assert_true(http_metric(&server, "requests_cancelled_total") == before + 1);
 	free(http_read(fd));
-	await_metric(&server, "requests_live", 0);
+	http_await_metric(&server, "requests_live", 0, 0);
 }
 
 /* ---- memory ------------------------------------------------------------------------- */
-
-static double resident_mb(void)
-{
-	char path[64];
-	double pages = 0;
-
-	snprintf(path, sizeof path, "/proc/%d/statm", (int)server.process.pid);
-	FILE *f = fopen(path, "r");
-	assert_non_null(f);
-	assert_int_equal(fscanf(f, "%*f %lf", &pages), 1);
-	fclose(f);
-	return pages * (double)sysconf(_SC_PAGESIZE) / 1e6;
-}
 
 /* A short prompt in a megabyte of JSON, which are 25 as a tree: nothing of it is kept while the
  * request waits. */
@@ -185,7 +161,8 @@ static void test_wide_bodies(void **state)
 	for (size_t i = 0; i < PARTS; i++, n += sizeof part - 1)
 		memcpy(body + n, part, sizeof part);
 	strcpy(body + n, "{\"type\":\"text\",\"text\":\"Hello\"}]}]}");
-	const double before = resident_mb();
+	const double before = process_resident_mb(server.process.pid);
+	assert_true(before > 0);
 	for (size_t i = 0; i < WAITING; i++)
 		fds[i] = http_begin(&server, CHAT, body);
 	for (int i = 0; i < 1000 && http_metric(&server, "requests_live") +
@@ -193,12 +170,13 @@ static void test_wide_bodies(void **state)
 		sleep_ms(20);
 	assert_true(http_metric(&server, "requests_live") + http_metric(&server, "requests_queued") ==
 		    WAITING);
-	assert_true(resident_mb() - before < 150);
+	const double waiting = process_resident_mb(server.process.pid);
+	assert_true(waiting > 0 && waiting - before < 150);
 	for (size_t i = 0; i < WAITING; i++)
 		close(fds[i]);
 	free(body);
-	await_metric(&server, "requests_live", 0);
-	await_metric(&server, "requests_queued", 0);
+	http_await_metric(&server, "requests_live", 0, 0);
+	http_await_metric(&server, "requests_queued", 0, 0);
 }
 
 /* ---- a crowd -------------------------------------------------------------------------- */
@@ -239,8 +217,8 @@ static void test_crowd(void **state)
 	for (size_t i = 0; i < idle + slow; i++)
 		fds[i] = i < idle ? http_connect(&server) : begin_slow(&server);
 	/* Their answers are made, and lie there. */
-	await_metric(&server, "requests_queued", 0);
-	await_metric(&server, "requests_live", 0);
+	http_await_metric(&server, "requests_queued", 0, 0);
+	http_await_metric(&server, "requests_live", 0, 0);
 	assert_true(http_metric(&server, "connections") > (double)(idle + slow));
 	const double among = ms_per_token();
 	print_message("%.3f ms a token alone, %.3f among %zu idle connections and %zu that never read\n",
@@ -248,7 +226,7 @@ static void test_crowd(void **state)
 	for (size_t i = 0; i < idle + slow; i++)
 		close(fds[i]);
 	free(fds);
-	await_metric(&server, "connections", 1);
+	http_await_metric(&server, "connections", 0, 1);
 }
 
 static int set_up(void **state)

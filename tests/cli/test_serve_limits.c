@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <signal.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,12 +38,7 @@ static void start(struct http_server *s, const char *option, const char *value)
 
 static json_t *post(const char *body)
 {
-	int status;
-	json_t *o = http_post(&server, COMPLETIONS, body, &status);
-
-	if (status != 200)
-		fail_msg("%d for %s: %s", status, body, json_dumps(o, 0));
-	return o;
+	return http_must_post(&server, COMPLETIONS, body);
 }
 
 static json_t *choice_of(json_t *o)
@@ -87,14 +83,6 @@ static void test_whole_logprobs(void **state)
 	assert_true(peak_mb() - before < 40);
 }
 
-/* At least so much. */
-static void await_metric(const char *name, double least)
-{
-	for (int i = 0; i < 1000 && http_metric(&server, name) < least; i++)
-		sleep_ms(20);
-	assert_true(http_metric(&server, name) >= least);
-}
-
 /* Who reads nothing of a stream that grows and grows is gone. */
 static void test_unread_stream(void **state)
 {
@@ -106,7 +94,7 @@ static void test_unread_stream(void **state)
 		       "\"ignore_eos\":true,\"stream\":true,\"n\":16,\"max_tokens\":4000,"
 		       "\"logprobs\":true,\"top_logprobs\":20}");
 	/* Those that waited; the others end with the next token. */
-	await_metric("requests_cancelled_total", before + 8);
+	http_await_metric(&server, "requests_cancelled_total", before + 8, INFINITY);
 	for (int i = 0; i < 100 && http_metric(&server, "requests_live") > 0; i++)
 		sleep_ms(20);
 	assert_true(http_metric(&server, "requests_live") == 0);

@@ -28,12 +28,7 @@ static struct http_server server;
 
 static json_t *post(const char *body)
 {
-	int status;
-	json_t *o = http_post(&server, COMPLETIONS, body, &status);
-
-	if (status != 200)
-		fail_msg("%d for %s: %s", status, body, json_dumps(o, 0));
-	return o;
+	return http_must_post(&server, COMPLETIONS, body);
 }
 
 static void assert_refused(const char *body, int wanted, const char *names)
@@ -196,13 +191,6 @@ static void test_ignore_eos(void **state)
 
 /* ---- who goes first ------------------------------------------------------------------ */
 
-static double await_metric(const struct http_server *s, const char *name, double value)
-{
-	for (int i = 0; i < 500 && http_metric(s, name) != value; i++)
-		sleep_ms(20);
-	return http_metric(s, name);
-}
-
 static void test_tiers(void **state)
 {
 	const char *const options[] = { "-m", MINI, "--threads", "1", "--max-sequences", "1" };
@@ -214,7 +202,7 @@ static void test_tiers(void **state)
 	http_start(&one, options, GP_ARRAY_LEN(options));
 	const int busy = http_begin(&one, COMPLETIONS, "{" M ",\"prompt\":\"x\",\"ignore_eos\":true,"
 						       "\"stream\":true,\"service_tier\":\"auto\"}");
-	assert_true(await_metric(&one, "requests_live", 1) == 1);
+	http_await_metric(&one, "requests_live", 1, 1);
 	const int flex = http_begin(&one, COMPLETIONS, "{" M ",\"prompt\":\"x\",\"max_tokens\":2,"
 						       "\"service_tier\":\"flex\"}");
 	json_t *o = http_post(&one, COMPLETIONS, "{" M ",\"prompt\":\"x\",\"max_tokens\":2,"
@@ -223,7 +211,7 @@ static void test_tiers(void **state)
 	assert_string_equal(json_string_value(json_object_get(o, "service_tier")), "priority");
 	json_decref(o);
 	/* It took the place of one that goes on, and of none that waits. */
-	assert_true(await_metric(&one, "requests_queued", 1) == 1);
+	http_await_metric(&one, "requests_queued", 1, 1);
 	assert_true(recv(flex, some, sizeof some, MSG_DONTWAIT) < 0);
 	close(busy);
 	char *answer = http_body(http_read(flex), &status);

@@ -30,21 +30,6 @@ struct held {
 	int files[MOST];
 };
 
-static double resident_mb(pid_t pid)
-{
-	char path[64];
-	double pages = 0;
-
-	snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
-	FILE *f = fopen(path, "r");
-	if (!f)
-		return 0;
-	if (fscanf(f, "%*f %lf", &pages) != 1)
-		pages = 0;
-	fclose(f);
-	return pages * (double)sysconf(_SC_PAGESIZE) / 1e6;
-}
-
 static int count_files(pid_t pid)
 {
 	char path[64];
@@ -68,7 +53,7 @@ static struct held look(void)
 		sleep_ms(20);
 	sleep_ms(200); /* connections that are gone are closed by now */
 	for (size_t i = 0; i < MOST; i++) {
-		h.mb[i] = resident_mb(pids[i]);
+		h.mb[i] = process_resident_mb(pids[i]);
 		h.files[i] = count_files(pids[i]);
 	}
 	return h;

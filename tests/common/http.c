@@ -234,3 +234,25 @@ double http_metric(const struct http_server *s, const char *name)
 	free(text);
 	return v;
 }
+
+void http_await_metric(const struct http_server *s, const char *name, double least, double most)
+{
+	double v = http_metric(s, name);
+
+	for (int i = 0; i < 1000 && !(v >= least && v <= most); i++) {
+		sleep_ms(20);
+		v = http_metric(s, name);
+	}
+	if (!(v >= least && v <= most))
+		fail_msg("%s is still %g", name, v);
+}
+
+json_t *http_must_post(const struct http_server *s, const char *path, const char *body)
+{
+	int status;
+	json_t *o = http_post(s, path, body, &status);
+
+	if (status != 200)
+		fail_msg("%d for %s: %s", status, body, json_dumps(o, 0));
+	return o;
+}

@@ -33,6 +33,8 @@ char *http_ask(const struct http_server *s, const char *method, const char *path
                const char *headers, const char *body, int *status);
 /* POST of JSON, JSON back. */
 json_t *http_post(const struct http_server *s, const char *path, const char *body, int *status);
+/* The same; the test fails where the answer is not 200. */
+json_t *http_must_post(const struct http_server *s, const char *path, const char *body);
 /* Sends such a POST and leaves the answer to be read. */
 int http_begin(const struct http_server *s, const char *path, const char *body);
 void http_send_post(int fd, const char *path, const char *body);
@@ -41,5 +43,7 @@ void http_send_post(int fd, const char *path, const char *body);
 char *http_stream_text(char *raw);
 /* Value of a line of /metrics. */
 double http_metric(const struct http_server *s, const char *name);
+/* Waits until it lies between these; the test fails where it does not come to that. */
+void http_await_metric(const struct http_server *s, const char *name, double least, double most);
 
 #endif

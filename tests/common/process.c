@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -51,6 +52,8 @@ void process_start(struct process *p, const char *const *argv, size_t limit_as)
 	assert_true(p->pid >= 0);
 	if (p->pid)
 		return;
+	/* A test that failed ends without stopping what it started. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	const int null = open("/dev/null", O_RDONLY);
 	dup2(null, 0);
 	dup2(p->out_fd, 1);
@@ -210,4 +213,19 @@ void process_preload(const char *name, char **argv)
 		return;
 	setenv("LD_PRELOAD", path, 1);
 	execv("/proc/self/exe", argv);
+}
+
+double process_resident_mb(pid_t pid)
+{
+	char path[64];
+	double pages = 0;
+
+	snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+	FILE *f = fopen(path, "r");
+	if (!f)
+		return 0;
+	if (fscanf(f, "%*f %lf", &pages) != 1)
+		pages = 0;
+	fclose(f);
+	return pages * (double)sysconf(_SC_PAGESIZE) / 1e6;
 }

@@ -36,6 +36,8 @@ char *process_output(int fd);
 bool process_says(int fd, const char *text, unsigned seconds);
 /* Pids of the workers that p spawned, in the order of their pids; the count. */
 size_t process_workers(pid_t coordinator, pid_t *pids, size_t room);
+/* MB; 0: it is gone. */
+double process_resident_mb(pid_t pid);
 /* Waits until pid is gone (a zombie counts as gone). */
 bool process_gone(pid_t pid, unsigned milliseconds);
 void sleep_ms(unsigned ms);
