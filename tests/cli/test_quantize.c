@@ -146,13 +146,15 @@ static void cut_text(const char *text, size_t at, const char *first, const char 
  * coordinate descent as much again, without error compensation over 20%. */
 static void four_bits_keep_the_goal(void **state)
 {
-	char *held = tiny_path(folder, "held-out.txt"), *text = tiny_path(folder, "text.txt");
 	struct result r;
 	const char *figure;
+	char *held, *text;
 	double kl;
 
 	(void)state;
 	NOT_UNDER_SANITIZERS();
+	held = tiny_path(folder, "held-out.txt");
+	text = tiny_path(folder, "text.txt");
 	cut_text("tests/data/gemma3-mini-valid.txt", 22000, held, text);
 	RUN(&r, program("quantize"), "-q", MINI, "-o", out, "--bits", "4.0", "--text", text, "--chunks",
 	    "12");
@@ -237,11 +239,12 @@ static void write_ids(const char *path, uint32_t n)
  * file, wherever it ended. */
 static void with_a_text_it_goes_on_too(void **state)
 {
-	char *text = tiny_path(folder, "ids.npy"), command[4096];
+	char *text, command[4096];
 	struct result r;
 
 	(void)state;
 	NOT_UNDER_TSAN();
+	text = tiny_path(folder, "ids.npy");
 	write_ids(text, 4 * 128);
 #define WITH_TEXT RANDOM, "--type", "q4_0", "--ids", text, "--ctx", "128", "--threads", "2"
 	RUN(&r, program("quantize"), "-q", "-o", again, WITH_TEXT);
