@@ -25,6 +25,7 @@ struct control {
 	int signal_fd, coordinator_fd;
 	pthread_t thread;
 	bool thread_runs, ready_sent;
+	bool thread_ended;          /* and why was read */
 	uint64_t heartbeat_ns;
 	uint32_t parked_sent;       /* last epoch acknowledged */
 	int report;                 /* 'v'erify or 'm'easure instead of serving */
@@ -232,7 +233,8 @@ static int report_state(struct control *c)
 	const uint32_t parked = w->parked_epoch;
 	const int thread_rc = w->rc;
 	pthread_mutex_unlock(&w->lock);
-	if (state == WORKER_ENDED)
+	c->thread_ended = state == WORKER_ENDED;
+	if (c->thread_ended)
 		return thread_rc < 0 ? gp_fail(-thread_rc, "%s", w->error) : 1;
 	if (state == WORKER_PARKED && !c->ready_sent)
 		rc = send_ready(c);
@@ -283,11 +285,12 @@ static int serve(struct control *c)
 		rc = serve_event(c);
 		if (rc == 0)
 			rc = send_heartbeat(c);
-		/* A coordinator that was stopped does not read; it may go on later. */
-		if (rc == -EAGAIN)
+		/* A coordinator that was stopped does not read; it may go on later. The stage
+		 * thread's own failure may have the same code (no more threads are to be had). */
+		if (rc == -EAGAIN && !c->thread_ended)
 			rc = 0;
 	}
-	if (rc == -EHOSTUNREACH)
+	if (rc == -EHOSTUNREACH && !c->thread_ended)
 		rc = coordinator_lost(c);
 	return rc < 0 ? rc : 0;
 }
