@@ -94,11 +94,13 @@ int gp_draft_create(struct gp_draft **out, const struct gp_engine *e, uint32_t c
 	if (!d)
 		return gp_fail(ENOMEM, "no memory for a draft model");
 	d->vocab = gp_engine_config(e)->vocab;
+	/* Visible before its workers are up, as an engine is: a signal must reach a long load. */
+	*out = d;
 	if ((rc = open_engine(d, e, context)) < 0) {
+		*out = NULL;
 		free(d);
 		return gp_fail_in(rc, "draft model %s", e->options.draft);
 	}
-	*out = d;
 	return 0;
 }
 
@@ -112,7 +114,7 @@ void gp_draft_destroy(struct gp_draft *d)
 
 void gp_draft_interrupt(struct gp_draft *d)
 {
-	if (d)
+	if (d && d->engine)
 		gp_engine_interrupt(d->engine);
 }
 

@@ -171,7 +171,7 @@ static int open_ends(struct chat *c)
 {
 	const int rc = line_open(&c->in, c->no_history ? NULL : "chat-history");
 
-	c->out = isatty(STDOUT_FILENO) ? terminal_out_open() : stdout;
+	c->out = isatty(STDOUT_FILENO) ? terminal_out_open(stdout) : stdout;
 	return rc < 0 ? rc : c->out ? 0 : gp_fail(ENOMEM, "no memory for the terminal");
 }
 

@@ -401,6 +401,7 @@ static void test_save_and_load(void **state)
 static void test_system(void **state)
 {
 	struct terminal t;
+	char command[200];
 
 	(void)state;
 	BEGIN(&t, "-n", "2");
@@ -426,6 +427,14 @@ static void test_system(void **state)
 	said = saved(&t, "system");
 	assert_int_equal(json_array_size(said), 2);
 	json_decref(said);
+	FILE *f = fopen(in_folder("obeyed"), "w");
+	assert_non_null(f);
+	fputs("{\"messages\":[{\"role\":\"system\",\"content\":\"x\\u001b[8mhidden\"}]}", f);
+	assert_int_equal(fclose(f), 0);
+	snprintf(command, sizeof command, "/load %s", in_folder("obeyed"));
+	say(&t, command);
+	enter(&t, "/system");
+	expect(&t, "system: x\xef\xbf\xbd[8mhidden");
 	enter(&t, "/stats");
 	expect(&t, "tokens/s");
 	enter(&t, "/help");
@@ -518,9 +527,9 @@ static void test_dumb_terminal(void **state)
 
 static void test_terminal_obeys_no_model(void **state)
 {
-	static const char in[] = "a\tb\n\033]0;x\a\r\xc2\x9b" "1m \xc2\xa3 \xc3\xa9\x7f",
+	static const char in[] = "a\tb\n\033]0;x\a\r\xc2\x9b" "1m \xc2\xa3 \xc2\xc2\x9b \xc3\xa9\x7f",
 			  out[] = "a\tb\n\xef\xbf\xbd]0;x\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" "1m \xc2\xa3 "
-				  "\xc3\xa9\xef\xbf\xbd";
+				  "\xc2\xef\xbf\xbd \xc3\xa9\xef\xbf\xbd";
 	const int fd = memfd_create("terminal", MFD_CLOEXEC);
 
 	(void)state;
@@ -528,7 +537,7 @@ static void test_terminal_obeys_no_model(void **state)
 	const pid_t pid = fork();
 	if (pid == 0) {
 		dup2(fd, 1);
-		FILE *f = terminal_out_open();
+		FILE *f = terminal_out_open(stdout);
 		for (size_t i = 0; f && i < sizeof in - 1; i++) {
 			fputc(in[i], f);
 			fflush(f);

@@ -377,6 +377,24 @@ static void test_interrupt(void **state)
 	assert_nothing_left();
 }
 
+/* While the models load too, the second of two: here its worker never comes. */
+static void test_interrupt_of_a_load(void **state)
+{
+	const char *const argv[] = { program("run"), "-m", MINI, "-p", "x", "--draft", MINI,
+				     "--draft-stages", "external:0-5", NULL };
+	struct process p;
+	struct result r;
+
+	(void)state;
+	process_start(&p, argv, 0);
+	assert_true(process_says(p.err_fd, "--stage 0\n", 30));
+	kill(p.pid, SIGINT);
+	process_finish(&p, &r, 10);
+	assert_int_equal(r.status, 130);
+	result_free(&r);
+	assert_nothing_left();
+}
+
 /* ---- by hand ------------------------------------------------------------------ */
 
 static void find_endpoint(const struct process *p, char endpoint[256])
@@ -483,7 +501,8 @@ int main(void)
 		cmocka_unit_test(test_scoring_survives), cmocka_unit_test(test_terminal_closed),
 		cmocka_unit_test(test_hang_up_ignored),
 		cmocka_unit_test(test_stopped_worker_in_recovery),
-		cmocka_unit_test(test_interrupt), cmocka_unit_test(test_external_worker),
+		cmocka_unit_test(test_interrupt), cmocka_unit_test(test_interrupt_of_a_load),
+		cmocka_unit_test(test_external_worker),
 		cmocka_unit_test(test_interrupt_while_waiting),
 		cmocka_unit_test(test_unwanted_worker),
 	};

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/common/terminal_out.h"
+
 struct command {
 	const char *name, *arguments, *help;
 	int (*act)(struct chat *c, const char *rest);
@@ -31,15 +33,23 @@ static int clear(struct chat *c, const char *rest)
 	return 0;
 }
 
+/* It may come from a file that was loaded. */
+static int show_system(const char *text)
+{
+	FILE *f = terminal_out_open(stderr);
+
+	if (!f)
+		return gp_fail(ENOMEM, "no memory for the system text");
+	fprintf(f, "system: %s\n", text ? text : "none");
+	fclose(f);
+	return 0;
+}
+
 /* Without a text: what it is. "": none. */
 static int set_system(struct chat *c, const char *rest)
 {
-	if (!*rest) {
-		const char *now = conversation_system(&c->said);
-
-		fprintf(stderr, "system: %s\n", now ? now : "none");
-		return 0;
-	}
+	if (!*rest)
+		return show_system(conversation_system(&c->said));
 	return conversation_set_system(&c->said, strcmp(rest, "\"\"") == 0 ? NULL : rest);
 }
 

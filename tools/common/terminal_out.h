@@ -4,8 +4,8 @@
 
 #include <stdio.h>
 
-/* A stream to stdout that shows control characters but newline and tab as U+FFFD; fclose
- * leaves stdout open. UTF-8. NULL: no memory. */
-FILE *terminal_out_open(void);
+/* A stream to the stream `to` that shows control characters but newline and tab as U+FFFD; fclose
+ * leaves `to` open. UTF-8. NULL: no memory. */
+FILE *terminal_out_open(FILE *to);
 
 #endif

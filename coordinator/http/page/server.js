@@ -78,14 +78,18 @@ async function askJson(path, quietly) {
 async function* eventsOf(answer) {
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
 	let rest = ''
-	for (;;) {
-		const { value, done } = await reader.read()
-		if (done) throw new Error('cut off')
-		const parts = (rest + value).split('\n\n')
-		rest = parts.pop()
-		for (const part of parts) {
-			if (part === 'data: [DONE]') return
-			if (part.startsWith('data: ')) yield JSON.parse(part.slice(6))
+	try {
+		for (;;) {
+			const { value, done } = await reader.read()
+			if (done) throw new Error('cut off')
+			const parts = (rest + value).split('\n\n')
+			rest = parts.pop()
+			for (const part of parts) {
+				if (part === 'data: [DONE]') return
+				if (part.startsWith('data: ')) yield JSON.parse(part.slice(6))
+			}
 		}
+	} finally {
+		reader.cancel().catch(() => {})   /* what nobody reads, the server stops */
 	}
 }
