@@ -22,7 +22,7 @@ enum {
 	/* The processor does not look far enough ahead by itself, least of all with several
 	 * rows, whose loads are further apart. */
 	PREFETCH_BYTES = 4096,             /* half of it where several groups add up */
-	/* For one or two rows memory sets the pace, and gives more to several streams.
+	/* For up to three rows memory sets the pace, and gives more to several streams.
 	 * Not for blocks of 256, whose code would no longer fit its cache. */
 	GROUPS = 4,
 };
@@ -389,7 +389,7 @@ struct span {
 	const uint8_t *head, *body;
 	size_t group_bytes;
 	uint32_t n_blocks;     /* of the type */
-	uint32_t groups;       /* 1, or GROUPS for one or two rows */
+	uint32_t groups;       /* 1, or groups_for(rows) */
 	uint32_t cols;         /* of a group: outputs to be stored, at most LANES */
 	bool add;              /* to what y holds, from the blocks before */
 };
@@ -447,8 +447,8 @@ INLINE void multiply_super(vf acc[TILE_ROWS], const uint8_t *head, const uint8_t
 		acc[r] = shape_of(t) == PAIRS ? v_fma(sum[r], d, acc[r]) : sum[r];
 }
 
-/* rows x groups outputs of LANES each. */
-INLINE void tile(const struct span *s, const unsigned rows, const unsigned groups,
+/* rows x groups outputs of LANES each. Returns rows. */
+INLINE uint32_t tile(const struct span *s, const unsigned rows, const unsigned groups,
                  const enum gp_type t)
 {
 	const size_t x_step = s->x_stride * (is_super(t) ? SUPER : 1);
@@ -489,40 +489,56 @@ INLINE void tile(const struct span *s, const unsigned rows, const unsigned group
 #pragma GCC unroll 16
 		for (unsigned r = 0; r < rows; r++)
 			v_storef(s->y + r * s->y_stride + g * LANES, s->cols, acc[g][r]);
+	return rows;
 }
 
-/* As many rows at once as there are registers for; returns how many. */
+/* As many rows at once as there are registers for; returns how many. Each number of rows has
+ * code of its own: one more pass reads and unpacks the weights once more. */
 INLINE uint32_t some_rows(const struct span *s, uint32_t rows, const enum gp_type t)
 {
 #if TILE_ROWS >= 16
-	if (rows >= 16) {
-		tile(s, 16, 1, t);
-		return 16;
-	}
-	if (rows >= 8) {
-		tile(s, 8, 1, t);
-		return 8;
-	}
+	if (rows >= 16)
+		return tile(s, 16, 1, t);
+	if (rows >= 8)
+		return tile(s, 8, 1, t);
+	if (rows == 7)
+		return tile(s, 7, 1, t);
+	if (rows == 6)
+		return tile(s, 6, 1, t);
+	if (rows == 5)
+		return tile(s, 5, 1, t);
 #endif
-	if (rows >= 4) {
-		tile(s, 4, 1, t);
-		return 4;
-	}
-	if (rows >= 2) {
-		tile(s, 2, 1, t);
-		return 2;
-	}
-	tile(s, 1, 1, t);
-	return 1;
+	if (rows >= 4)
+		return tile(s, 4, 1, t);
+	if (rows == 3)
+		return tile(s, 3, 1, t);
+	if (rows == 2)
+		return tile(s, 2, 1, t);
+	return tile(s, 1, 1, t);
+}
+
+/* How many groups side by side there are registers for. */
+INLINE uint32_t groups_for(uint32_t rows)
+{
+	return rows <= 2 ? GROUPS : rows == 3 && TILE_ROWS >= 16 ? 2 : 1;
+}
+
+INLINE void some_groups(const struct span *s, uint32_t rows, const enum gp_type t)
+{
+	if (rows == 1)
+		tile(s, 1, GROUPS, t);
+	else if (rows == 2)
+		tile(s, 2, GROUPS, t);
+#if TILE_ROWS >= 16
+	else
+		tile(s, 3, 2, t);
+#endif
 }
 
 INLINE void tile_rows(struct span s, uint32_t rows, const enum gp_type t)
 {
-	if (!is_super(t) && s.groups == GROUPS) {
-		if (rows == 1)
-			tile(&s, 1, GROUPS, t);
-		else
-			tile(&s, 2, GROUPS, t);
+	if (!is_super(t) && s.groups > 1) {
+		some_groups(&s, rows, t);
 		return;
 	}
 	while (rows) {
@@ -583,7 +599,9 @@ static void panel(const struct product *p, uint32_t m0, uint32_t m1, uint32_t b0
 	                  .group_bytes = n_blocks * (p->head_bytes + p->body_bytes) };
 
 	for (uint32_t n = p->n0; n < p->n1; n += s.groups * LANES) {
-		s.groups = p->rows <= 2 && p->block_parts == 1 && p->n1 - n >= GROUPS * LANES ? GROUPS : 1;
+		s.groups = p->block_parts == 1 ? groups_for(p->rows) : 1;
+		if (p->n1 - n < s.groups * LANES)
+			s.groups = 1;
 		s.cols = p->n1 - n < LANES ? p->n1 - n : LANES;
 		s.head = p->w + n / LANES * s.group_bytes + first * p->head_bytes;
 		s.body = p->w + n / LANES * s.group_bytes + n_blocks * p->head_bytes +
