@@ -39,6 +39,7 @@ struct gp_plan_request {        /* zero: the default */
 	uint32_t context;           /* 0: the smaller of the trained one and 8192 */
 	uint32_t max_sequences;     /* 0: 1 */
 	uint32_t prefixes;          /* beginnings of prompts to keep for others; 0: none */
+#define GP_PREFIXES_AUTO UINT32_MAX /* 16, or as many as keep 3 GiB of local layers, at least 2 */
 	uint32_t max_rows;          /* rows a step; 0: 512 */
 	uint64_t kv_tokens;         /* positions kept of all sequences together; 0: as many as
 	                               they can have */

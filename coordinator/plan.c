@@ -11,6 +11,9 @@
 #define DEFAULT_ROWS 512u
 #define LEAST_LOGIT_ROWS 32u
 #define LOGIT_BYTES (8u << 20) /* a step's logits, where more than LEAST_LOGIT_ROWS fit */
+#define MOST_PREFIXES 16u
+#define LEAST_PREFIXES 2u
+#define PREFIX_BYTES ((uint64_t)3 << 30)
 
 static uint32_t count_cpus(void)
 {
@@ -271,6 +274,39 @@ static int choose_kv(struct gp_plan *p, uint64_t tokens)
 	return 0;
 }
 
+static uint32_t local_blocks(const struct gp_plan *p, const struct gp_config *c, uint32_t sequences)
+{
+	const struct gp_kv_limits l = { .max_sequences = sequences, .context = p->context,
+					.window = c->window, .has_kind = { true, true } };
+
+	return gp_kv_most_blocks(&l, p->max_rows, GP_KV_LOCAL);
+}
+
+/* What the local layers keep of one more sequence. What global ones keep of a prefix, others
+ * that begin with it need too. */
+static uint64_t window_bytes(const struct gp_plan *p, const struct gp_config *c)
+{
+	const uint64_t blocks = local_blocks(p, c, 2) - local_blocks(p, c, 1);
+	uint32_t n_local = 0;
+	size_t bytes;
+
+	if (gp_type_bytes(p->kv_type, GP_KV_BLOCK, (uint64_t)c->n_kv_heads * c->head_dim, &bytes) < 0)
+		return UINT64_MAX;
+	for (uint32_t l = 0; l < c->n_layers; l++)
+		n_local += !c->is_global[l];
+	return blocks * n_local * 2 * bytes; /* keys and values */
+}
+
+static uint32_t choose_prefixes(const struct gp_plan *p, const struct gp_config *c, uint32_t wanted)
+{
+	if (wanted != GP_PREFIXES_AUTO)
+		return wanted;
+	const uint64_t each = window_bytes(p, c), fit = each ? PREFIX_BYTES / each : MOST_PREFIXES;
+
+	return fit < LEAST_PREFIXES ? LEAST_PREFIXES : fit > MOST_PREFIXES ? MOST_PREFIXES :
+	       (uint32_t)fit;
+}
+
 /* Without --stages: one CPU stage, whose last layers can be an NPU stage. */
 static int choose_stages(struct gp_plan *p, uint32_t n_layers, uint32_t npu_layers)
 {
@@ -325,7 +361,6 @@ int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struc
 		return rc;
 	share_cpus(p, r->threads, r->n_cpus ? r->n_cpus : count_cpus());
 	p->max_sequences = r->max_sequences ? r->max_sequences : 1;
-	p->prefixes = r->prefixes;
 	p->max_rows = r->max_rows ? r->max_rows : DEFAULT_ROWS;
 	if (p->max_rows < p->max_sequences)
 		p->max_rows = p->max_sequences;
@@ -335,6 +370,7 @@ int gp_plan_make(struct gp_plan *p, const struct gp_plan_request *r, const struc
 	p->ring_slots = slots_for(p->n_stages);
 	p->check_numerics = r->check_numerics;
 	p->kv_type = r->kv_type >= 0 ? (enum gp_type)r->kv_type : default_kv_type(m);
+	p->prefixes = choose_prefixes(p, c, r->prefixes);
 	return 0;
 }
 

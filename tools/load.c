@@ -365,7 +365,7 @@ int main(int argc, char **argv)
 
 	cli_init(&l.cli, "bench --serve");
 	l.cli.max_queue = 256;
-	l.cli.plan.prefixes = 16;
+	l.cli.plan.prefixes = GP_PREFIXES_AUTO;
 	parse_levels(&l, "1,2,4,8,16", false);
 	if ((status = read_arguments(&l, argc, argv)) != 0)
 		return status;

@@ -134,7 +134,7 @@ int main(int argc, char **argv)
 	cli_init(&s.cli, "serve");
 	s.cli.lookup = GP_LOOKUP_AUTO;
 	s.cli.plan.max_sequences = 8;
-	s.cli.plan.prefixes = 16;
+	s.cli.plan.prefixes = GP_PREFIXES_AUTO;
 	s.cli.max_queue = 256;
 	if ((status = read_arguments(&s, argc, argv)) != 0)
 		return status;

@@ -15,7 +15,8 @@ enum { SERVING_SEQUENCES = CLI_FIRST_OWN, SERVING_QUEUE, SERVING_STEP, SERVING_K
 #define SERVING_HELP                                                                      \
 	"      --max-step-ms T    of steps that carry a prompt beside tokens of others\n"   \
 	"                         (default: twice what they take without, at least 40)\n"   \
-	"      --prefixes N       beginnings of prompts that are kept for others (default 16)\n" \
+	"      --prefixes N       beginnings of prompts that are kept for others (default: 16, or\n" \
+	"                         as many as take 3 GiB)\n"                                 \
 	"      --kv-tokens N      positions that all sequences together may hold; when they are\n" \
 	"                         used up, the youngest makes room and begins again later\n" \
 	"                         (default: max-sequences x ctx)\n"
