@@ -25,13 +25,15 @@ json_t *stats_json(struct server *s)
 	for (uint32_t k = 0; k < e.n_stages; k++)
 		json_array_append_new(stages, describe_stage(s, &e, k));
 	return json_pack(
-		"{s:I, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:I, s:o}",
+		"{s:I, s:I, s:{s:I, s:I, s:I}, s:{s:I, s:I, s:I}, s:{s:I, s:I}, s:{s:I, s:I, s:I}, s:I, s:o}",
 		"at_us", (json_int_t)(e.taken_ns / 1000),
 		"connections", (json_int_t)atomic_load(&s->metrics.connections),
 		"sequences", "live", (json_int_t)e.live, "most", (json_int_t)p->max_sequences,
 		"queued", (json_int_t)e.queued,
 		"tokens", "prompt", (json_int_t)e.prompt_tokens, "prefix", (json_int_t)e.prefix_tokens,
 		"generated", (json_int_t)e.generated_tokens,
+		"guesses", "proposed", (json_int_t)(e.looked_up.proposed + e.drafted.proposed),
+		"accepted", (json_int_t)(e.looked_up.accepted + e.drafted.accepted),
 		"kv", "blocks", (json_int_t)e.kv_blocks, "held", (json_int_t)e.kv_blocks_held,
 		"block_positions", (json_int_t)GP_KV_BLOCK,
 		"preempted", (json_int_t)e.preempted,

@@ -285,6 +285,7 @@ const checks = {
       document.getElementById('live').textContent === '1 of 8')
     assert.match(await page.locator('#stages').textContent(), /busy [1-9]\d*%[1-9][\d,]* rows\/s, /)
     assert.match(await page.textContent('#kv'), /^[1-9].* of 65,536 positions/)
+    await page.waitForFunction(() => /^\d+% of [1-9][\d,]* right$/.test(document.getElementById('guesses').textContent))
     await page.keyboard.press('Escape')
     await idle(page)
     await close(page)

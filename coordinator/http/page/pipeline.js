@@ -73,6 +73,8 @@ function showRates(now, old) {
 function showStats(now) {
 	$('live').textContent = `${now.sequences.live} of ${now.sequences.most}`
 	$('queued').textContent = now.sequences.queued
+	$('guesses').textContent = now.guesses.proposed ?
+		`${share(now.guesses.accepted / now.guesses.proposed)} of ${number(now.guesses.proposed, 0)} right` : 'none'
 	$('kv').textContent = `${number(now.kv.held * now.kv.block_positions, 0)} of ` +
 		`${number(now.kv.blocks * now.kv.block_positions, 0)} positions`
 	$('kv-bar').style.width = share(now.kv.held / now.kv.blocks)
