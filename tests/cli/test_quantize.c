@@ -88,7 +88,7 @@ static void a_budget_is_kept(void **state)
 	(void)state;
 	NOT_UNDER_TSAN();
 	RUN(&r, program("calibrate"), "-q", "-m", MINI, "-f", "models/gemma3-mini/TRAINING-DATA.md",
-	    "-o", calibration, "--probe-chunks", "1", "--ctx", "256", "--json");
+	    "-o", calibration, "--probe-chunks", "1", "--ctx", "96", "--json");
 	must(&r, 0, "");
 	assert_non_null(strstr(r.out, "\"blk.5.ffn_down.weight\": {\"Q3_K\": "));
 	result_free(&r);
