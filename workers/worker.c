@@ -219,15 +219,22 @@ static int handle(struct control *c, const struct gp_message *m)
 	}
 }
 
-/* What the stage thread has come to, told to the coordinator. */
+static int drain_notify(const struct control *c)
+{
+	uint64_t n;
+
+	if (read(c->w->notify_fd, &n, sizeof n) < 0 && errno != EAGAIN)
+		return gp_fail(errno, "eventfd: %s", strerror(errno));
+	return 0;
+}
+
+/* What the stage thread has come to, told to the coordinator; again where that could not be
+ * sent before. */
 static int report_state(struct control *c)
 {
 	struct worker *w = c->w;
-	uint64_t n;
 	int rc = 0;
 
-	if (read(w->notify_fd, &n, sizeof n) < 0 && errno != EAGAIN)
-		return gp_fail(errno, "eventfd: %s", strerror(errno));
 	pthread_mutex_lock(&w->lock);
 	const enum worker_state state = w->state;
 	const uint32_t parked = w->parked_epoch;
@@ -273,7 +280,7 @@ static int serve_event(struct control *c)
 	if (event == GP_EVENT_LOST || (event == GP_EVENT_FD && which == 2))
 		return coordinator_lost(c);
 	if (event == GP_EVENT_FD)
-		return which == 0 ? report_state(c) : user_stop(c);
+		return which == 0 ? drain_notify(c) : user_stop(c);
 	return event == GP_EVENT_TIMEOUT ? 0 : event == GP_EVENT_BAD ? -EPROTO : event;
 }
 
@@ -283,6 +290,8 @@ static int serve(struct control *c)
 
 	while (rc == 0) {
 		rc = serve_event(c);
+		if (rc == 0)
+			rc = report_state(c);
 		if (rc == 0)
 			rc = send_heartbeat(c);
 		/* A coordinator that was stopped does not read; it may go on later. The stage
