@@ -289,13 +289,13 @@ static int serve(struct control *c)
 	int rc = send_hello(c);
 
 	while (rc == 0) {
-		rc = serve_event(c);
-		if (rc == 0)
-			rc = report_state(c);
+		if ((rc = serve_event(c)) != 0)
+			break; /* its -EAGAIN: no more threads are to be had */
+		rc = report_state(c);
 		if (rc == 0)
 			rc = send_heartbeat(c);
 		/* A coordinator that was stopped does not read; it may go on later. The stage
-		 * thread's own failure may have the same code (no more threads are to be had). */
+		 * thread's own failure may have the same code. */
 		if (rc == -EAGAIN && !c->thread_ended)
 			rc = 0;
 	}

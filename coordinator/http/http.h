@@ -77,7 +77,7 @@ void visitors_init(struct visitors *v, uint32_t patience_s);
 struct visitor *visitor_come(struct visitors *v, int fd);
 void visitor_leave(struct visitors *v, struct visitor *one); /* before fd is closed; NULL is fine */
 void visitor_turn(struct visitors *v, struct visitor *one, bool theirs); /* NULL is fine */
-void visitors_sweep(struct visitors *v); /* ends those whose turn takes too long */
+void visitors_sweep(struct visitors *v); /* ends those whose turn takes too long, or who left */
 
 /* ---- metrics.c ----------------------------------------------------------------- */
 #define HTTP_BUCKETS 18u

@@ -456,13 +456,27 @@ static enum MHD_Result handle(void *arg, struct MHD_Connection *c, const char *p
 
 /* ---- life ------------------------------------------------------------------------------ */
 
+static unsigned patience(const struct server *s)
+{
+	return s->options->client_timeout_s ? s->options->client_timeout_s : PATIENCE_S;
+}
+
+/* Of connections with the daemon's own time limit the library looks at those that are over
+ * from the oldest on, as far as they are: behind one that is idle they stay until that one's
+ * time is over. Those with another limit it looks at each time. */
+static void let_go(const struct server *s, struct MHD_Connection *c)
+{
+	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, patience(s) + 1);
+}
+
 static void on_completed(void *arg, struct MHD_Connection *c, void **con_cls,
 			 enum MHD_RequestTerminationCode why)
 {
 	struct exchange *x = *con_cls;
 
-	(void)arg, (void)c;
 	*con_cls = NULL;
+	if (why != MHD_REQUEST_TERMINATED_COMPLETED_OK && why != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
+		let_go(arg, c);
 	if (!x)
 		return;
 	watch_remove(x->server->watch, x, socket_of(x->connection));
@@ -502,11 +516,6 @@ static void allow_files(uint32_t connections)
 		       "%u are taken", (unsigned long long)l.rlim_cur, connections);
 }
 
-static unsigned patience(const struct server *s)
-{
-	return s->options->client_timeout_s ? s->options->client_timeout_s : PATIENCE_S;
-}
-
 /* Signals are the main thread's. */
 static int start_daemon(struct server *s, int fd)
 {
@@ -523,7 +532,7 @@ static int start_daemon(struct server *s, int fd)
 			MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_THREAD_POOL_SIZE, THREADS,
 			MHD_OPTION_CONNECTION_LIMIT, most, MHD_OPTION_CONNECTION_TIMEOUT, patience(s),
 			MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES,
-			MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
+			MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
 			MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_END);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (rc == 0 && !s->daemon)

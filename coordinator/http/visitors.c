@@ -1,7 +1,8 @@
 /* Connections that take too long: for a request to come in, from the connection's beginning or
  * the last answer's end on, and to take what there is of an answer when all of it is made. The
  * library's own limit is for connections on which nothing moves; a byte now and then holds
- * those for ever. */
+ * those for ever. And those that are left while it is their turn. */
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
@@ -57,6 +58,15 @@ void visitor_turn(struct visitors *v, struct visitor *one, bool theirs)
 	pthread_mutex_unlock(&v->lock);
 }
 
+/* The library, which is told of each change of a socket once, does not see an end that comes
+ * with data. */
+static bool has_left(int fd)
+{
+	struct pollfd f = { .fd = fd, .events = POLLRDHUP };
+
+	return poll(&f, 1, 0) > 0;
+}
+
 /* The library sees the end of the connection, and closes it. Its socket is not closed while
  * it is in the list. */
 void visitors_sweep(struct visitors *v)
@@ -65,7 +75,7 @@ void visitors_sweep(struct visitors *v)
 
 	pthread_mutex_lock(&v->lock);
 	for (struct visitor *one = v->list; one; one = one->next) {
-		if (!one->due_ns || one->due_ns > now)
+		if (!one->due_ns || (one->due_ns > now && !has_left(one->fd)))
 			continue;
 		shutdown(one->fd, SHUT_RDWR);
 		one->due_ns = 0;
