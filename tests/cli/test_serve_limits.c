@@ -51,6 +51,39 @@ static const char *text_of(json_t *o)
 	return json_string_value(json_object_get(choice_of(o), "text"));
 }
 
+/* ---- connections -------------------------------------------------------------------- */
+
+/* In the middle of an answer or of a request, while older connections are idle. */
+static void test_who_left_takes_no_place(void **state)
+{
+	int idle[6];
+	char some[200];
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(idle); i++) {
+		idle[i] = http_connect(&server);
+		http_send(idle[i], "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 41);
+		assert_true(recv(idle[i], some, sizeof some, 0) > 0);
+	}
+	const double before = http_metric(&server, "connections");
+	for (int i = 0; i < 12; i++) {
+		const int fd = http_begin(&server, COMPLETIONS, START ",\"stream\":true,\"ignore_eos\":true,"
+					  "\"max_tokens\":500}");
+		assert_true(recv(fd, some, sizeof some, 0) > 0);
+		close(fd);
+	}
+	for (int i = 0; i < 12; i++) {
+		const int fd = http_connect(&server);
+
+		http_send(fd, HEAD, strlen(HEAD));
+		close(fd);
+	}
+	/* The last of them may wait for something else to happen. */
+	http_await_metric(&server, "connections", 0, before + 2);
+	for (size_t i = 0; i < GP_ARRAY_LEN(idle); i++)
+		close(idle[i]);
+}
+
 /* ---- memory ------------------------------------------------------------------------- */
 
 /* The most that the server has ever held. */
@@ -412,6 +445,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_whole_logprobs), cmocka_unit_test(test_unread_stream),
 		cmocka_unit_test(test_unfinished_bodies), cmocka_unit_test(test_large_bodies),
+		cmocka_unit_test(test_who_left_takes_no_place),
 		cmocka_unit_test(test_errors), cmocka_unit_test(test_long_texts),
 		cmocka_unit_test(test_long_stops), cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_bound_address), cmocka_unit_test(test_top_p_of_zero),
