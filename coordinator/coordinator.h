@@ -117,7 +117,9 @@ struct gp_engine_options {
 	void *user;
 };
 
-enum gp_finish { GP_FINISH_STOP, GP_FINISH_LENGTH, GP_FINISH_CONTEXT, GP_FINISH_CANCELLED };
+/* FAILED: gp_error() says why; only of an engine that serves, any other ends. */
+enum gp_finish { GP_FINISH_STOP, GP_FINISH_LENGTH, GP_FINISH_CONTEXT, GP_FINISH_CANCELLED,
+		 GP_FINISH_FAILED };
 
 struct gp_request {             /* copied by submit, prompt and stops included */
 	const uint32_t *prompt;

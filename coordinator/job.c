@@ -98,7 +98,7 @@ void gp_job_finish(struct gp_engine *e, struct job *j, enum gp_finish why)
 		j->state = JOB_KEPT;
 		return;
 	}
-	if (!j->request.on_logits && why != GP_FINISH_CANCELLED)
+	if (!j->request.on_logits && why < GP_FINISH_CANCELLED)
 		gp_prefix_save(e, j, true);
 	gp_seat_leave(e, j);
 	gp_job_destroy(j);
@@ -131,7 +131,7 @@ static bool is_stop(const struct job *j, uint32_t token)
 }
 
 /* < 0, or why it is finished now, or GOES_ON. */
-enum { GOES_ON = GP_FINISH_CANCELLED + 1 };
+enum { GOES_ON = GP_FINISH_FAILED + 1 };
 
 static int generate(struct gp_engine *e, struct job *j, const struct gp_slot_logits *logits)
 {
@@ -189,10 +189,8 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 	else
 		rc = logits ? generate(e, j, logits) : GOES_ON;
 	/* While serving, what fails one request is not to fail the others. */
-	if (rc < 0 && atomic_load(&e->serving)) {
-		gp_log(GP_LOG_WARNING, "a request ends: %s", gp_error());
-		rc = GP_FINISH_CANCELLED;
-	}
+	if (rc < 0 && atomic_load(&e->serving))
+		rc = GP_FINISH_FAILED;
 	if (rc < 0 || rc == GOES_ON)
 		return rc < 0 ? rc : 0;
 	gp_job_finish(e, j, (enum gp_finish)rc);

@@ -76,10 +76,10 @@ void gp_queue_admit(struct gp_engine *e, struct job *j)
 		gp_queue_put(e, j);
 		return;
 	}
-	gp_log(GP_LOG_WARNING, "no memory to queue a request; it is cancelled");
 	gp_inbox_count(e, -1);
+	gp_fail(ENOMEM, "no memory to queue a request");
 	if (j->request.on_done)
-		j->request.on_done(j->request.user, GP_FINISH_CANCELLED);
+		j->request.on_done(j->request.user, GP_FINISH_FAILED);
 	gp_job_destroy(j);
 }
 

@@ -246,7 +246,9 @@ static void on_done(void *user, enum gp_finish why)
 	c->done = true;
 	c->why = why;
 	atomic_fetch_add(&m->cancelled, why == GP_FINISH_CANCELLED);
-	if (why != GP_FINISH_CANCELLED)
+	if (why == GP_FINISH_FAILED)
+		fail(x, -EIO);
+	else if (why != GP_FINISH_CANCELLED)
 		rc = x->rc == 0 ? end_choice(c) : 0;
 	else if (x->gone)
 		x->rc = x->rc ? x->rc : -ECANCELED;

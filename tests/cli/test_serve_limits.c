@@ -16,8 +16,10 @@
 #include <unistd.h>
 
 #include "base/base.h"
+#include "model/model.h"
 #include "tests/common/http.h"
 #include "tests/common/sanitizers.h"
+#include "tests/common/tiny_model.h"
 
 #define NAME "gemma3-mini-bf16"
 #define COMPLETIONS "/v1/completions"
@@ -406,6 +408,52 @@ static void test_failed_stream(void **state)
 	free(text);
 }
 
+/* The bundled model, with a row of its embedding that is no numbers, and so one logit. */
+#define POISON "3000"
+
+static void poisoned_model(const char *path)
+{
+	const uint16_t nan = 0x7fc0;
+	struct gp_model *m;
+	size_t n;
+	uint8_t *data = tiny_load(MINI, &n);
+
+	assert_int_equal(gp_model_open(&m, MINI), 0);
+	const struct gp_tensor *t = gp_model_tensor(m, GP_T_TOKEN_EMBD, 0);
+	assert_int_equal(t->type, GP_TYPE_BF16);
+	memcpy(data + t->offset + (size_t)atoi(POISON) * t->cols * sizeof nan, &nan, sizeof nan);
+	gp_model_close(m);
+	tiny_store(path, data, n);
+	free(data);
+}
+
+/* Of one request, which says so, and not that the server ends. */
+static void test_failed_request(void **state)
+{
+	char *folder = tiny_folder(), *path = tiny_path(folder, NAME ".gguf"), *text;
+	const char *const options[] = { "-m", path, "--threads", "1" };
+	struct http_server s;
+	int status;
+
+	(void)state;
+	poisoned_model(path);
+	http_start(&s, options, GP_ARRAY_LEN(options));
+	json_t *o = http_post(&s, COMPLETIONS, "{" M ",\"prompt\":[2," POISON "],\"max_tokens\":3}", &status);
+	assert_int_equal(status, 500);
+	assert_string_equal(json_string_value(json_object_get(json_object_get(o, "error"), "message")),
+			    "the answer could not be finished");
+	json_decref(o);
+	text = http_body(http_read(http_begin(&s, COMPLETIONS, "{" M ",\"prompt\":[2," POISON "],"
+					      "\"max_tokens\":3,\"stream\":true}")), &status);
+	assert_int_equal(status, 200);
+	assert_non_null(strstr(text, "data: {\"error\":{\"message\":\"the answer could not be finished\""));
+	free(text);
+	assert_true(http_metric(&s, "requests_cancelled_total") < 1);
+	assert_int_equal(http_stop(&s, NULL), 0);
+	free(path);
+	tiny_remove(folder);
+}
+
 /* Until a request is whole nobody can answer it. */
 static void test_first_token_counts_from_the_end(void **state)
 {
@@ -450,6 +498,7 @@ int main(void)
 		cmocka_unit_test(test_long_stops), cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_bound_address), cmocka_unit_test(test_top_p_of_zero),
 		cmocka_unit_test(test_logprobs_end_with_the_text), cmocka_unit_test(test_failed_stream),
+		cmocka_unit_test(test_failed_request),
 		cmocka_unit_test(test_usage_of_a_stream),
 		cmocka_unit_test(test_first_token_counts_from_the_end),
 	};

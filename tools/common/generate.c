@@ -116,7 +116,7 @@ int completion_submit(struct completion *c, struct gp_engine *e, const uint32_t 
 
 const char *finish_text(enum gp_finish f)
 {
-	static const char *const texts[] = { "stop", "length", "context", "cancelled" };
+	static const char *const texts[] = { "stop", "length", "context", "cancelled", "failed" };
 
 	return texts[f];
 }

@@ -148,7 +148,7 @@ static void on_done(void *user, enum gp_finish why)
 {
 	struct chunk *c = user;
 
-	if (why == GP_FINISH_CANCELLED)
+	if (why >= GP_FINISH_CANCELLED)
 		return;
 	c->all->nll += c->nll;
 	c->all->n_done++;
