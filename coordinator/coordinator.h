@@ -203,6 +203,7 @@ int gp_engine_destroy(struct gp_engine *e);
 const struct gp_config *gp_engine_config(const struct gp_engine *e);
 const struct gp_model *gp_engine_model(const struct gp_engine *e);
 const struct gp_plan *gp_engine_plan(const struct gp_engine *e);
+uint32_t gp_engine_max_queue(const struct gp_engine *e); /* 0: no limit */
 /* Any thread. *id > 0; callbacks may come before it is stored. More requests than
  * sequences wait their turn. -E2BIG: longer than the context; -EAGAIN: max_queue
  * are waiting. */

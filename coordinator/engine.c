@@ -166,6 +166,11 @@ const struct gp_plan *gp_engine_plan(const struct gp_engine *e)
 	return &e->plan;
 }
 
+uint32_t gp_engine_max_queue(const struct gp_engine *e)
+{
+	return e->options.max_queue;
+}
+
 void gp_engine_interrupt(struct gp_engine *e)
 {
 	atomic_store(&e->interrupted, true);
@@ -248,6 +253,8 @@ static int deliver_rows(struct gp_engine *e)
 		const struct gp_row *r = &e->view.rows[i];
 		const struct gp_slot_logits *own = r->flags & GP_ROW_WANTS_LOGITS ? logits++ : NULL;
 
+		if (r->seq >= e->plan.max_sequences)
+			return gp_fail(EPROTO, "a row of sequence slot %u came back; none went", r->seq);
 		/* Whose rows they were is gone, or will send them again. */
 		if (f->tenures[i] == e->tenures[r->seq] && gp_is_live(e->slots[r->seq]))
 			rc = gp_job_row_back(e, e->slots[r->seq], r->pos, own);

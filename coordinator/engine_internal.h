@@ -32,6 +32,7 @@ struct job {
 	uint32_t sent;              /* positions given to the pipeline; those of guesses, too */
 	uint32_t back;              /* positions that came back */
 	uint32_t saved;             /* positions of it that were kept as a prefix */
+	uint32_t seen;              /* positions of the prompt that were counted once */
 	uint32_t charged;           /* positions that its owner was charged for */
 	uint32_t scored;            /* logits were delivered for positions below */
 	uint32_t generated;
@@ -130,6 +131,9 @@ void gp_job_destroy(struct job *j);
 bool gp_job_wants_logits(const struct job *j, uint32_t pos);
 /* Of a position that wants logits: 0: all of them, else how many of the best. */
 uint32_t gp_job_candidates(const struct job *j, uint32_t pos);
+/* The first n positions of it are computed. How many of the prompt that is for the first time:
+ * whoever made room computes again. */
+uint32_t gp_job_see(struct job *j, uint32_t n);
 /* A row of the job came back; logits: NULL when it wanted none. May free it. */
 int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 		    const struct gp_slot_logits *logits);

@@ -170,6 +170,15 @@ static int score(struct gp_engine *e, struct job *j, uint32_t pos, const float *
 	return 0;
 }
 
+uint32_t gp_job_see(struct job *j, uint32_t n)
+{
+	const uint32_t most = n < j->request.n_prompt ? n : (uint32_t)j->request.n_prompt;
+	const uint32_t more = most > j->seen ? most - j->seen : 0;
+
+	j->seen += more;
+	return more;
+}
+
 int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 		    const struct gp_slot_logits *logits)
 {
@@ -179,7 +188,7 @@ int gp_job_row_back(struct gp_engine *e, struct job *j, uint32_t pos,
 		return gp_fail(EPROTO, "position %u came back, %u was due; a worker reordered rows",
 			       pos, j->back);
 	j->back++;
-	e->prompt_tokens += pos < j->request.n_prompt && j->generated == 0;
+	e->prompt_tokens += gp_job_see(j, j->back);
 	if (logits && is_scored(j, pos) && (rc = score(e, j, pos, logits->row)) < 0)
 		return rc;
 	if (j->back < j->n_tokens)

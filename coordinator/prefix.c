@@ -90,7 +90,7 @@ void gp_prefix_use(struct gp_engine *e, struct job *j)
 	e->prefixes[best].used = ++e->prefix_clock;
 	e->prefixes[best].is_cheap = false;
 	e->prefixes[best].begun++;
-	e->prefix_tokens += best_n;
+	e->prefix_tokens += gp_job_see(j, best_n);
 	gp_kv_op_push(e, (struct gp_kv_op){ .kind = GP_KV_COPY, .seq = j->slot,
 					    .src = slot_of(e, best), .pos = best_n });
 	j->sent = j->back = j->saved = best_n;

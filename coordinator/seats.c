@@ -24,6 +24,7 @@ static void take_over(struct gp_engine *e, struct job *j, struct job *kept)
 		push_op(e, GP_KV_TRUNCATE, kept->slot, same);
 	j->slot = kept->slot;
 	j->sent = j->back = same;
+	gp_job_see(j, same);
 	j->draft_id = kept->draft_id;
 	gp_job_destroy(kept);
 }

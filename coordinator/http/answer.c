@@ -10,16 +10,30 @@ static const char *code_of(int status)
 	     : status == 413 ? "too_large" : NULL;
 }
 
+/* What a client sent stands in messages; where it is broken, or was cut inside a character, only
+ * its ASCII is shown. */
+static json_t *shown(const char *text)
+{
+	json_t *o = json_string(text);
+	char *plain = o ? NULL : strdup(text);
+
+	for (char *c = plain; c && *c; c++)
+		if (*c & 0x80)
+			*c = '?';
+	if (plain)
+		o = json_string(plain);
+	free(plain);
+	return o;
+}
+
 json_t *answer_error(int status, const char *code, const char *param, const char *text)
 {
 	const char *type = status == 401   ? "authentication_error"
 			   : status == 429 ? "rate_limit_error"
 			   : status >= 500 ? "server_error" : "invalid_request_error";
-	json_t *message = json_string(text), *field = param && *param ? json_string(param) : NULL;
+	json_t *field = param && *param ? shown(param) : NULL;
 
-	/* What a client sent stands in them, which may be broken. */
-	return json_pack("{s:{s:o, s:s, s:o, s:s?}}", "error", "message",
-			 message ? message : json_string("the request is not valid"), "type", type,
+	return json_pack("{s:{s:o, s:s, s:o, s:s?}}", "error", "message", shown(text), "type", type,
 			 "param", field ? field : json_null(), "code", code ? code : code_of(status));
 }
 

@@ -37,6 +37,8 @@ int keys_read(struct keys *k, const char *path)
 		return gp_fail(errno, "--api-key-file %s: %s", path, strerror(errno));
 	while (rc == 0 && getline(&line, &room, f) >= 0)
 		rc = add_line(k, line, path);
+	if (rc == 0 && ferror(f))
+		rc = gp_fail(errno, "--api-key-file %s: %s", path, strerror(errno));
 	free(line);
 	fclose(f);
 	if (rc == 0 && !k->n)

@@ -349,11 +349,17 @@ static int too_long(const char *name, uint32_t context)
 		       "--ctx", name, context);
 }
 
-static int make_prompts(struct ask *a, size_t n)
+/* All answers queue at once. */
+static int make_prompts(struct ask *a, size_t n, const struct server *s)
 {
+	const uint32_t queue = gp_engine_max_queue(s->engine);
+
 	if (n > HTTP_MAX_CHOICES / a->n)
 		return gp_fail(EINVAL, "'prompt': %zu prompts with %u answers each are too many; %u answers "
 			       "are the most", n, a->n, HTTP_MAX_CHOICES);
+	if (queue && n * a->n > queue)
+		return gp_fail(EINVAL, "'n': %zu answers are more than may wait here, which is %u; ask for "
+			       "fewer at a time", n * a->n, queue);
 	a->prompts = calloc(n, sizeof *a->prompts);
 	if (!a->prompts)
 		return gp_fail(ENOMEM, "no memory for %zu prompts", n);
@@ -372,7 +378,7 @@ static int encode_chat(struct ask *a, json_t *json, const struct server *s)
 	for (size_t i = 0; i < n && rc == 0; i++)
 		rc = take_message(json_array_get(list, i), i, &m[i], &owned[i]);
 	/* Contents are plain text, whatever they look like. */
-	if (rc == 0 && (rc = make_prompts(a, 1)) == 0)
+	if (rc == 0 && (rc = make_prompts(a, 1, s)) == 0)
 		rc = gp_chat_encode_most(s->tokenizer, m, n, s->context, &a->prompts->ids,
 					 &a->prompts->n);
 	if (rc == -E2BIG)
@@ -424,7 +430,7 @@ static int encode_prompts(struct ask *a, json_t *json, const struct server *s)
 {
 	json_t *v = json_object_get(json, "prompt"), *first = json_array_get(v, 0);
 	const bool many = json_is_string(first) || json_is_array(first);
-	int rc = make_prompts(a, many ? json_array_size(v) : 1);
+	int rc = make_prompts(a, many ? json_array_size(v) : 1, s);
 
 	for (size_t i = 0; i < a->n_prompts && rc == 0; i++) {
 		json_t *one = many ? json_array_get(v, i) : v;
@@ -458,6 +464,25 @@ static int check_model(json_t *json, const char *model_name)
 	return 0;
 }
 
+static int check_ids(struct ask *a, const struct server *s)
+{
+	const uint32_t vocab = gp_engine_config(s->engine)->vocab;
+
+	for (size_t i = 0; i < a->sampling.n_bias; i++)
+		if (a->sampling.bias[i].token >= vocab)
+			return blame(a, "logit_bias", gp_fail(EINVAL, "'logit_bias': token %u is not in the "
+				     "vocabulary of %u", a->sampling.bias[i].token, vocab));
+	for (size_t p = 0; p < a->n_prompts; p++) {
+		if (!a->prompts[p].n)
+			return blame(a, "prompt", gp_fail(EINVAL, "'prompt' %zu has no tokens", p));
+		for (size_t i = 0; i < a->prompts[p].n; i++)
+			if (a->prompts[p].ids[i] >= vocab)
+				return blame(a, "prompt", gp_fail(EINVAL, "'prompt' %zu: token %u is not in "
+					     "the vocabulary of %u", p, a->prompts[p].ids[i], vocab));
+	}
+	return 0;
+}
+
 static int check_together(struct ask *a)
 {
 	if (a->usage && !a->stream)
@@ -481,8 +506,9 @@ static int take_all(struct ask *a, json_t *json, const struct server *s)
 		return blame(a, "model", rc);
 	if ((rc = check_together(a)) < 0)
 		return rc;
-	return a->chat ? blame(a, "messages", encode_chat(a, json, s))
-		       : blame(a, "prompt", encode_prompts(a, json, s));
+	rc = a->chat ? blame(a, "messages", encode_chat(a, json, s))
+		     : blame(a, "prompt", encode_prompts(a, json, s));
+	return rc < 0 ? rc : check_ids(a, s);
 }
 
 int ask_parse(struct ask *a, bool chat, const char *body, size_t bytes, const struct server *s)

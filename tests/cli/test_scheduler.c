@@ -368,6 +368,11 @@ static void test_preemption(void **state)
 		assert_in_range(s.preempted, 1, 40);
 		assert_int_equal(s.kv_blocks, 7);
 		assert_true(i > 0 || s.kv_blocks_held == 0);
+		/* What is computed again counts once. */
+		uint64_t prompts = 0;
+		for (size_t k = 0; k < TALKS; k++)
+			prompts += talks[k].n_prompt;
+		assert_int_equal(s.prompt_tokens + s.prefix_tokens, prompts);
 		for (size_t k = 0; k < TALKS; k++) {
 			const uint32_t room = 400 - talks[k].n_prompt + 1;
 

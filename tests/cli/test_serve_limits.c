@@ -212,6 +212,8 @@ static void test_large_bodies(void **state)
 
 /* ---- what was wrong --------------------------------------------------------------------- */
 
+#define E10 "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"
+
 static void test_errors(void **state)
 {
 	static const struct {
@@ -226,6 +228,12 @@ static void test_errors(void **state)
 		{ CHAT, USER("3"), 400, NULL, "messages", "content" },
 		{ COMPLETIONS, START ",\"n\":17}", 400, NULL, "n", "'n'" },
 		{ COMPLETIONS, START ",\"tools\":[]}", 400, NULL, "tools", "'tools'" },
+		{ COMPLETIONS, START ",\"logit_bias\":{\"4096\":1}}", 400, NULL, "logit_bias", "4096" },
+		{ COMPLETIONS, "{" M ",\"prompt\":[]}", 400, NULL, "prompt", "'prompt' 0" },
+		{ COMPLETIONS, "{" M ",\"prompt\":[2,4096]}", 400, NULL, "prompt", "4096" },
+		/* Cut in the middle of a character. */
+		{ COMPLETIONS, START ",\"a" E10 E10 E10 E10 "\":1}", 400, NULL, "a" E10 E10 E10 "\u00e9",
+		  "'a????" },
 		{ COMPLETIONS, "{\"model\":\"x\",\"prompt\":\"x\"}", 404, "model_not_found", "model", NAME },
 	};
 
@@ -397,8 +405,13 @@ static void test_failed_stream(void **state)
 
 	(void)state;
 	start(&s, "--max-queue", "9");
+	/* More than ever find a place. */
+	json_t *o = http_post(&s, COMPLETIONS, START ",\"max_tokens\":1,\"n\":10}", &status);
+	assert_int_equal(status, 400);
+	json_decref(o);
+	json_decref(http_must_post(&s, COMPLETIONS, START ",\"max_tokens\":1,\"n\":9}"));
 	const int fd = http_begin(&s, COMPLETIONS, START ",\"ignore_eos\":true,\"stream\":true}");
-	while (http_metric(&s, "generated_tokens_total") < 1)
+	while (http_metric(&s, "generated_tokens_total") < 10)
 		sleep_ms(20);
 	assert_int_equal(http_stop(&s, NULL), 0);
 	char *text = http_body(http_read(fd), &status);
