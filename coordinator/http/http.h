@@ -161,6 +161,7 @@ struct exchange {
 	const char *refusal_text;
 	size_t refused_bytes;
 	bool begun, suspended, gone, watched;
+	bool closes;                    /* the connection, with the answer */
 	int rc;                         /* what went wrong in the making */
 	struct ask ask;
 	struct choice *choices;         /* n for each prompt, of the first prompt first */

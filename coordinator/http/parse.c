@@ -131,7 +131,12 @@ static int take_top_k(struct ask *a, const char *name, json_t *v)
 
 static int take_repeat_penalty(struct ask *a, const char *name, json_t *v)
 {
-	return number(name, v, 0, 100, &a->sampling.repeat_penalty);
+	const int rc = number(name, v, 0, 100, &a->sampling.repeat_penalty);
+
+	/* Logits are divided by it. */
+	if (rc == 0 && a->sampling.repeat_penalty > 0 && a->sampling.repeat_penalty < 0.01f)
+		return gp_fail(EINVAL, "'%s' must be 0, which is off, or from 0.01 to 100", name);
+	return rc;
 }
 
 static int take_presence_penalty(struct ask *a, const char *name, json_t *v)

@@ -24,6 +24,8 @@ static enum MHD_Result queue(struct exchange *x, unsigned status, struct MHD_Res
 		MHD_add_response_header(r, "Retry-After", "1");
 	if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
 		MHD_add_response_header(r, "Allow", x->allow);
+	if (x->closes)
+		MHD_add_response_header(r, "Connection", "close");
 	MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
 	/* The end of a stream is seen where it is made. */
 	if (!x->ask.stream || status != MHD_HTTP_OK)
@@ -319,6 +321,25 @@ static bool is_local_host(const struct server *s, const char *host)
 	return false;
 }
 
+static enum MHD_Result count_ends(void *arg, enum MHD_ValueKind kind, const char *name,
+				  const char *value)
+{
+	unsigned *n = arg;
+
+	(void)kind, (void)value;
+	*n += strcasecmp(name, "Content-Length") == 0 || strcasecmp(name, "Transfer-Encoding") == 0;
+	return MHD_YES;
+}
+
+/* Does it say twice where its body ends? A proxy in front may have believed the other. */
+static bool is_ambiguous(struct exchange *x)
+{
+	unsigned n = 0;
+
+	MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_ends, &n);
+	return n > 1;
+}
+
 #define TOO_LARGE "the body is too large for the context; send less, or raise --ctx"
 #define NO_ROOM "many large requests are coming in; try again later"
 
@@ -331,6 +352,11 @@ static unsigned admit(struct exchange *x, const char *method, const char *path, 
 	const bool is_page = strcmp(path, "/") == 0 &&
 			     (strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0);
 
+	if (is_ambiguous(x)) {
+		x->closes = true;
+		*why = "the end of the body must be said once: by a Content-Length or a Transfer-Encoding";
+		return MHD_HTTP_BAD_REQUEST;
+	}
 	if (s->keys.n && !knows_key(x) && !is_page) {
 		*why = "a key is needed: Authorization: Bearer KEY";
 		return MHD_HTTP_UNAUTHORIZED;
@@ -396,7 +422,7 @@ static enum MHD_Result refuse_early(struct exchange *x, unsigned status, const c
 	x->refusal = status;
 	x->refusal_text = why;
 	exchange_drop_body(x);
-	if (*header(x, "Expect") || strtoull(header(x, "Content-Length"), NULL, 10) > HTTP_MAX_REFUSED)
+	if (x->closes || *header(x, "Expect") || strtoull(header(x, "Content-Length"), NULL, 10) > HTTP_MAX_REFUSED)
 		return refuse(x, status, why);
 	return MHD_YES;
 }

@@ -86,6 +86,30 @@ static void test_who_left_takes_no_place(void **state)
 		close(idle[i]);
 }
 
+/* What a proxy may have read otherwise is not gone on with. */
+static void test_two_ends_of_a_body(void **state)
+{
+	static const char *const heads[] = {
+		"Content-Length: 5\r\nContent-Length: 50\r\n\r\n12345",
+		"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < GP_ARRAY_LEN(heads); i++) {
+		const int fd = http_connect(&server);
+		int status;
+
+		http_send(fd, HEAD, strlen(HEAD));
+		http_send(fd, heads[i], strlen(heads[i]));
+		http_send(fd, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 41);
+		char *text = http_read(fd);
+		assert_null(strstr(text, "\"ok\""));
+		text = http_body(text, &status);
+		assert_int_equal(status, 400);
+		free(text);
+	}
+}
+
 /* ---- memory ------------------------------------------------------------------------- */
 
 /* The most that the server has ever held. */
@@ -227,6 +251,7 @@ static void test_errors(void **state)
 		{ CHAT, USER("[{\"type\":\"text\"}]"), 400, NULL, "messages", "text" },
 		{ CHAT, USER("3"), 400, NULL, "messages", "content" },
 		{ COMPLETIONS, START ",\"n\":17}", 400, NULL, "n", "'n'" },
+		{ COMPLETIONS, START ",\"repeat_penalty\":1e-40}", 400, NULL, "repeat_penalty", "0.01" },
 		{ COMPLETIONS, START ",\"tools\":[]}", 400, NULL, "tools", "'tools'" },
 		{ COMPLETIONS, START ",\"logit_bias\":{\"4096\":1}}", 400, NULL, "logit_bias", "4096" },
 		{ COMPLETIONS, "{" M ",\"prompt\":[]}", 400, NULL, "prompt", "'prompt' 0" },
@@ -507,6 +532,7 @@ int main(void)
 		cmocka_unit_test(test_whole_logprobs), cmocka_unit_test(test_unread_stream),
 		cmocka_unit_test(test_unfinished_bodies), cmocka_unit_test(test_large_bodies),
 		cmocka_unit_test(test_who_left_takes_no_place),
+		cmocka_unit_test(test_two_ends_of_a_body),
 		cmocka_unit_test(test_errors), cmocka_unit_test(test_long_texts),
 		cmocka_unit_test(test_long_stops), cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_bound_address), cmocka_unit_test(test_top_p_of_zero),
