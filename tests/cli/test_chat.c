@@ -423,6 +423,47 @@ static void test_save_and_load(void **state)
 	assert_int_equal(end(&t), 0);
 }
 
+static void enter_named(struct terminal *t, const char *command, const char *path)
+{
+	char keys[300];
+
+	snprintf(keys, sizeof keys, "%s %s", command, path);
+	enter(t, keys);
+}
+
+/* None of them is waited for or read without end. */
+static void test_what_is_no_file(void **state)
+{
+	const char *fifo = in_folder("fifo"), *huge = in_folder("huge");
+	const char *const paths[] = { fifo, "/dev/zero", "/dev/full", "/dev/tty", folder };
+	struct terminal t;
+
+	(void)state;
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	BEGIN(&t, "-n", "2");
+	say(&t, "Hello");
+	for (size_t i = 0; i < GP_ARRAY_LEN(paths); i++) {
+		enter_named(&t, "/load", paths[i]);
+		expect(&t, "is no regular file");
+		expect_prompt(&t);
+		enter_named(&t, "/save", paths[i]);
+		expect(&t, "is there and holds no conversation");
+		expect_prompt(&t);
+	}
+	const int fd = open(huge, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, (64 << 20) + 1), 0);
+	close(fd);
+	enter_named(&t, "/load", huge);
+	expect(&t, "more than 64 MiB");
+	expect_prompt(&t);
+	/* The conversation is what it was. */
+	json_t *said = saved(&t, "kept");
+	assert_int_equal(json_array_size(said), 2);
+	json_decref(said);
+	enter(&t, "/quit");
+	assert_int_equal(end(&t), 0);
+}
+
 static void test_system(void **state)
 {
 	struct terminal t;
@@ -601,7 +642,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_typed_is_what_is_said), cmocka_unit_test(test_long_paste),
 		cmocka_unit_test(test_stopped_and_resized), cmocka_unit_test(test_history),
 		cmocka_unit_test(test_interrupts), cmocka_unit_test(test_interrupts_at_the_end),
-		cmocka_unit_test(test_save_and_load),
+		cmocka_unit_test(test_save_and_load), cmocka_unit_test(test_what_is_no_file),
 		cmocka_unit_test(test_system), cmocka_unit_test(test_files_that_are_no_conversations),
 		cmocka_unit_test(test_pipe), cmocka_unit_test(test_dumb_terminal),
 		cmocka_unit_test(test_terminal_obeys_no_model),
