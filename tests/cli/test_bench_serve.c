@@ -73,6 +73,7 @@ static void test_lengths(void **state)
 	assert_int_equal(l.of[2].prompt, 1);
 	assert_int_equal(l.of[2].output, 1);
 	assert_int_equal(l.longest, 265);
+	assert_int_equal(l.shortest_prompt, 1);
 	load_lengths_free(&l);
 	unlink(path);
 	assert_int_equal(load_lengths_read(&l, "128:16", 1), 0);
@@ -83,6 +84,7 @@ static void test_lengths(void **state)
 	assert_int_equal(load_lengths_read(&l, NULL, 1), 0);
 	assert_int_equal(l.n, 32);
 	assert_int_equal(l.longest, 4081 + 482);
+	assert_int_equal(l.shortest_prompt, 215);
 	load_lengths_free(&l);
 }
 
@@ -322,12 +324,37 @@ static void test_misuse(void **state)
 	}
 }
 
+/* What is asked for and cannot be had names the option that was given. */
+static void test_lengths_that_do_not_fit(void **state)
+{
+	struct result r;
+
+	(void)state;
+	if (!is_built())
+		return;
+	RUN(&r, BENCH, "-m", MINI, "--lengths", "16:4", "--shared", "17");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "--shared 17: the shortest prompt has 16 tokens"));
+	result_free(&r);
+	RUN(&r, BENCH, "-m", MINI, "--lengths", "9000:9000");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "18000 tokens together, the model was trained for 8192; give "
+				      "shorter --lengths"));
+	assert_null(strstr(r.err, "--ctx"));
+	result_free(&r);
+	RUN(&r, BENCH, "-m", MINI, "--lengths", "40:30", "--ctx", "64");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "70 tokens together, --ctx is 64"));
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_percentiles), cmocka_unit_test(test_lengths),
 		cmocka_unit_test(test_clients), cmocka_unit_test(test_rate), cmocka_unit_test(test_url),
 		cmocka_unit_test(test_broken_streams), cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_lengths_that_do_not_fit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
