@@ -145,7 +145,8 @@ static int run_reference(struct evaluate *e)
 	cli_close_engine(&e->cli, 0);
 	e->cli.model = model;
 	e->cli.trace = trace;
-	return 0;
+	/* What came while the engine closed reached none. */
+	return cli_interrupt() ? gp_fail(EINTR, "interrupted") : 0;
 }
 
 static int compute_reference(struct evaluate *e, const struct gp_config *config)

@@ -26,9 +26,13 @@ static const char help[] =
 	"  -r, --repeat N         runs each way (default 3); the fastest counts\n"
 	"      --temp T, --top-k K, --top-p P, --min-p P, --repeat-penalty R, --seed S  what choosing a\n"
 	"                         token costs (default: greedy)\n"
-	CLI_JSON_HELP CLI_CTX_HELP CLI_GUESS_HELP CLI_ENGINE_HELP
+	CLI_JSON_HELP CLI_CTX_HELP
+	"      --lookup N         tokens a step that are guessed at most from what the text holds\n"
+	"                         already (0: none; default: none with --draft; else 15, where all\n"
+	"                         stages are on the CPU)\n"
+	CLI_DRAFT_HELP CLI_ENGINE_HELP
 	"\nExamples:\n"
-	"  gempipe bench --guess -m gemma-3-4b-q4_0.gguf --lookup 15\n"
+	"  gempipe bench --guess -m gemma-3-4b-q4_0.gguf\n"
 	"  gempipe bench --guess -m MODEL --lookup 15 -f old.c --continuation new.c -n 2000\n"
 	"  gempipe bench --guess -m MODEL --draft gemma-3-270m-q8_0.gguf --accept 0.9,0.7,0.5\n";
 
@@ -109,10 +113,13 @@ static int own_option(struct guess *g, int o, int index)
 	}
 }
 
-static int check_usage(const struct guess *g)
+static int check_usage(struct guess *g)
 {
 	if (!g->cli.model)
 		return cli_misused(&g->cli, "no model; give one with -m");
+	/* A draft model is measured alone. */
+	if (g->cli.lookup == GP_LOOKUP_AUTO && g->cli.draft)
+		g->cli.lookup = 0;
 	if (!g->cli.lookup && !g->cli.draft)
 		return cli_misused(&g->cli, "nothing guesses; give --lookup N or --draft FILE");
 	if ((g->file != NULL) != (g->continuation != NULL))
@@ -420,6 +427,26 @@ static int measure_texts(struct guess *g)
 	return rc < 0 ? rc : print_row(g, &o);
 }
 
+/* The engine's own choice is none where a stage is not on the CPU. */
+static int check_plan(const struct guess *g)
+{
+	struct gp_model *m;
+	struct gp_plan p;
+	int rc;
+
+	if (g->cli.lookup != GP_LOOKUP_AUTO)
+		return 0;
+	if ((rc = gp_model_open(&m, g->cli.model)) < 0)
+		return rc;
+	rc = gp_plan_make(&p, &g->cli.plan, m);
+	gp_model_close(m);
+	for (uint32_t k = 0; rc == 0 && k < p.n_stages; k++)
+		if (strcmp(p.stage[k].device, "cpu") != 0)
+			rc = gp_fail(EINVAL, "nothing guesses where a stage is on %s; give --lookup N or "
+				     "--draft FILE", p.stage[k].device);
+	return rc;
+}
+
 static int bench(struct guess *g)
 {
 	int rc = g->file ? read_texts(g) : 0;
@@ -431,7 +458,7 @@ static int bench(struct guess *g)
 	g->cli.plan.max_sequences = (uint32_t)g->batch;
 	/* Prompts are computed once, where the cache allows it. */
 	g->cli.plan.prefixes = (uint32_t)g->batch + 1;
-	if ((rc = cli_open_engine(&g->cli)) < 0)
+	if ((rc = check_plan(g)) < 0 || (rc = cli_open_engine(&g->cli)) < 0)
 		return rc;
 	print_head(g);
 	return g->file ? measure_texts(g) : measure_shares(g);
@@ -446,6 +473,7 @@ int main(int argc, char **argv)
 	int status;
 
 	cli_init(&g.cli, "bench");
+	g.cli.lookup = GP_LOOKUP_AUTO;
 	if ((status = read_arguments(&g, argc, argv)) != 0)
 		return status;
 	const int rc = bench(&g);

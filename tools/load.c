@@ -29,9 +29,10 @@ static const char help[] =
 	"      --requests N       of each level (default: twice the clients, at least 8)\n"
 	"      --lengths P:N|FILE prompts of P tokens, answers of N; or a file, PROMPT,OUTPUT a line\n"
 	"                         (default: 32 recorded conversations of the Azure LLM inference\n"
-	"                         trace 2023, 9 to 4141 tokens in, 7 to 482 out)\n"
+	"                         trace 2023, 215 to 4141 tokens in, 7 to 482 out)\n"
 	"      --divide K         lengths divided by K, for slow machines\n"
-	"      --shared N         the first N tokens of all prompts of a level are the same\n"
+	"      --shared N         the first N tokens of all prompts of a level are the same; no more\n"
+	"                         than the shortest has\n"
 	"      --api-key-file F   its first line is the key for --url\n"
 	"      --max-sequences N  sequences that are worked on at once (default: the most clients;\n"
 	"                         8 with --rate)\n"
@@ -280,19 +281,34 @@ static void *serve(void *arg)
 	return NULL;
 }
 
+/* What the engine would say is about a --ctx that nobody gave. */
+static int plan_context(struct load *l)
+{
+	const uint32_t longest = l->lengths.longest, given = l->cli.plan.context;
+	struct gp_model *m;
+	const int rc = gp_model_open(&m, l->cli.model);
+
+	if (rc < 0)
+		return rc;
+	const uint32_t most = given ? given : gp_model_config(m)->context;
+	gp_model_close(m);
+	if (longest > most)
+		return gp_fail(E2BIG, "the longest prompt and answer have %u tokens together, %s %u; give "
+			       "shorter --lengths, or --divide", longest,
+			       given ? "--ctx is" : "the model was trained for", most);
+	/* The warm-up's fit as well. */
+	if (!given)
+		l->cli.plan.context = longest > 32 ? longest : 32;
+	return 0;
+}
+
 static int plan_server(struct load *l)
 {
 	const uint32_t clients = most_clients(l);
 
 	if (!l->cli.plan.max_sequences)
 		l->cli.plan.max_sequences = !clients ? 8 : clients < 256 ? clients : 256;
-	/* The warm-up's fit as well. */
-	if (!l->cli.plan.context)
-		l->cli.plan.context = l->lengths.longest > 32 ? l->lengths.longest : 32;
-	if (l->lengths.longest > l->cli.plan.context)
-		return gp_fail(E2BIG, "the longest prompt and answer have %u tokens together, --ctx is %u",
-			       l->lengths.longest, l->cli.plan.context);
-	return 0;
+	return plan_context(l);
 }
 
 static int start_server(struct load *l)
@@ -346,9 +362,19 @@ static int find_server(struct load *l)
 	return rc;
 }
 
+static int read_lengths(struct load *l)
+{
+	const int rc = load_lengths_read(&l->lengths, l->lengths_name, (uint32_t)l->divide);
+
+	if (rc < 0 || l->shared <= l->lengths.shortest_prompt)
+		return rc;
+	return gp_fail(EINVAL, "--shared %u: the shortest prompt has %u tokens; lower it, or give longer "
+		       "--lengths", (uint32_t)l->shared, l->lengths.shortest_prompt);
+}
+
 static int measure(struct load *l)
 {
-	int rc = load_lengths_read(&l->lengths, l->lengths_name, (uint32_t)l->divide);
+	int rc = read_lengths(l);
 
 	if (rc == 0 && !l->url)
 		rc = start_server(l);

@@ -100,7 +100,7 @@ static void test_usage(void **state)
 	REFUSED(1, "without --draft", run, "-m", MINI, "-p", "x", "--draft-stages", "cpu:0-5");
 	REFUSED(1, "draft model /none.gguf", run, "-m", MINI, "-p", "x", "--draft", "/none.gguf");
 	REFUSED(1, "tokenizer", run, "-m", MINI, "-p", "x", "--draft", "tests/data/gemma3-mini-tokenizer");
-	REFUSED(2, "nothing guesses", program("bench"), "--guess", "-m", MINI);
+	REFUSED(2, "nothing guesses", program("bench"), "--guess", "-m", MINI, "--lookup", "0");
 	REFUSED(2, "--accept '1,2'", program("bench"), "--guess", "-m", MINI, "--accept", "1,2");
 	REFUSED(2, "go together", program("bench"), "--guess", "-m", MINI, "--lookup", "1", "-f", "x");
 	REFUSED(1, "trained for 8192", program("bench"), "-m", MINI, "-c", "8192");

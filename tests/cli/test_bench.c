@@ -254,6 +254,38 @@ static void test_guesses(void **state)
 	result_free(&r);
 }
 
+static double looked_up(const char *const *argv)
+{
+	struct result r;
+
+	run_program(&r, argv);
+	if (r.status)
+		fail_msg("%s", r.err);
+	json_t *o = json_loads(r.out, 0, NULL);
+	const double proposed = number_of(json_object_get(o, "lookup"), "proposed");
+	json_decref(o);
+	result_free(&r);
+	return proposed;
+}
+
+#define GUESS program("bench"), "--guess", "-m", MINI, "-p", "30", "-n", "40", "-r", "1", "--accept", "1", \
+	      "--threads", "1", "--json", "-q"
+
+/* As the help says: where nothing else guesses and all is on the CPU. */
+static void test_default_lookup(void **state)
+{
+	const char *const none[] = { GUESS, NULL }, *const draft[] = { GUESS, "--draft", MINI, NULL };
+	struct result r;
+
+	(void)state;
+	assert_true(looked_up(none) > 0);
+	assert_true(looked_up(draft) == 0);
+	RUN(&r, GUESS, "--stages", "npu:0-5", "--npu", "sim");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "nothing guesses where a stage is on npu; give --lookup N"));
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -261,7 +293,7 @@ int main(void)
 		cmocka_unit_test(test_longest_rulers),
 		cmocka_unit_test(test_cost_of_decode), cmocka_unit_test(test_cost_of_prefill),
 		cmocka_unit_test(test_json), cmocka_unit_test(test_table_fits_100_columns), cmocka_unit_test(test_cpu_mask),
-		cmocka_unit_test(test_guesses),
+		cmocka_unit_test(test_guesses), cmocka_unit_test(test_default_lookup),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,11 +6,17 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <jansson.h>
 #include <math.h>
+#include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -67,6 +73,7 @@ static void test_lengths(void **state)
 	assert_int_equal(l.of[2].prompt, 1);
 	assert_int_equal(l.of[2].output, 1);
 	assert_int_equal(l.longest, 265);
+	assert_int_equal(l.shortest_prompt, 1);
 	load_lengths_free(&l);
 	unlink(path);
 	assert_int_equal(load_lengths_read(&l, "128:16", 1), 0);
@@ -77,6 +84,7 @@ static void test_lengths(void **state)
 	assert_int_equal(load_lengths_read(&l, NULL, 1), 0);
 	assert_int_equal(l.n, 32);
 	assert_int_equal(l.longest, 4081 + 482);
+	assert_int_equal(l.shortest_prompt, 215);
 	load_lengths_free(&l);
 }
 
@@ -203,6 +211,94 @@ static void test_url(void **state)
 	unlink(path);
 }
 
+/* ---- a server that breaks off ------------------------------------------------------ */
+
+#define PIECE "data: {\"choices\":[{\"text\":\"a\"}]}\n\n"
+#define DONE "data: [DONE]\n\n"
+
+/* The request matters only in that all of it is read. */
+static void take_request(int fd)
+{
+	char text[16384];
+	size_t n = 0, body = 0;
+	const char *at = NULL;
+	ssize_t got;
+
+	while ((!at || n < (size_t)(at - text) + 4 + body) &&
+	       (got = read(fd, text + n, sizeof text - 1 - n)) > 0) {
+		text[n += (size_t)got] = '\0';
+		at = strstr(text, "\r\n\r\n");
+		const char *length = strstr(text, "Content-Length: ");
+		body = length ? strtoul(length + 16, NULL, 10) : 0;
+	}
+}
+
+static void answer(int fd, const char *body)
+{
+	static const char head[] = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+
+	take_request(fd);
+	if (write(fd, head, sizeof head - 1) < 0 || write(fd, body, strlen(body)) < 0)
+		_exit(1);
+	close(fd);
+}
+
+/* One body after the other, whatever is asked for. */
+static pid_t start_answers(const char *const *bodies, size_t n, char url[64])
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t bytes = sizeof a;
+	const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (const struct sockaddr *)&a, sizeof a), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &bytes), 0);
+	snprintf(url, 64, "http://127.0.0.1:%u/v1", ntohs(a.sin_port));
+	const pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (size_t i = 0; i < n; i++)
+			answer(accept(fd, NULL, NULL), bodies[i]);
+		_exit(0);
+	}
+	close(fd);
+	return pid;
+}
+
+static void assert_failed(json_t *level, const char *why)
+{
+	assert_int_equal(count(level, "requests"), 2);
+	assert_int_equal(count(level, "failed"), 1);
+	assert_string_equal(json_string_value(json_object_get(level, "failure")), why);
+	assert_times(level, "request_ms", 1);
+}
+
+/* They have status 200, for they had begun. */
+static void test_broken_streams(void **state)
+{
+	static const char *const bodies[] = {
+		"{\"data\":[{\"id\":\"m\"}]}", PIECE DONE,
+		PIECE "data: {\"error\":{\"message\":\"a worker fell\"}}\n\n" DONE, PIECE DONE,
+		PIECE PIECE, PIECE "data: [DONE]",
+		PIECE "event: error\ndata: none\n\n" DONE, PIECE DONE,
+	};
+	char url[64];
+
+	(void)state;
+	if (!is_built())
+		return;
+	const pid_t pid = start_answers(bodies, GP_ARRAY_LEN(bodies), url);
+	const char *const argv[] = { BENCH, "--url", url, "-b", "1,1,1", "--requests", "2", "--lengths",
+				     "8:2", "--json", "-q", NULL };
+	json_t *list = results_of(argv, 3);
+	assert_failed(json_array_get(list, 0), "an error in the stream: a worker fell");
+	assert_failed(json_array_get(list, 1), "the stream ended without data: [DONE]");
+	assert_failed(json_array_get(list, 2), "an error in the stream: no reason given");
+	json_decref(list);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
 static void test_misuse(void **state)
 {
 	static const struct {
@@ -228,12 +324,37 @@ static void test_misuse(void **state)
 	}
 }
 
+/* What is asked for and cannot be had names the option that was given. */
+static void test_lengths_that_do_not_fit(void **state)
+{
+	struct result r;
+
+	(void)state;
+	if (!is_built())
+		return;
+	RUN(&r, BENCH, "-m", MINI, "--lengths", "16:4", "--shared", "17");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "--shared 17: the shortest prompt has 16 tokens"));
+	result_free(&r);
+	RUN(&r, BENCH, "-m", MINI, "--lengths", "9000:9000");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "18000 tokens together, the model was trained for 8192; give "
+				      "shorter --lengths"));
+	assert_null(strstr(r.err, "--ctx"));
+	result_free(&r);
+	RUN(&r, BENCH, "-m", MINI, "--lengths", "40:30", "--ctx", "64");
+	assert_int_equal(r.status, 1);
+	assert_non_null(strstr(r.err, "70 tokens together, --ctx is 64"));
+	result_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_percentiles), cmocka_unit_test(test_lengths),
 		cmocka_unit_test(test_clients), cmocka_unit_test(test_rate), cmocka_unit_test(test_url),
-		cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_broken_streams), cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_lengths_that_do_not_fit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

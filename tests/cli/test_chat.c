@@ -123,6 +123,7 @@ static void begin(struct terminal *t, const char *term, const char *const *more,
 	if (t->pid == 0) {
 		setenv("TERM", term, 1);
 		setenv("XDG_STATE_HOME", folder, 1);
+		setenv("XDG_RUNTIME_DIR", in_folder("runtime"), 1);
 		unsetenv("LC_ALL");
 		unsetenv("LC_CTYPE");
 		unsetenv("LANG");
@@ -351,6 +352,30 @@ static void test_interrupts(void **state)
 	assert_int_equal(end(&t), 0);
 }
 
+/* A worker that hangs makes the closing last: it must not be broken off, for that leaves the
+ * runtime folder behind. */
+static void test_interrupts_at_the_end(void **state)
+{
+	struct terminal t;
+	pid_t worker;
+
+	(void)state;
+	BEGIN(&t, "-n", "2");
+	assert_int_equal(process_workers(t.pid, &worker, 1), 1);
+	assert_int_equal(kill(worker, SIGSTOP), 0);
+	enter(&t, "/quit");
+	expect(&t, "/quit\r\n");
+	sleep_ms(200);
+	for (int i = 0; i < 6; i++) {
+		kill(t.pid, SIGINT);
+		sleep_ms(20);
+	}
+	assert_int_equal(end(&t), 0);
+	/* It is empty, or rmdir fails. */
+	assert_int_equal(rmdir(in_folder("runtime")), 0);
+	assert_int_equal(mkdir(in_folder("runtime"), 0700), 0);
+}
+
 /* ---- commands ------------------------------------------------------------------------- */
 
 static void test_save_and_load(void **state)
@@ -394,6 +419,47 @@ static void test_save_and_load(void **state)
 	json_decref(one);
 	json_decref(same);
 	json_decref(other);
+	enter(&t, "/quit");
+	assert_int_equal(end(&t), 0);
+}
+
+static void enter_named(struct terminal *t, const char *command, const char *path)
+{
+	char keys[300];
+
+	snprintf(keys, sizeof keys, "%s %s", command, path);
+	enter(t, keys);
+}
+
+/* None of them is waited for or read without end. */
+static void test_what_is_no_file(void **state)
+{
+	const char *fifo = in_folder("fifo"), *huge = in_folder("huge");
+	const char *const paths[] = { fifo, "/dev/zero", "/dev/full", "/dev/tty", folder };
+	struct terminal t;
+
+	(void)state;
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	BEGIN(&t, "-n", "2");
+	say(&t, "Hello");
+	for (size_t i = 0; i < GP_ARRAY_LEN(paths); i++) {
+		enter_named(&t, "/load", paths[i]);
+		expect(&t, "is no regular file");
+		expect_prompt(&t);
+		enter_named(&t, "/save", paths[i]);
+		expect(&t, "is there and holds no conversation");
+		expect_prompt(&t);
+	}
+	const int fd = open(huge, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(fd, (64 << 20) + 1), 0);
+	close(fd);
+	enter_named(&t, "/load", huge);
+	expect(&t, "more than 64 MiB");
+	expect_prompt(&t);
+	/* The conversation is what it was. */
+	json_t *said = saved(&t, "kept");
+	assert_int_equal(json_array_size(said), 2);
+	json_decref(said);
 	enter(&t, "/quit");
 	assert_int_equal(end(&t), 0);
 }
@@ -556,7 +622,7 @@ static void test_terminal_obeys_no_model(void **state)
 static int set_up(void **state)
 {
 	(void)state;
-	return mkdtemp(folder) ? 0 : -1;
+	return mkdtemp(folder) && mkdir(in_folder("runtime"), 0700) == 0 ? 0 : -1;
 }
 
 static int tear_down(void **state)
@@ -575,7 +641,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_what_is_typed_is_what_is_said), cmocka_unit_test(test_long_paste),
 		cmocka_unit_test(test_stopped_and_resized), cmocka_unit_test(test_history),
-		cmocka_unit_test(test_interrupts), cmocka_unit_test(test_save_and_load),
+		cmocka_unit_test(test_interrupts), cmocka_unit_test(test_interrupts_at_the_end),
+		cmocka_unit_test(test_save_and_load), cmocka_unit_test(test_what_is_no_file),
 		cmocka_unit_test(test_system), cmocka_unit_test(test_files_that_are_no_conversations),
 		cmocka_unit_test(test_pipe), cmocka_unit_test(test_dumb_terminal),
 		cmocka_unit_test(test_terminal_obeys_no_model),

@@ -65,6 +65,8 @@ enum { CLI_STAGES = 256, CLI_THREADS, CLI_TRACE, CLI_JSON, CLI_CTX, CLI_KV_TYPE,
 	"      --lookup N         tokens a step that are guessed at most from what the text holds\n" \
 	"                         already; the text stays the same (0: none; default: 15, none\n"  \
 	"                         where a stage is not on the CPU)\n"                            \
+	CLI_DRAFT_HELP
+#define CLI_DRAFT_HELP                                                                    \
 	"      --draft FILE       a smaller model of the same vocabulary guesses tokens. The text\n" \
 	"                         stays the same\n"                                          \
 	"      --draft-stages LIST  its stages, as --stages\n"

@@ -5,9 +5,12 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tools/common/cli.h"
+
+#define MOST_MIB 64 /* of a file */
 
 static int make_room(struct conversation *c)
 {
@@ -118,13 +121,60 @@ static int check_order(const struct conversation *c, const char *path)
 	return 0;
 }
 
+static int check_file(int fd, const char *path, size_t *bytes)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return gp_fail(errno, "%s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return gp_fail(EINVAL, "%s is no regular file; name one that /save wrote", path);
+	if (st.st_size > (off_t)MOST_MIB << 20)
+		return gp_fail(EFBIG, "%s has more than %d MiB, no conversation has; name one that "
+			       "/save wrote", path, MOST_MIB);
+	*bytes = (size_t)st.st_size;
+	return 0;
+}
+
+/* As many bytes as it has now, or fewer where it shrinks. */
+static int read_fd(int fd, const char *path, char **text, size_t *bytes)
+{
+	size_t size = 0, n = 0;
+	ssize_t got = 1;
+	const int rc = check_file(fd, path, &size);
+
+	if (rc < 0)
+		return rc;
+	if (!(*text = malloc(size + 1)))
+		return gp_fail(ENOMEM, "%s: no memory to read it", path);
+	while (n < size && (got = read(fd, *text + n, size - n)) > 0)
+		n += (size_t)got;
+	*bytes = n;
+	return got < 0 ? gp_fail(errno, "%s: not read: %s", path, strerror(errno)) : 0;
+}
+
+/* Not cli_read_file: a device or a pipe would hold the conversation up, for ever perhaps. */
+static int read_file(const char *path, char **text, size_t *bytes)
+{
+	const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	*text = NULL;
+	if (fd < 0)
+		return gp_fail(errno, "%s: %s", path, strerror(errno));
+	const int rc = read_fd(fd, path, text, bytes);
+	close(fd);
+	if (rc < 0)
+		free(*text);
+	return rc;
+}
+
 static int read_conversation(struct conversation *c, const char *path)
 {
-	char *text = NULL;
+	char *text;
 	size_t bytes = 0, i;
 	json_error_t error;
 	json_t *m;
-	int rc = cli_read_file(path, &text, &bytes);
+	int rc = read_file(path, &text, &bytes);
 
 	if (rc < 0)
 		return rc;

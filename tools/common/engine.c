@@ -1,5 +1,6 @@
 /* The engine as a program opens it: with a progress bar and Ctrl-C. */
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,13 +9,18 @@
 
 static struct gp_engine *running; /* the signal handler has no other way to it */
 static volatile sig_atomic_t interrupts, last_signal, patience;
+static volatile sig_atomic_t changing; /* it is being made or destroyed */
 
+/* Without an engine while one changes: it is on its way out, which takes a bounded time and
+ * removes the workers and the runtime folder. */
 static void on_signal(int signal_number)
 {
+	struct gp_engine *e = running;
+
 	last_signal = signal_number;
-	if (running && interrupts++ <= patience)
-		gp_engine_interrupt(running);
-	else
+	if (e && interrupts++ <= patience)
+		gp_engine_interrupt(e);
+	else if (e || !changing)
 		_exit(128 + signal_number);
 }
 
@@ -91,7 +97,10 @@ int cli_open_engine(struct cli *c)
 	if (c->draft_stages && !c->draft)
 		return gp_fail(EINVAL, "--draft-stages without --draft FILE");
 	catch_signals();
+	changing = 1;
+	/* One that fails takes itself out of running before it is destroyed. */
 	const int rc = gp_engine_create(&running, &o);
+	changing = 0;
 	c->engine = running;
 	return rc;
 }
@@ -101,9 +110,13 @@ int cli_close_engine(struct cli *c, int status)
 	struct gp_engine *e = c->engine;
 
 	c->engine = NULL;
+	changing = 1;
+	/* A handler that saw neither would end the program at once. */
+	atomic_signal_fence(memory_order_seq_cst);
+	running = NULL;
 	if (gp_engine_destroy(e) < 0)
 		status = cli_failed(c);
-	running = NULL;
+	changing = 0;
 	return status;
 }
 

@@ -14,6 +14,7 @@ struct load_lengths {
 	struct load_length *of;         /* owned */
 	size_t n;
 	uint32_t longest;               /* prompt and output of one */
+	uint32_t shortest_prompt;
 };
 /* NULL: the table of recorded ones. "P:N": one pair. Else a file, a pair a line; a comma or
  * blanks between its numbers, of which the last two count; lines that do not begin with a

@@ -26,7 +26,8 @@ struct stream {
 	uint64_t sent_ns, last_ns;      /* last_ns: of a piece; 0: none yet */
 	uint32_t pieces;
 	int64_t prompt_tokens, output_tokens; /* as the server counted; < 0: it did not */
-	bool busy;
+	char error[160];                /* what the server said in the stream; "": nothing */
+	bool whole, busy;               /* whole: [DONE] came */
 };
 
 struct run {
@@ -89,12 +90,24 @@ static void take_piece(struct stream *s)
 	s->pieces++;
 }
 
+/* An answer that breaks off has status 200: it had begun. */
+static void take_error(struct stream *s, const json_t *error)
+{
+	const json_t *message = json_is_object(error) ? json_object_get(error, "message") : error;
+	const char *text = json_string_value(message);
+
+	snprintf(s->error, sizeof s->error, "%s", text && *text ? text : "no reason given");
+}
+
 static void take_event(struct stream *s, const char *line)
 {
 	json_t *o = json_loads(line, 0, NULL), *usage = json_object_get(o, "usage");
 	json_t *choice = json_array_get(json_object_get(o, "choices"), 0);
 	const char *text = json_string_value(json_object_get(choice, "text"));
+	const json_t *error = json_object_get(o, "error");
 
+	if (error && !json_is_null(error))
+		take_error(s, error);
 	if (text && *text)
 		take_piece(s);
 	if (json_is_object(usage)) {
@@ -104,6 +117,16 @@ static void take_event(struct stream *s, const char *line)
 	json_decref(o);
 }
 
+static void take_line(struct stream *s, const char *line)
+{
+	if (strncmp(line, "data: {", 7) == 0)
+		take_event(s, line + 6);
+	else if (strncmp(line, "data: [DONE]", 12) == 0)
+		s->whole = true;
+	else if (strncmp(line, "event: error", 12) == 0)
+		take_error(s, NULL);
+}
+
 /* Whole lines are taken; what is left stays. */
 static void take_lines(struct stream *s)
 {
@@ -111,12 +134,11 @@ static void take_lines(struct stream *s)
 
 	while ((end = memchr(line, '\n', s->n_text - (size_t)(line - s->text)))) {
 		*end = '\0';
-		if (strncmp(line, "data: {", 7) == 0)
-			take_event(s, line + 6);
+		take_line(s, line);
 		line = end + 1;
 	}
 	s->n_text -= (size_t)(line - s->text);
-	memmove(s->text, line, s->n_text);
+	memmove(s->text, line, s->n_text + 1);
 }
 
 static size_t on_data(char *data, size_t one, size_t n, void *user)
@@ -232,6 +254,8 @@ static int send_next(struct run *r)
 		return gp_fail(ENOMEM, "no memory for a request");
 	s->n_text = s->pieces = 0;
 	s->last_ns = 0;
+	s->error[0] = '\0';
+	s->whole = false;
 	s->prompt_tokens = s->output_tokens = -1;
 	set_options(s, r->url, s->body);
 	s->sent_ns = gp_now_ns();
@@ -245,29 +269,39 @@ static int send_next(struct run *r)
 	return 0;
 }
 
-static void count_failure(struct load_result *r, const struct stream *s, CURLcode code, long status)
+static bool has_failed(struct stream *s, CURLcode code, char *why, size_t room)
 {
-	if (r->failed++)
-		return;
+	long status = 0;
+
+	curl_easy_getinfo(s->easy, CURLINFO_RESPONSE_CODE, &status);
+	if (status == 200 && s->n_text)
+		take_line(s, s->text);
 	if (code != CURLE_OK)
-		snprintf(r->failure, sizeof r->failure, "%s", curl_easy_strerror(code));
+		snprintf(why, room, "%s", curl_easy_strerror(code));
+	else if (status != 200)
+		snprintf(why, room, "status %ld: %.200s", status, s->n_text ? s->text : "");
+	else if (s->error[0])
+		snprintf(why, room, "an error in the stream: %s", s->error);
+	else if (!s->whole)
+		snprintf(why, room, "the stream ended without data: [DONE]");
 	else
-		snprintf(r->failure, sizeof r->failure, "status %ld: %.200s", status,
-			 s->n_text ? s->text : "");
+		return false;
+	return true;
 }
 
 static void end_stream(struct run *r, struct stream *s, CURLcode code)
 {
 	struct load_result *to = r->result;
-	long status = 0;
+	char why[sizeof to->failure];
+	const bool failed = has_failed(s, code, why, sizeof why);
 
-	curl_easy_getinfo(s->easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_multi_remove_handle(r->multi, s->easy);
 	s->busy = false;
 	r->busy--;
 	r->end_ns = gp_now_ns();
-	if (code != CURLE_OK || status != 200) {
-		count_failure(to, s, code, status);
+	if (failed) {
+		if (!to->failed++)
+			snprintf(to->failure, sizeof to->failure, "%s", why);
 		return;
 	}
 	to->done++;

@@ -29,6 +29,8 @@ static int add(struct load_lengths *l, uint64_t prompt, uint64_t output, uint32_
 	l->of = more;
 	prompt = prompt / divide ? prompt / divide : 1;
 	output = output / divide ? output / divide : 1;
+	if (!l->n || prompt < l->shortest_prompt)
+		l->shortest_prompt = (uint32_t)prompt;
 	l->of[l->n++] = (struct load_length){ (uint32_t)prompt, (uint32_t)output };
 	l->longest = prompt + output > l->longest ? (uint32_t)(prompt + output) : l->longest;
 	return 0;
