@@ -370,7 +370,10 @@ static void test_interrupts_at_the_end(void **state)
 		kill(t.pid, SIGINT);
 		sleep_ms(20);
 	}
-	assert_int_equal(end(&t), 0);
+	const int status = end(&t);
+	/* Where the chat left it behind it ends now. */
+	kill(worker, SIGCONT);
+	assert_int_equal(status, 0);
 	/* It is empty, or rmdir fails. */
 	assert_int_equal(rmdir(in_folder("runtime")), 0);
 	assert_int_equal(mkdir(in_folder("runtime"), 0700), 0);
