@@ -129,7 +129,7 @@ static void ready(void *user, const char *url)
 int main(int argc, char **argv)
 {
 	struct serve s = { .http = { .port = 8080, .max_connections = 1500 } };
-	int status;
+	int status, rc;
 
 	cli_init(&s.cli, "serve");
 	s.cli.lookup = GP_LOOKUP_AUTO;
@@ -140,10 +140,10 @@ int main(int argc, char **argv)
 		return status;
 	s.http.ready = ready;
 	s.http.user = &s;
-	if (name_model(&s) < 0 || gp_tokenizer_open(&s.tokenizer, s.cli.model) < 0 ||
-	    cli_open_engine(&s.cli) < 0 ||
-	    gp_http_serve(s.cli.engine, s.tokenizer, &s.http) < 0)
-		status = cli_failed(&s.cli);
+	if ((rc = name_model(&s)) < 0 || (rc = gp_tokenizer_open(&s.tokenizer, s.cli.model)) < 0 ||
+	    (rc = cli_open_engine(&s.cli)) < 0 ||
+	    (rc = gp_http_serve(s.cli.engine, s.tokenizer, &s.http)) < 0)
+		status = rc == -EINTR ? 130 : cli_failed(&s.cli);
 	if (status == 0 && !s.cli.quiet)
 		cli_print_stats(&s.cli, stderr);
 	status = cli_close_engine(&s.cli, status);

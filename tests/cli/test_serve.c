@@ -103,6 +103,23 @@ static void test_choices(void **state)
 	json_decref(two);
 }
 
+/* Here the load waits for a worker that never comes. */
+static void test_interrupt_of_a_load(void **state)
+{
+	const char *const argv[] = { program("serve"), "-m", MINI, "--port", "0", "--stages", "external:0-5",
+				     NULL };
+	struct process p;
+	struct result r;
+
+	(void)state;
+	process_start(&p, argv, 0);
+	assert_true(process_says(p.err_fd, "--stage 0\n", 30));
+	kill(p.pid, SIGTERM);
+	process_finish(&p, &r, 10);
+	assert_int_equal(r.status, 130);
+	result_free(&r);
+}
+
 static void test_stop_strings(void **state)
 {
 	json_t *o = post(COMPLETIONS, START ",\"max_tokens\":60,\"stop\":\"Jeho\"}");
@@ -579,6 +596,7 @@ int main(void)
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_too_long),
 		cmocka_unit_test(test_workers_killed_under_load), cmocka_unit_test(test_gone_clients),
 		cmocka_unit_test(test_clients_gone_at_once),
+		cmocka_unit_test(test_interrupt_of_a_load),
 		cmocka_unit_test(test_idle_and_slow), cmocka_unit_test(test_hostile_bytes),
 		cmocka_unit_test(test_endless_body), cmocka_unit_test(test_keys),
 		cmocka_unit_test(test_not_for_others_without_keys), cmocka_unit_test(test_full_queue),
