@@ -245,7 +245,8 @@ static void on_done(void *user, enum gp_finish why)
 	pthread_mutex_lock(&x->lock);
 	c->done = true;
 	c->why = why;
-	atomic_fetch_add(&m->cancelled, why == GP_FINISH_CANCELLED);
+	/* Whose client left may end by a token that came meanwhile. */
+	atomic_fetch_add(&m->cancelled, x->gone);
 	if (why == GP_FINISH_FAILED)
 		fail(x, -EIO);
 	else if (why != GP_FINISH_CANCELLED)
