@@ -382,16 +382,9 @@ static void test_interrupt_of_a_load(void **state)
 {
 	const char *const argv[] = { program("run"), "-m", MINI, "-p", "x", "--draft", MINI,
 				     "--draft-stages", "external:0-5", NULL };
-	struct process p;
-	struct result r;
 
 	(void)state;
-	process_start(&p, argv, 0);
-	assert_true(process_says(p.err_fd, "--stage 0\n", 30));
-	kill(p.pid, SIGINT);
-	process_finish(&p, &r, 10);
-	assert_int_equal(r.status, 130);
-	result_free(&r);
+	process_interrupt(argv, "--stage 0\n", SIGINT, 130);
 	assert_nothing_left();
 }
 

@@ -108,16 +108,9 @@ static void test_interrupt_of_a_load(void **state)
 {
 	const char *const argv[] = { program("serve"), "-m", MINI, "--port", "0", "--stages", "external:0-5",
 				     NULL };
-	struct process p;
-	struct result r;
 
 	(void)state;
-	process_start(&p, argv, 0);
-	assert_true(process_says(p.err_fd, "--stage 0\n", 30));
-	kill(p.pid, SIGTERM);
-	process_finish(&p, &r, 10);
-	assert_int_equal(r.status, 130);
-	result_free(&r);
+	process_interrupt(argv, "--stage 0\n", SIGTERM, 130);
 }
 
 static void test_stop_strings(void **state)

@@ -114,6 +114,19 @@ void process_finish(struct process *p, struct result *r, unsigned seconds)
 	r->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+void process_interrupt(const char *const *argv, const char *when, int signal_number, int status)
+{
+	struct process p;
+	struct result r;
+
+	process_start(&p, argv, 0);
+	assert_true(process_says(p.err_fd, when, 30));
+	kill(p.pid, signal_number);
+	process_finish(&p, &r, 10);
+	assert_int_equal(r.status, status);
+	result_free(&r);
+}
+
 void run_program(struct result *r, const char *const *argv)
 {
 	struct process p;

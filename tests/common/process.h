@@ -26,6 +26,8 @@ void process_start(struct process *p, const char *const *argv, size_t limit_as);
 /* Fails the test when it runs longer than seconds. */
 void process_finish(struct process *p, struct result *r, unsigned seconds);
 void run_program(struct result *r, const char *const *argv);
+/* Sends the signal when it says so on stderr; it must end with that status within 10 s. */
+void process_interrupt(const char *const *argv, const char *when, int signal_number, int status);
 void result_free(struct result *r);
 /* What MINI says after "In the beginning" in n tokens on the CPU, which the caller frees;
  * NULL: it failed. */
